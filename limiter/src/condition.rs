@@ -1,0 +1,1 @@
+//! Evaluates conditions and expressions over observations; keeps how long each held part has been true.

@@ -1,0 +1,125 @@
+//! Syntax trees of sentences, already typed.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::metric::Metric;
+
+/// What a number means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Dimension {
+    /// A fraction; `80%` is 0.8.
+    Ratio,
+    /// A plain count.
+    Count,
+    /// Something per second.
+    PerSecond,
+    /// Seconds.
+    Seconds,
+    /// Bytes.
+    Bytes,
+    /// A number without a unit that fits any dimension.
+    Scalar,
+}
+
+/// A numeric expression.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Expression {
+    /// A literal in base units.
+    Number(f64),
+    /// A measured value.
+    Metric(Metric),
+    /// `-x`.
+    Negative(Box<Expression>),
+    /// `left operator right`; left-associative.
+    Binary {
+        /// What is computed.
+        operator: Arithmetic,
+        /// Left operand.
+        left: Box<Expression>,
+        /// Right operand.
+        right: Box<Expression>,
+    },
+}
+
+/// Arithmetic on `f64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Arithmetic {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+}
+
+/// A condition; `id`s number its held parts, from 0, in the order of the text.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Condition {
+    /// `true` or `false`.
+    Literal(bool),
+    /// `left comparison right`.
+    Compare {
+        /// How they are compared.
+        comparison: Comparison,
+        /// Left operand.
+        left: Expression,
+        /// Right operand, with `relax` already applied by evaluation.
+        right: Expression,
+        /// Factor on `right` (1 as written; 0.9 or 1/0.9 in a derived release).
+        relax: f64,
+    },
+    /// All of them.
+    All(Vec<Condition>),
+    /// Any of them.
+    Any(Vec<Condition>),
+    /// The opposite.
+    Not(Box<Condition>),
+    /// True once `condition` has been true for `duration` of sample time.
+    Held {
+        /// Number of this part, the key of its state.
+        id: usize,
+        /// What must be true.
+        condition: Box<Condition>,
+        /// For how long.
+        duration: Duration,
+    },
+}
+
+/// Comparisons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Comparison {
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    Equal,
+    NotEqual,
+}
+
+/// `adapt: keep cpu below 70% [and p99 latency below 200ms], between 20 and 500 requests per second per pod`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Adapt {
+    /// Goals, all of which are kept.
+    pub goals: Vec<Goal>,
+    /// Lowest limit, in requests per `interval`.
+    pub floor: f64,
+    /// Highest limit, in requests per `interval`.
+    pub ceiling: f64,
+    /// Unit of time of floor and ceiling.
+    pub interval: Duration,
+    /// Whose requests share the number.
+    pub scope: crate::policy::Scope,
+    /// The sentence as written.
+    pub text: String,
+}
+
+/// `METRIC below VALUE`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Goal {
+    /// What is watched.
+    pub metric: Metric,
+    /// Kept below this, in the metric's base unit.
+    pub below: f64,
+}

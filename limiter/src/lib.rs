@@ -1,0 +1,17 @@
+//! The decision engine: what a policy means and what it decides.
+//!
+//! ```text
+//! objects (crds) -> policy::{weir, article} -> Policy -> engine::step(rule, state, observations, now) -> Decision -> quota::shares
+//!                        uses language                        uses condition
+//! ```
+//!
+//! Values in, values out. This crate does no I/O, asks no clock (`now` is an argument), holds no lock, and knows
+//! neither Envoy nor a Kubernetes client.
+
+pub mod condition;
+pub mod engine;
+pub mod language;
+pub mod metric;
+pub mod policy;
+pub mod problem;
+pub mod quota;

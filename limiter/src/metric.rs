@@ -1,0 +1,97 @@
+//! Words for what is measured, and measured values.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A word of the policy language that names something measured.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Word {
+    /// CPU use as a fraction of the app containers' CPU limit (1.0 = 100 %).
+    Cpu,
+    /// Resident memory as a fraction of the app containers' memory limit (1.0 = 100 %).
+    Memory,
+    /// Offered requests per second, before any limiter.
+    Requests,
+    /// Failed answers as a fraction of all answers, without those that Weir's own limits gave.
+    Errors,
+    /// Failed answers per second.
+    ErrorsPerSecond,
+    /// Latency quantile in seconds; the field is the percentile: 50, 90 or 99.
+    Latency(u8),
+    /// Requests in flight.
+    Inflight,
+    /// Ready pods of the target.
+    Pods,
+    /// A word that the object's own `metrics` list defines.
+    Named(String),
+}
+
+/// How the values of the ready pods become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Reduce {
+    /// Arithmetic mean (the default of built-in words).
+    Mean,
+    /// Largest.
+    Max,
+    /// Sum.
+    Sum,
+}
+
+/// One measured quantity as a rule asks for it: the word and the reduction over pods.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Metric {
+    /// What is measured.
+    pub word: Word,
+    /// How pods are combined.
+    pub reduce: Reduce,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Memory => f.write_str("memory"),
+            Self::Requests => f.write_str("requests"),
+            Self::Errors => f.write_str("errors"),
+            Self::ErrorsPerSecond => f.write_str("errors per second"),
+            Self::Latency(percentile) => write!(f, "p{percentile} latency"),
+            Self::Inflight => f.write_str("inflight"),
+            Self::Pods => f.write_str("pods"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A measured value with the time it was measured at its source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The value in the word's base unit: fraction, count, per second, seconds or bytes. Never NaN or infinite.
+    pub value: f64,
+    /// When the value was true, by the source's clock.
+    pub at: Timestamp,
+    /// Older than this, the sample is stale and counts as missing (three intervals of its source), in milliseconds.
+    pub fresh_for_ms: u64,
+    /// The provider that gave it, for status: `scrape`, `prometheus`, ….
+    pub source: String,
+}
+
+impl Sample {
+    /// Whether the sample still counts at `now`. A sample from the future (clock skew) is fresh.
+    #[must_use]
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        let age_ms = now.as_millisecond().saturating_sub(self.at.as_millisecond());
+        age_ms <= i64::try_from(self.fresh_for_ms).unwrap_or(i64::MAX)
+    }
+}
+
+/// Everything that one target shows at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observations {
+    /// Ready pods of the target; always known.
+    pub pods: u32,
+    /// The newest sample of each metric. Absent: never seen. Stale samples stay in and are told apart by `is_fresh`.
+    #[serde(skip)]
+    pub samples: BTreeMap<Metric, Sample>,
+}

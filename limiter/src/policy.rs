@@ -1,0 +1,252 @@
+//! The one internal policy that every front end becomes.
+//!
+//! Each kind of object has one file here that turns it into a [`Policy`] and the [`Problem`]s found on the way.
+//! The command line, admission and the index all call that same function.
+
+pub mod article;
+pub mod weir;
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    language::ast::{Adapt, Condition, Expression},
+    metric::Reduce,
+    quota::Rate,
+};
+
+/// Kinds of objects that become a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// `SmartLimiter` of `weir.dev/v1alpha1`.
+    SmartLimiter,
+    /// `SmartLimiter` of `microservice.netease.com/v1alpha1`, the founding article's form.
+    ArticleSmartLimiter,
+}
+
+/// Identity of the object that a policy came from. Displays as `smartlimiters.weir.dev/<namespace>/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PolicyKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for PolicyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resource = match self.kind {
+            Kind::SmartLimiter => "smartlimiters.weir.dev",
+            Kind::ArticleSmartLimiter => "smartlimiters.microservice.netease.com",
+        };
+        write!(f, "{resource}/{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A validated policy.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Policy {
+    /// The object it came from.
+    pub key: PolicyKey,
+    /// `metadata.generation` of the object (0 when the source has none).
+    pub generation: i64,
+    /// `metadata.creationTimestamp`; decides conflicts.
+    pub created: Option<Timestamp>,
+    /// What it applies to, in the object's namespace.
+    pub targets: Targets,
+    /// Its rules, in the object's order; names are unique.
+    pub rules: Vec<Rule>,
+    /// Words that the object defines for its own sentences, by name.
+    pub metrics: BTreeMap<String, MetricDefinition>,
+    /// What to do when a rule's metric is missing.
+    pub on_missing: OnMissing,
+}
+
+/// What a policy applies to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Targets {
+    /// Services by name.
+    Services(Vec<String>),
+    /// Services by their labels (all must match).
+    Selector(BTreeMap<String, String>),
+}
+
+/// One rule: when it holds, and what it then does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rule {
+    /// Name, unique in the policy.
+    pub name: String,
+    /// Whether the limit is enforced or only reported.
+    pub mode: Mode,
+    /// When the rule holds. Absent: always.
+    pub when: Option<When>,
+    /// What it does.
+    pub action: Action,
+    /// Which requests it concerns; any of them. Empty: all.
+    pub matches: Vec<RequestMatch>,
+    /// Requests that may pass at once. With a limit across all pods this is the total that is divided too.
+    /// Absent: the default of [`default_burst`] for each proxy's share.
+    pub burst: Option<u32>,
+}
+
+/// Enforced or only reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Mode {
+    /// Requests over the limit are answered 429.
+    Enforce,
+    /// Decide, count and report; never reject.
+    Shadow,
+}
+
+/// The condition of a rule with its release.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct When {
+    /// Begins to hold when this is true.
+    pub condition: Condition,
+    /// Ends when this is true; derived from `condition` when the sentence has no `until`.
+    pub until: Condition,
+    /// Whether `until` was written by the author.
+    pub explicit_until: bool,
+    /// The sentence as written.
+    pub text: String,
+}
+
+/// What a rule does while it holds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Action {
+    /// A rate limit.
+    Limit(Limit),
+    /// A limit that steers itself towards a goal.
+    Adapt(Adapt),
+}
+
+/// A rate limit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limit {
+    /// Requests per `interval`: a number, or an expression over metrics (the article's quota).
+    pub amount: Expression,
+    /// Unit of time.
+    pub interval: Duration,
+    /// Whose requests share the number.
+    pub scope: Scope,
+    /// Separate counter for each value of this.
+    pub per: Option<Key>,
+    /// The sentence as written.
+    pub text: String,
+}
+
+/// Whose requests share a limit's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Scope {
+    /// Every pod has the whole number.
+    PerPod,
+    /// All ready pods together have the number; Weir divides it.
+    AcrossAllPods,
+}
+
+/// What separate counters are kept for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Key {
+    /// The address of the client, as the proxy sees it.
+    ClientIp,
+    /// The value of this request header (lower case); requests without it are not limited.
+    Header(String),
+}
+
+/// Gateway API's `HTTPRouteMatch`: all that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct RequestMatch {
+    /// The path, without query.
+    pub path: Option<PathMatch>,
+    /// The method, upper case.
+    pub method: Option<String>,
+    /// Header name (lower case) to value.
+    pub headers: BTreeMap<String, ValueMatch>,
+    /// Query parameter to value.
+    pub query_params: BTreeMap<String, ValueMatch>,
+}
+
+/// Gateway API's `HTTPPathMatch`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// Path elements from the start: `/a` matches `/a` and `/a/b`, not `/ab`. No trailing slash, except `/` itself.
+    Prefix(String),
+    /// RE2 over the whole path.
+    Regex(String),
+}
+
+/// How a header or query parameter is matched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum ValueMatch {
+    /// The whole value.
+    Exact(String),
+    /// RE2 over the whole value.
+    Regex(String),
+}
+
+/// A word that an object defines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MetricDefinition {
+    /// What its numbers mean.
+    pub dimension: crate::language::ast::Dimension,
+    /// How pods are combined.
+    pub reduce: Reduce,
+    /// Where it comes from.
+    pub source: MetricSource,
+}
+
+/// Where an object's own metric comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum MetricSource {
+    /// A series of the targets' own metrics page; with `rate`, its increase per second (for counters).
+    Scrape {
+        /// Series name; samples of the same name and pod are added up.
+        series: String,
+        /// Labels that a sample must have.
+        labels: BTreeMap<String, String>,
+        /// Take the increase per second.
+        rate: bool,
+    },
+    /// A PromQL query (not yet carried out).
+    Prometheus {
+        /// The query.
+        query: String,
+    },
+}
+
+/// What to do with a rule whose metric has been missing for `after`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OnMissing {
+    /// What then.
+    pub action: MissingAction,
+    /// How long it must be missing.
+    pub after: Duration,
+}
+
+/// See [`OnMissing`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum MissingAction {
+    /// Keep what was last decided.
+    Hold,
+    /// Apply this limit.
+    Floor(Limit),
+    /// Let go, with the usual ramp.
+    Release,
+}
+
+/// The default burst in requests for a proxy's share: the larger of 5 requests and 0.1 s of the limit from one request a
+/// minute up, 1 below that (source: measured admission of Poisson traffic, docs/reference/limits.md).
+#[must_use]
+pub fn default_burst(share: Rate) -> u32 {
+    let per_second = share.per_second();
+    if per_second < 1.0 / 60.0 {
+        return 1;
+    }
+    (per_second * 0.1).ceil().clamp(5.0, f64::from(u32::MAX)) as u32
+}

@@ -1,0 +1,1 @@
+//! The founding article's `SmartLimiter` to [`Policy`](super::Policy).

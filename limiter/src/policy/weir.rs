@@ -1,0 +1,1 @@
+//! `SmartLimiter` of `weir.dev/v1alpha1` to [`Policy`](super::Policy).

@@ -1,0 +1,101 @@
+//! The intermediate representation: what every proxy should do, said without Envoy's or Kubernetes' words.
+//!
+//! Data only; ordered, comparable, serialisable. Imports nothing of ours but the limiter's plain values.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
+
+use limiter::{policy::RequestMatch, quota::Rate};
+use serde::Serialize;
+
+/// Namespace and name of a Service. Displays as `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ServiceKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Every service's intent.
+pub type Intent = BTreeMap<ServiceKey, ServiceIntent>;
+
+/// What the proxies of one service's pods do. Routes and limit shapes are the same for all pods; numbers may differ by pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ServiceIntent {
+    /// Limits that routes may name by position. Their order never depends on whether they are in force.
+    pub limits: Vec<LimitShape>,
+    /// Which requests take which limits: the first route that matches applies, the last one matches everything.
+    pub routes: Vec<Route>,
+    /// The service's pods by name.
+    pub pods: BTreeMap<String, PodIntent>,
+}
+
+/// The part of a limit that changes only with its policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LimitShape {
+    /// Name of the bucket, unique in the service and stable: `<policy key>/<rule>`.
+    pub bucket: String,
+    /// Separate counter for each value of this.
+    pub per: Option<limiter::policy::Key>,
+    /// The limit concerns every request of the service (charged last) rather than some of them.
+    pub service_wide: bool,
+}
+
+/// Requests that share one set of limits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// Name, unique in the service.
+    pub name: String,
+    /// All of these must match. Empty: every request.
+    pub matches: Vec<RequestMatch>,
+    /// Positions in [`ServiceIntent::limits`].
+    pub limits: Vec<usize>,
+}
+
+/// One pod's proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PodIntent {
+    /// Ports on which the proxy takes requests for the application.
+    pub inbound: Vec<Inbound>,
+    /// This pod's numbers, by position in [`ServiceIntent::limits`]; `None`: not in force now.
+    pub values: Vec<Option<LimitValue>>,
+}
+
+/// A port of the pod: the proxy listens, the application answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Inbound {
+    /// Where the proxy listens.
+    pub listener: SocketAddr,
+    /// Where the application listens.
+    pub application: SocketAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Protocol {
+    /// HTTP/1.1 to the application; clients may speak HTTP/1.1 or HTTP/2.
+    Http,
+    /// HTTP/2 (gRPC) to the application.
+    Http2,
+    /// Bytes: passed on, no limits.
+    Tcp,
+}
+
+/// A limit's number for one pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LimitValue {
+    /// The rate that this proxy admits (per value of the key, if any).
+    pub rate: Rate,
+    /// Requests that may pass at once at the lowest rate.
+    pub burst: u32,
+    /// The lowest value `rate` may take while the rule is as it is; with `burst` it fixes the class of the bucket.
+    pub lowest: Rate,
+}

@@ -1,0 +1,12 @@
+//! Weir's operator: everything with a process around it.
+//!
+//! ```text
+//! watch -> index -> translate (with limiter's decisions) -> intent -> xds::resources -> xds::table -> xds::server -> Envoy
+//! metrics -> limiter -> translate                          translate -> report -> status
+//! ```
+//!
+//! Between a change and the gRPC stream every stage is a plain function of values. One task ([`app`]) owns the index.
+
+pub mod intent;
+pub mod metrics;
+pub mod xds;
