@@ -1,0 +1,377 @@
+//! The index: all objects that Weir knows, as validated models, and which services a change touches.
+//!
+//! In: [`Change`]s from any source of objects, one at a time. Out: [`Dirty`], then views of single services for `translate`.
+//! Pure: a replayed list of changes gives the same index. A bad object costs only itself; the last good policy of an object
+//! that was edited badly stays in force and the object's status says so.
+
+pub mod model;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use limiter::{
+    policy::{Kind, Policy, PolicyKey, Targets},
+    problem::Problem,
+};
+use serde::Serialize;
+
+pub use self::view::{Endpoint, ServiceView};
+use self::model::{EndpointSliceModel, PodModel, ServiceModel};
+use crate::intent::ServiceKey;
+
+/// Kinds of objects that Weir reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ObjectKind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Pod.
+    Pod,
+    /// An object that becomes a policy.
+    Policy(Kind),
+}
+
+/// Identity of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectKey {
+    /// Kind.
+    pub kind: ObjectKind,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let resource = match self.kind {
+            ObjectKind::Service => "services",
+            ObjectKind::EndpointSlice => "endpointslices.discovery.k8s.io",
+            ObjectKind::Pod => "pods",
+            ObjectKind::Policy(kind) => {
+                let (namespace, name) = (self.namespace.clone(), self.name.clone());
+                return PolicyKey { kind, namespace, name }.fmt(f);
+            }
+        };
+        write!(f, "{resource}/{}/{}", self.namespace, self.name)
+    }
+}
+
+/// An object as a source read it, already converted to its model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A Service.
+    Service(ServiceModel),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSliceModel),
+    /// A Pod.
+    Pod(PodModel),
+    /// A policy; `None` when it could not be understood, with the problems that say why.
+    Policy {
+        /// The policy, as far as it could be understood.
+        policy: Option<Box<Policy>>,
+        /// What is wrong with it. Any problem means that it is not accepted.
+        problems: Vec<Problem>,
+    },
+    /// The object could not be read as its kind at all.
+    Undecodable(Vec<Problem>),
+}
+
+/// One change, from any source.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// An object is new or different.
+    Apply {
+        /// Which.
+        key: ObjectKey,
+        /// Where it stands, for people: a file and line, or nothing.
+        origin: String,
+        /// What it is now.
+        object: Object,
+    },
+    /// An object is gone.
+    Delete(ObjectKey),
+    /// Something outside any object is wrong with the source (a file that is not UTF-8); an empty list clears it.
+    Source {
+        /// The file or watch.
+        origin: String,
+        /// What is wrong.
+        problems: Vec<Problem>,
+    },
+}
+
+/// What a change touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services whose intent may differ now.
+    pub services: BTreeSet<ServiceKey>,
+    /// Whether any object differs at all.
+    pub any: bool,
+}
+
+/// A policy object: what was last accepted, and what its newest text is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyEntry {
+    /// Where the object stands.
+    pub origin: String,
+    /// Counts the texts of the object: `metadata.generation`, or 1, 2, … where the source has none.
+    pub generation: i64,
+    /// The newest accepted policy, which is in force.
+    pub accepted: Option<Policy>,
+    /// The newest text when it was understood, accepted or not; for explanations.
+    pub newest: Option<Policy>,
+    /// Why the newest text is not accepted; empty when it is.
+    pub problems: Vec<Problem>,
+}
+
+/// All objects.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    services: BTreeMap<ServiceKey, ServiceModel>,
+    /// By Service, then by the slice's own name.
+    slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSliceModel>>,
+    /// Which Service a slice belongs to, by the slice's namespace and name.
+    slice_owner: BTreeMap<(String, String), ServiceKey>,
+    pods: BTreeMap<(String, String), PodModel>,
+    policies: BTreeMap<PolicyKey, PolicyEntry>,
+    undecodable: BTreeMap<ObjectKey, (String, Vec<Problem>)>,
+    sources: BTreeMap<String, Vec<Problem>>,
+}
+
+impl Index {
+    /// Takes one change in and says what it touched.
+    pub fn apply(&mut self, change: Change) -> Dirty {
+        match change {
+            Change::Apply { key, origin, object } => self.apply_object(key, origin, object),
+            Change::Delete(key) => self.delete(&key),
+            Change::Source { origin, problems } => {
+                let before = if problems.is_empty() {
+                    self.sources.remove(&origin)
+                } else {
+                    self.sources.insert(origin.clone(), problems)
+                };
+                Dirty { any: before.as_ref() != self.sources.get(&origin), ..Dirty::default() }
+            }
+        }
+    }
+
+    fn apply_object(&mut self, key: ObjectKey, origin: String, object: Object) -> Dirty {
+        if !matches!(object, Object::Undecodable(_)) {
+            self.undecodable.remove(&key);
+        }
+        let service = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
+        match object {
+            Object::Service(model) => {
+                if self.services.get(&service) == Some(&model) {
+                    return Dirty::default();
+                }
+                self.services.insert(service.clone(), model);
+                self.dirty([service])
+            }
+            Object::EndpointSlice(model) => {
+                let owner = ServiceKey { namespace: key.namespace.clone(), name: model.service.clone() };
+                let old = self.slice_owner.insert((key.namespace, key.name.clone()), owner.clone());
+                let mut touched = vec![owner.clone()];
+                if let Some(old) = old.filter(|old| *old != owner) {
+                    self.remove_slice(&old, &key.name);
+                    touched.push(old);
+                }
+                let slices = self.slices.entry(owner).or_default();
+                if slices.get(&key.name) == Some(&model) {
+                    return Dirty::default();
+                }
+                slices.insert(key.name, model);
+                self.dirty(touched)
+            }
+            Object::Pod(model) => {
+                let pod = (key.namespace.clone(), key.name.clone());
+                if self.pods.get(&pod) == Some(&model) {
+                    return Dirty::default();
+                }
+                self.pods.insert(pod, model);
+                self.dirty(self.services_of_pod(&key.namespace, &key.name))
+            }
+            Object::Policy { policy, problems } => {
+                let key = policy_key(&key);
+                self.apply_policy(key, origin, policy.map(|boxed| *boxed), problems)
+            }
+            Object::Undecodable(problems) => {
+                if let ObjectKind::Policy(_) = key.kind {
+                    return self.apply_policy(policy_key(&key), origin, None, problems);
+                }
+                self.undecodable.insert(key, (origin, problems));
+                Dirty { any: true, ..Dirty::default() }
+            }
+        }
+    }
+
+    fn apply_policy(
+        &mut self,
+        key: PolicyKey,
+        origin: String,
+        newest: Option<Policy>,
+        problems: Vec<Problem>,
+    ) -> Dirty {
+        let old = self.policies.get(&key);
+        if let Some(old) = old
+            && old.problems == problems
+            && old.origin == origin
+            && same_policy(old.newest.as_ref(), newest.as_ref())
+        {
+            return Dirty::default();
+        }
+        let given = newest.as_ref().map_or(0, |policy| policy.generation);
+        let generation = if given > 0 { given } else { old.map_or(0, |old| old.generation) + 1 };
+        let newest = newest.map(|policy| Policy { generation, ..policy });
+        let accepted = if problems.is_empty() {
+            newest.clone()
+        } else {
+            old.and_then(|old| old.accepted.clone())
+        };
+        let mut touched = old.and_then(|old| old.accepted.as_ref()).map(|policy| self.targets(policy)).unwrap_or_default();
+        if let Some(policy) = &accepted {
+            touched.extend(self.targets(policy));
+        }
+        self.policies.insert(key, PolicyEntry { origin, generation, accepted, newest, problems });
+        self.dirty(touched)
+    }
+
+    fn delete(&mut self, key: &ObjectKey) -> Dirty {
+        let service = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
+        let mut found = self.undecodable.remove(key).is_some();
+        let touched = match key.kind {
+            ObjectKind::Service => {
+                found |= self.services.remove(&service).is_some();
+                vec![service]
+            }
+            ObjectKind::EndpointSlice => {
+                let owner = self.slice_owner.remove(&(key.namespace.clone(), key.name.clone()));
+                found |= owner.is_some();
+                owner.inspect(|owner| self.remove_slice(owner, &key.name)).into_iter().collect()
+            }
+            ObjectKind::Pod => {
+                found |= self.pods.remove(&(key.namespace.clone(), key.name.clone())).is_some();
+                self.services_of_pod(&key.namespace, &key.name).collect()
+            }
+            ObjectKind::Policy(_) => {
+                let entry = self.policies.remove(&policy_key(key));
+                found |= entry.is_some();
+                entry.and_then(|entry| entry.accepted).map(|policy| self.targets(&policy)).unwrap_or_default()
+            }
+        };
+        if found { self.dirty(touched) } else { Dirty::default() }
+    }
+
+    fn remove_slice(&mut self, owner: &ServiceKey, name: &str) {
+        if let Some(slices) = self.slices.get_mut(owner) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices.remove(owner);
+            }
+        }
+    }
+
+    fn services_of_pod<'a>(&'a self, namespace: &'a str, pod: &'a str) -> impl Iterator<Item = ServiceKey> + 'a {
+        self.slices
+            .iter()
+            .filter(move |(service, slices)| {
+                service.namespace == namespace && slices.values().any(|slice| slice.names_pod(pod))
+            })
+            .map(|(service, _)| service.clone())
+    }
+
+    fn dirty(&self, services: impl IntoIterator<Item = ServiceKey>) -> Dirty {
+        Dirty { services: services.into_iter().collect(), any: true }
+    }
+
+    /// The services that a policy applies to now. Services named by a policy are listed even when they do not exist.
+    #[must_use]
+    pub fn targets(&self, policy: &Policy) -> Vec<ServiceKey> {
+        let namespace = &policy.key.namespace;
+        match &policy.targets {
+            Targets::Services(names) => {
+                names.iter().map(|name| ServiceKey { namespace: namespace.clone(), name: name.clone() }).collect()
+            }
+            Targets::Selector(labels) => self
+                .services
+                .iter()
+                .filter(|(key, model)| key.namespace == *namespace && contains(&model.labels, labels))
+                .map(|(key, _)| key.clone())
+                .collect(),
+        }
+    }
+
+    /// Every service that exists.
+    pub fn service_keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.services.keys()
+    }
+
+    /// One service with its endpoints and accepted policies; `None` when the Service does not exist.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<ServiceView<'_>> {
+        let model = self.services.get(key)?;
+        let policies = self
+            .policies
+            .values()
+            .filter_map(|entry| entry.accepted.as_ref())
+            .filter(|policy| self.applies(policy, key, model))
+            .collect();
+        Some(view::build(key, model, self.slices.get(key), &self.pods, policies))
+    }
+
+    fn applies(&self, policy: &Policy, key: &ServiceKey, model: &ServiceModel) -> bool {
+        policy.key.namespace == key.namespace
+            && match &policy.targets {
+                Targets::Services(names) => names.contains(&key.name),
+                Targets::Selector(labels) => contains(&model.labels, labels),
+            }
+    }
+
+    /// Every policy object, accepted or not.
+    pub fn policies(&self) -> impl Iterator<Item = (&PolicyKey, &PolicyEntry)> {
+        self.policies.iter()
+    }
+
+    /// One policy object.
+    #[must_use]
+    pub fn policy(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        self.policies.get(key)
+    }
+
+    /// What is wrong outside of policies: files that cannot be read, objects that cannot be decoded; by origin.
+    #[must_use]
+    pub fn other_problems(&self) -> BTreeMap<String, Vec<Problem>> {
+        let mut all = self.sources.clone();
+        for (origin, problems) in self.undecodable.values() {
+            all.entry(origin.clone()).or_default().extend(problems.iter().cloned());
+        }
+        all
+    }
+}
+
+fn policy_key(key: &ObjectKey) -> PolicyKey {
+    let ObjectKind::Policy(kind) = key.kind else {
+        return PolicyKey { kind: Kind::SmartLimiter, namespace: key.namespace.clone(), name: key.name.clone() };
+    };
+    PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+fn contains(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// Equal but for the generation, which the index itself counts where the source does not.
+fn same_policy(old: Option<&Policy>, new: Option<&Policy>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            let generation = if new.generation > 0 { new.generation } else { old.generation };
+            *old == Policy { generation, ..new.clone() }
+        }
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
