@@ -263,7 +263,8 @@ pub fn metrics(condition: &Condition) -> Vec<&Metric> {
     found
 }
 
-fn collect<'a>(condition: &'a Condition, found: &mut Vec<&'a Metric>) {
+/// Adds the metrics that `condition` reads to `found`, unless they are there already.
+pub(crate) fn collect<'a>(condition: &'a Condition, found: &mut Vec<&'a Metric>) {
     match condition {
         Condition::Literal(_) => {}
         Condition::Compare { comparison: _, left, right, relax: _ } => {
