@@ -41,7 +41,7 @@ const WIRING: [&str; 7] = ["lib", "main", "app", "args", "admin", "cli", "demo"]
 const PURE: [&[&str]; 6] =
     [&["index"], &["translate"], &["intent"], &["xds", "resources"], &["xds", "subscription"], &["xds", "names"]];
 
-/// Arrows between the rooms of `operator/src` that [`ROOMS`] does not have, and rooms it does not know.
+/// Arrows between the rooms of `operator/src` that the table above does not have, and rooms it does not know.
 /// Test code may reach anything.
 #[must_use]
 pub fn rooms(files: &[File]) -> Vec<String> {
