@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{File, source::tokens};
 
-/// Lines at which a file is to be split by subject.
+/// Lines after which a file is to be split by subject.
 pub const LONGEST: usize = 700;
 
 /// Rust files that no `mod` reaches from one of `roots` (paths below the root, as cargo knows its targets), and `mod`s
