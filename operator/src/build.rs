@@ -182,6 +182,12 @@ impl Builder {
         self.built.get(key)
     }
 
+    /// Where everything is published.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
     /// What was done since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -26,10 +26,7 @@ use crate::{
     intent::ServiceKey,
     metrics::scrape::ScrapeErrors,
     translate::{Report, RuleKey},
-    xds::{
-        node::NodeKey,
-        proxies::{Proxies, Proxy},
-    },
+    xds::{NodeKey, proxies::Proxies, table::Table},
 };
 
 /// Everything that a running Weir has to say.
@@ -64,8 +61,9 @@ pub struct PolicyReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyReport {
-    /// Since when.
-    pub since: Timestamp,
+    /// Since when, if it is connected now; a proxy that went away with a refusal is remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected_since: Option<Timestamp>,
     /// Its pod is an endpoint of its service.
     pub known: bool,
     /// What it refused of the newest versions, in its own words.
@@ -95,17 +93,17 @@ pub fn status(builder: &Builder, proxies: &Proxies, scrapes: &ScrapeErrors, now:
                 key: key.to_string(),
                 origin: entry.origin.clone(),
                 generation: entry.generation,
-                status: policy_status(key, entry, &targets, &connected, scrapes, now),
+                status: policy_status(key, entry, &targets, builder.table(), proxies, scrapes, now),
             }
         })
         .collect();
     let proxies = connected
         .iter()
         .map(|(node, proxy)| {
-            let service = ServiceKey { namespace: node.namespace.clone(), name: node.service.clone() };
-            let known = index.service(&service).is_some_and(|view| view.endpoints.contains_key(node.pod.as_str()));
-            let refused = proxy.refusals.values().map(|refusal| refusal.message.clone()).collect();
-            (node.to_string(), ProxyReport { since: proxy.since, known, refused })
+            let view = index.service(&node.service_key());
+            let known = view.is_some_and(|view| view.endpoints.contains_key(node.pod()));
+            let refused = proxy.refusals.iter().map(|refusal| refusal.message.clone()).collect();
+            (node.to_string(), ProxyReport { connected_since: proxy.connected_since, known, refused })
         })
         .collect();
     Status { policies, problems: index.other_problems(), proxies }
@@ -143,7 +141,7 @@ impl Endpoints {
 
 impl Target<'_> {
     fn node(&self, pod: &str) -> NodeKey {
-        NodeKey { namespace: self.service.namespace.clone(), service: self.service.name.clone(), pod: pod.to_owned() }
+        NodeKey::of(&self.service, pod)
     }
 
     /// What is decided about a rule of a policy on this service, and what translation said of it.
@@ -159,11 +157,12 @@ fn policy_status(
     key: &PolicyKey,
     entry: &PolicyEntry,
     targets: &[Target<'_>],
-    connected: &BTreeMap<NodeKey, Proxy>,
+    table: &Table,
+    proxies: &Proxies,
     scrapes: &ScrapeErrors,
     now: Timestamp,
 ) -> PolicyStatus {
-    let delivery = conditions::delivery(targets, connected);
+    let delivery = conditions::delivery(targets, table, proxies);
     let several = targets.len() > 1;
     let mut rules = Vec::new();
     for target in targets {

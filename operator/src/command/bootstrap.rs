@@ -5,17 +5,17 @@ use std::process::ExitCode;
 use super::say;
 use crate::{
     args::BootstrapArgs,
-    xds::{bootstrap, node::NodeKey},
+    xds::{NodeKey, bootstrap},
 };
 
 pub(super) fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
-    let node = NodeKey { namespace: args.namespace.clone(), service: args.service.clone(), pod: args.pod.clone() };
     // The id must be one that Weir's own server takes.
-    let node: NodeKey = node.to_string().parse().map_err(|error| anyhow::anyhow!("--namespace, --service, --pod: {error}"))?;
+    let id = format!("{}/{}/{}", args.namespace, args.service, args.pod);
+    let node: NodeKey = id.parse().map_err(|error| anyhow::anyhow!("--namespace, --service, --pod: {error}"))?;
     let options = bootstrap::Options {
-        service: node.service,
-        namespace: node.namespace,
-        pod: node.pod,
+        service: node.service().to_owned(),
+        namespace: node.namespace().to_owned(),
+        pod: node.pod().to_owned(),
         xds_address: args.xds_address,
         admin_address: args.proxy_admin_address,
     };

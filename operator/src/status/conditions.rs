@@ -1,7 +1,5 @@
 //! The four conditions of a policy. Numbers that move stand in status fields, never in these messages.
 
-use std::collections::BTreeMap;
-
 use crds::conditions::{ACCEPTED, LIMITING, METRICS_AVAILABLE, PROGRAMMED, Reason};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -16,7 +14,7 @@ use super::Target;
 use crate::{
     index::PolicyEntry,
     metrics::scrape::ScrapeErrors,
-    xds::{node::NodeKey, proxies::Proxy},
+    xds::{proxies::Proxies, table::Table},
 };
 
 /// How far a policy's newest numbers have come.
@@ -30,18 +28,20 @@ pub(super) struct Delivery {
     refused: Vec<(String, String)>,
 }
 
-pub(super) fn delivery(targets: &[Target<'_>], connected: &BTreeMap<NodeKey, Proxy>) -> Delivery {
+pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies) -> Delivery {
     let mut delivery = Delivery { total: 0, programmed: 0, connected: 0, refused: Vec::new() };
     for target in targets {
         let Some(endpoints) = &target.view else { continue };
         for pod in &endpoints.pods {
             delivery.total += 1;
             let node = target.node(pod);
-            let Some(proxy) = connected.get(&node) else { continue };
+            if !proxies.is_connected(&node) {
+                continue;
+            }
             delivery.connected += 1;
-            if let Some(refusal) = proxy.refusals.values().next() {
-                delivery.refused.push((node.to_string(), refusal.message.clone()));
-            } else if target.built.is_some_and(|built| proxy.has_all(&node, &built.resources)) {
+            if let Some(refusal) = proxies.refusals(&node).pop() {
+                delivery.refused.push((node.to_string(), refusal.message));
+            } else if proxies.programmed(&node, &table.versions(&node)) {
                 delivery.programmed += 1;
             }
         }

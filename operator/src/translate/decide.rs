@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use limiter::{
     engine::{self, RuleState},
     metric::{Metric, Observations, Word},
@@ -51,22 +51,15 @@ pub fn decide(
             .into_iter()
             .filter_map(|(metric, sample)| names.get(&metric).map(|name| (name.clone(), sample)))
             .collect();
-        // A sample that grows stale changes what is known, without anything arriving.
-        let stale = observations.samples.values().filter_map(|sample| {
-            let fresh_for = SignedDuration::from_millis(i64::try_from(sample.fresh_for_ms).ok()?.checked_add(1)?);
-            sample.at.checked_add(fresh_for).ok()
-        });
-        let mut times: Vec<Timestamp> = stale.collect();
         for rule in &policy.rules {
             let key =
                 RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
             let state = old.states.get(&key).cloned().unwrap_or_default();
             let (state, decision) = engine::step(rule, &policy.on_missing, &state, &observations, now);
-            times.extend(engine::next_change(rule, &policy.on_missing, &state, now));
+            new.next = engine::next_change(rule, &state, now).into_iter().chain(new.next).min();
             new.states.insert(key.clone(), state);
             new.decisions.insert(key, decision);
         }
-        new.next = times.into_iter().filter(|time| *time > now).chain(new.next).min();
     }
     new
 }
