@@ -13,7 +13,7 @@
 //!   true at once, the limit stays.
 //! - Releasing: the limit doubles at each full second, and vanishes where it would have reached 64 times its start, or
 //!   100,000 requests per second. Whole steps keep the number of pushes to the proxies small and the sentence readable.
-//! - What cannot be evaluated (see [`condition`](crate::condition)) changes nothing: phase, limit and ramp stand still.
+//! - What cannot be evaluated (see [`condition`]) changes nothing: phase, limit and ramp stand still.
 //!   Only after `on_missing.after` may its action change something, and only what the author asked for.
 //! - A limit whose amount cannot be computed keeps the last good one.
 //!
