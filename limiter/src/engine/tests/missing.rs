@@ -161,3 +161,32 @@ fn a_clock_set_back_does_not_put_off_the_floor() {
     let mut walk = Walk::new(shed(), floor(10.0));
     walk.run(&[(3600.0, None, Idle, None), (0.0, None, Idle, None), (5.0, None, Limiting, Some(10.0))]);
 }
+
+#[test]
+fn a_floor_being_released_never_undercuts_an_edited_limit() {
+    let mut walk = Walk::new(shed(), floor(10.0));
+    walk.run(&[(0.0, None, Idle, None), (5.0, None, Limiting, Some(10.0)), (6.0, Some(0.5), Releasing, Some(10.0))]);
+    walk.on_missing = on_missing(MissingAction::Hold);
+    walk.run(&[
+        (6.5, Some(0.5), Releasing, THIRTY),
+        (7.0, Some(0.5), Releasing, THIRTY),
+        (8.0, Some(0.5), Releasing, Some(40.0)),
+    ]);
+}
+
+#[test]
+fn a_floor_stands_in_for_an_amount_that_is_missing_while_the_condition_is_known() {
+    let amount = Expression::Metric(metric(Word::Requests));
+    let hot = when(above(Word::Cpu, 0.8), below(Word::Cpu, 0.7));
+    let mut walk = Walk::new(rule(Some(hot.clone()), amount.clone()), floor(10.0));
+    walk.run(&[
+        (0.0, Some(0.9), Limiting, None),
+        (4.9, Some(0.9), Limiting, None),
+        (5.0, Some(0.9), Limiting, Some(10.0)),
+    ]);
+    // Its end is known, too: the floor goes with a ramp.
+    walk.run(&[(6.0, Some(0.6), Releasing, Some(10.0)), (7.0, Some(0.6), Releasing, Some(20.0))]);
+    let mut walk = Walk::new(rule(Some(hot), amount), MissingAction::Release);
+    walk.step(0.0, &[(Word::Cpu, 0.9), (Word::Requests, 50.0)]);
+    walk.run(&[(2.0, Some(0.9), Limiting, Some(50.0)), (10.0, Some(0.9), Limiting, Some(50.0))]);
+}

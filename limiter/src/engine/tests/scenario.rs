@@ -281,3 +281,19 @@ fn the_worked_example_is_true() {
         (18.0, Some(0.6), Idle, None),
     ]);
 }
+
+#[test]
+fn the_condition_wins_over_until_though_its_for_began_anew() {
+    let overlap = when(held(0, 3, above(Word::Cpu, 0.5)), held(0, 4, below(Word::Cpu, 0.9)));
+    Walk::new(rule(Some(overlap), Expression::Number(30.0)), MissingAction::Hold).run(&[
+        (0.0, Some(0.8), Pending, None),
+        (1.0, Some(0.8), Pending, None),
+        (2.0, Some(0.8), Pending, None),
+        (3.0, Some(0.8), Limiting, THIRTY),
+        (4.0, Some(0.8), Limiting, THIRTY),
+        (5.0, Some(0.4), Limiting, THIRTY),
+        (6.0, Some(0.8), Limiting, THIRTY),
+        (7.0, Some(0.8), Limiting, THIRTY),
+        (8.0, Some(0.4), Releasing, THIRTY),
+    ]);
+}
