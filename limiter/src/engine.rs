@@ -13,7 +13,7 @@
 //!   true at once, the limit stays.
 //! - Releasing: the limit doubles at each full second, and vanishes where it would have reached 64 times its start, or
 //!   100,000 requests per second. Whole steps keep the number of pushes to the proxies small and the sentence readable.
-//! - What cannot be evaluated (see [`condition`](crate::condition)) changes nothing: phase, limit and ramp stand still.
+//! - What cannot be evaluated (see [`condition`]) changes nothing: phase, limit and ramp stand still.
 //!   Only after `on_missing.after` may its action change something, and only what the author asked for.
 //! - A limit whose amount cannot be computed keeps the last good one.
 //!
@@ -180,12 +180,16 @@ pub fn step(
     next.last_rate = rate(limit, observations, now).or(state.last_rate);
 
     let before = state.stage.unwrap_or(Stage { phase: Phase::Idle, since: now });
-    let outcome = view.condition(&mut next);
+    let mut outcome = view.condition(&mut next);
     let until = view.until(before.phase, &mut next);
     let passed = state.stepped_at.map_or(Duration::ZERO, |stepped_at| elapsed(stepped_at, now));
     let blind = view.is_blind(before.phase, outcome, until);
     view.note_missing(&mut next, before.phase, blind);
     let mut phase = view.transition(&mut next, before.phase, blind, outcome, until, passed);
+
+    if before.phase == Phase::Limiting && next.ramp.is_some_and(|ramp| ramp.cause == Cause::Missing) {
+        outcome = view.forget_holds(&mut next, outcome);
+    }
 
     // What is lacking is judged by the phase that now is, so that a second look at the same moment finds the same.
     let until = if phase == before.phase { until } else { view.until(phase, &mut next) };
@@ -299,6 +303,19 @@ impl<'a> View<'a> {
         };
         let outcome = condition::evaluate(&when.condition, &mut next.holds, self.observations, self.now);
         condition::observe(&mut next.streak, &when.condition, outcome.momentary, self.observations, self.now);
+        outcome
+    }
+
+    /// After a release for want of metrics each `for` has to be served anew: what was held dates from before the absence.
+    fn forget_holds(&self, next: &mut RuleState, before: Outcome) -> Outcome {
+        let Some(when) = &self.rule.when else { return before };
+        let mut holds = Holds::new();
+        let outcome = condition::evaluate(&when.condition, &mut holds, self.observations, self.now);
+        if outcome.truth == Truth::True {
+            // `not (… for …)`: forgetting would bring the limit back at once.
+            return before;
+        }
+        next.holds = holds;
         outcome
     }
 

@@ -165,12 +165,10 @@ fn amount_note(facts: &Facts<'_>) -> String {
     let reason = if read.is_empty() {
         "its amount has no value above zero now".to_owned()
     } else {
-        format!("its amount needs {}", joined(read.into_iter().map(|metric| absence(facts, metric)), " and "))
+        joined(read.into_iter().map(|metric| absence(facts, metric)), " and ")
     };
-    match facts.in_force {
-        Some(_) => format!("; {reason}, so the last number stays"),
-        None => format!("; {reason}, and there is no earlier number"),
-    }
+    let consequence = if facts.in_force.is_some() { "the last number stays" } else { "the limit has no number" };
+    format!("; {reason}, so {consequence}")
 }
 
 /// `cpu is 91%`.
