@@ -1,6 +1,26 @@
 //! Live metrics: providers bring samples of pods, `store` turns them into the observations that rules ask for.
+//!
+//! ```text
+//! targets -> scrape (I/O) -> text -> rates -> Vec<PodSample> -> store -> limiter::metric::Observations
+//! ```
+//!
+//! A provider owns its connections and its clock; `text`, `rates` and `store` are plain functions of values. A target
+//! that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
+
+pub mod rates;
+pub mod scrape;
+pub mod store;
+pub mod text;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::intent::ServiceKey;
 
@@ -19,4 +39,118 @@ pub struct PodSample {
     pub at: Timestamp,
     /// How long it counts, in milliseconds: three intervals of the provider.
     pub fresh_for_ms: u64,
+}
+
+/// A pod whose metrics are wanted, and what they are measured against.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The Service that the pod belongs to.
+    pub service: ServiceKey,
+    /// The pod's name.
+    pub pod: String,
+    /// The metrics page: `http://<address>:<port><path>`.
+    pub url: String,
+    /// The app containers' CPU limit in cores. Absent: `cpu` cannot be a fraction of anything and is not measured.
+    pub cpu_limit_cores: Option<f64>,
+    /// The app containers' memory limit in bytes. Absent: `memory` is not measured.
+    pub memory_limit_bytes: Option<f64>,
+    /// Series that policies define as words of their own.
+    pub series: Vec<Series>,
+}
+
+/// A named series of a target's own page; see [`limiter::policy::MetricSource::Scrape`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// The word that it becomes: `Word::Named(name)`.
+    pub name: String,
+    /// Series name on the page; samples of that name are added up.
+    pub series: String,
+    /// Labels that a sample must have.
+    pub labels: BTreeMap<String, String>,
+    /// Take the increase per second.
+    pub rate: bool,
+}
+
+impl Series {
+    /// The series behind a policy's own word, if it is one that scraping gives.
+    #[must_use]
+    pub fn from_definition(name: &str, source: &limiter::policy::MetricSource) -> Option<Self> {
+        match source {
+            limiter::policy::MetricSource::Scrape { series, labels, rate } => {
+                Some(Self { name: name.to_owned(), series: series.clone(), labels: labels.clone(), rate: *rate })
+            }
+            limiter::policy::MetricSource::Prometheus { .. } => None,
+        }
+    }
+}
+
+/// Something that measures targets until it is told to stop.
+pub trait Provider {
+    /// The name that status shows as the source of a value.
+    fn name(&self) -> &'static str;
+
+    /// Starts measuring whatever `targets` holds. Batches go to `samples`; when the receiver is slow, values that were
+    /// not taken yet are replaced by newer ones. The task ends when `shutdown` is cancelled or either channel closes.
+    fn spawn(
+        self,
+        targets: watch::Receiver<Arc<Vec<Target>>>,
+        samples: mpsc::Sender<Vec<PodSample>>,
+        health: HealthBoard,
+        shutdown: CancellationToken,
+    ) -> JoinHandle<()>;
+}
+
+/// How measuring one target goes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TargetHealth {
+    /// What is wrong now; absent when the last attempt worked.
+    pub last_error: Option<TargetError>,
+    /// When the last attempt that worked ended.
+    pub last_success: Option<Timestamp>,
+    /// Words that cannot be had from a page that is otherwise fine, with the reason and the mend.
+    pub unavailable: BTreeMap<limiter::metric::Word, String>,
+}
+
+/// Why a target cannot be measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetError {
+    /// One sentence.
+    pub message: String,
+    /// When attempts began to fail.
+    pub since: Timestamp,
+}
+
+/// What providers say about their targets; cheap to clone. Written by providers, read by status and by the admin port.
+#[derive(Clone, Debug, Default)]
+pub struct HealthBoard {
+    targets: Arc<Mutex<BTreeMap<ServiceKey, BTreeMap<String, TargetHealth>>>>,
+}
+
+impl HealthBoard {
+    /// How measuring one pod goes; absent before the first attempt.
+    #[must_use]
+    pub fn pod(&self, service: &ServiceKey, pod: &str) -> Option<TargetHealth> {
+        self.targets.lock().get(service)?.get(pod).cloned()
+    }
+
+    /// How measuring goes, for each pod of a service.
+    #[must_use]
+    pub fn service(&self, service: &ServiceKey) -> BTreeMap<String, TargetHealth> {
+        self.targets.lock().get(service).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn update<T>(&self, service: &ServiceKey, pod: &str, change: impl FnOnce(&mut TargetHealth) -> T) -> T {
+        let mut targets = self.targets.lock();
+        change(targets.entry(service.clone()).or_default().entry(pod.to_owned()).or_default())
+    }
+
+    pub(crate) fn forget(&self, service: &ServiceKey, pod: &str) {
+        let mut targets = self.targets.lock();
+        if let Some(pods) = targets.get_mut(service) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                targets.remove(service);
+            }
+        }
+    }
 }
