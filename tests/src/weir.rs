@@ -1,6 +1,7 @@
 //! The built `weir` binary as a process.
 
 use std::{
+    ffi::OsStr,
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -51,6 +52,13 @@ fn build() -> PathBuf {
         .expect("cargo names the executable that it built")
 }
 
+/// `weir` with these arguments, ready to be run to its end: for `validate`, `explain`, `translate` and their like.
+pub fn command<Argument: AsRef<OsStr>>(arguments: impl IntoIterator<Item = Argument>) -> Command {
+    let mut command = Command::new(binary());
+    command.current_dir(project_root()).args(arguments).stdin(Stdio::null());
+    command
+}
+
 /// A running `weir run`. Dropped, it is killed; its log is printed when the test is failing.
 pub struct Weir {
     /// Where proxies connect.
@@ -62,16 +70,37 @@ pub struct Weir {
 }
 
 impl Weir {
-    /// Starts `weir run` on the folder `config` and waits until it is ready.
+    /// Starts `weir run` on the folder `config`, on free ports, and waits until it is ready.
     ///
     /// # Panics
     ///
-    /// When it does not get ready in time; the log is in the message.
+    /// When it ends or does not get ready in time.
     pub async fn start(config: &Path, arguments: &[&str]) -> Self {
-        let (xds, admin) = (ports::free(), ports::free());
+        let mut weir = Self::spawn(config, ports::free(), ports::free(), arguments);
+        weir.ready().await;
+        weir
+    }
+
+    /// Starts `weir run` at these addresses and waits for nothing: for a restart in the same place, or a start that must fail.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn(config: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
+        Self::spawn_program(tokio::process::Command::new(binary()), config, xds, admin, arguments)
+    }
+
+    fn spawn_program(
+        mut program: tokio::process::Command,
+        config: &Path,
+        xds: SocketAddr,
+        admin: SocketAddr,
+        arguments: &[&str],
+    ) -> Self {
         let home = temp_dir();
         let log = std::fs::File::create(home.path().join("log")).expect("a fresh folder can be written");
-        let child = tokio::process::Command::new(binary())
+        let child = program
             .arg("run")
             .arg("--config")
             .arg(config)
@@ -83,14 +112,21 @@ impl Weir {
             .kill_on_drop(true)
             .spawn()
             .expect("the weir binary runs");
-        let mut weir = Self { xds, admin, child, home };
-        let (deadline, what) = (START, "weir is ready");
-        let mut exited = None;
-        eventually(deadline, what, || {
-            exited = exited.or_else(|| weir.child.try_wait().ok().flatten());
+        Self { xds, admin, child, home }
+    }
+
+    /// Waits until `/readyz` says so.
+    ///
+    /// # Panics
+    ///
+    /// When the process ends or does not get ready in time.
+    pub async fn ready(&mut self) {
+        let admin = self.admin;
+        let ready = eventually(START, "weir is ready", || {
+            let ended = self.child.try_wait().ok().flatten();
             async move {
-                if let Some(status) = exited {
-                    return Ok(Err(format!("weir ended at once: {status}")));
+                if let Some(status) = ended {
+                    return Ok(Err(status));
                 }
                 match http::get(admin, "/readyz").await {
                     Ok(response) if response.status().is_success() => Ok(Ok(())),
@@ -99,9 +135,28 @@ impl Weir {
                 }
             }
         })
-        .await
-        .unwrap_or_else(|error| panic!("{error}\n{}", weir.log()));
-        weir
+        .await;
+        if let Err(status) = ready {
+            panic!("weir ended instead of getting ready: {status}");
+        }
+    }
+
+    /// The process, for what the system counts of it; `None` once it has ended.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for a start that must fail: the status and everything it wrote.
+    ///
+    /// # Errors
+    ///
+    /// When it still runs after the time that a stop may take.
+    pub async fn ended(mut self) -> anyhow::Result<(ExitStatus, String)> {
+        let status = tokio::time::timeout(STOP, self.child.wait())
+            .await
+            .with_context(|| format!("weir still runs after {STOP:?}\n{}", self.log()))??;
+        Ok((status, self.log()))
     }
 
     /// What the process wrote so far.
@@ -139,6 +194,53 @@ impl Drop for Weir {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log of weir\n{}", self.log());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Weir, eventually, ports, temp_dir};
+
+    /// A script in place of weir, which is not built when only the kit is tested.
+    fn spawn(config: &Path, script: &str) -> Weir {
+        let mut shell = tokio::process::Command::new("sh");
+        shell.arg("-c").arg(script);
+        Weir::spawn_program(shell, config, ports::free(), ports::free(), &["--extra"])
+    }
+
+    #[tokio::test]
+    async fn gives_status_and_output_of_a_start_that_fails() {
+        let folder = temp_dir();
+        let weir = spawn(folder.path(), "echo \"$0 $1 $3 $5 $7\"; echo port taken >&2; exit 3");
+        let (status, log) = weir.ended().await.unwrap();
+        assert_eq!(status.code(), Some(3));
+        assert_eq!(log, "run --config --xds-address --admin-address --extra\nport taken\n");
+    }
+
+    #[tokio::test]
+    async fn does_not_wait_for_a_process_that_is_gone() {
+        let folder = temp_dir();
+        let mut weir = spawn(folder.path(), "exit 3");
+        let error = tokio::spawn(async move { weir.ready().await }).await.unwrap_err();
+        let message = *error.into_panic().downcast::<String>().unwrap();
+        assert!(message.contains("ended instead of getting ready: exit status: 3"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn tells_draining_from_dying() {
+        // Waits for a pipe that nobody writes, so that no process is left behind.
+        const WAIT: &str = "while :; do read -r nothing < \"$2/pipe\"; done 2>/dev/null";
+        for (trap, drains) in [("trap 'exit 0' TERM", true), (":", false)] {
+            let folder = temp_dir();
+            let weir = spawn(folder.path(), &format!("{trap}; mkfifo \"$2/pipe\"; echo up; {WAIT}"));
+            eventually(std::time::Duration::from_secs(5), "the script is up", || {
+                std::future::ready(if weir.log() == "up\n" { Ok(()) } else { Err(weir.log()) })
+            })
+            .await;
+            assert_eq!(weir.stop().await.is_ok(), drains, "{trap}");
         }
     }
 }
