@@ -9,7 +9,7 @@ use std::fmt;
 pub enum ConditionType {
     /// The object is understood and carried out.
     Accepted,
-    /// Every connected proxy of the targets has acknowledged what the object asks for.
+    /// Every proxy of the targets has acknowledged what the object asks for.
     Programmed,
     /// Every metric that the rules read is fresh.
     MetricsAvailable,
@@ -38,7 +38,9 @@ impl ConditionType {
         use ConditionReason as R;
         match self {
             Self::Accepted => &[R::Accepted, R::Invalid, R::NotYetSupported, R::Conflicted, R::TargetNotFound],
-            Self::Programmed => &[R::Programmed, R::Pending, R::NoProxies, R::Rejected, R::NotAccepted],
+            Self::Programmed => {
+                &[R::Programmed, R::Pending, R::NoEndpoints, R::NoProxies, R::Rejected, R::NotCarriedOut, R::NotAccepted]
+            },
             Self::MetricsAvailable => &[R::Available, R::NotNeeded, R::Missing, R::NotAccepted],
             Self::Limiting => &[R::Limiting, R::Releasing, R::Shadow, R::Idle, R::NotAccepted],
         }
@@ -70,8 +72,12 @@ pub enum ConditionReason {
     Pending,
     /// Programmed=False: no proxy of the targets is connected.
     NoProxies,
+    /// Programmed=False: the targets have no pods.
+    NoEndpoints,
     /// Programmed=False: a proxy refused the configuration.
     Rejected,
+    /// Programmed=False: a rule was accepted and cannot be carried out on this Service.
+    NotCarriedOut,
     /// Any type but Accepted: the object is not accepted, so nothing follows from it.
     NotAccepted,
     /// MetricsAvailable=True: all are fresh.
@@ -103,7 +109,9 @@ impl ConditionReason {
             Self::Programmed => "Programmed",
             Self::Pending => "Pending",
             Self::NoProxies => "NoProxies",
+            Self::NoEndpoints => "NoEndpoints",
             Self::Rejected => "Rejected",
+            Self::NotCarriedOut => "NotCarriedOut",
             Self::NotAccepted => "NotAccepted",
             Self::Available => "Available",
             Self::NotNeeded => "NotNeeded",

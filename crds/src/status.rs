@@ -21,9 +21,9 @@ pub struct SmartLimiterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxies: Option<ProxyCounts>,
 
-    /// Each rule, as it stands now.
+    /// Each rule on each target, as it stands now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into(), "target".into()]))]
     pub rules: Vec<RuleStatus>,
 }
 
@@ -31,9 +31,9 @@ pub struct SmartLimiterStatus {
 #[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyCounts {
-    /// Proxies of the targets that are connected.
+    /// Pods of the targets; each has one proxy.
     pub total: i64,
-    /// Of these, the ones that have acknowledged the newest configuration.
+    /// Proxies that are connected and have acknowledged the newest configuration.
     pub programmed: i64,
 }
 
@@ -43,6 +43,10 @@ pub struct ProxyCounts {
 pub struct RuleStatus {
     /// Name of the rule in the spec.
     pub name: String,
+
+    /// Name of the Service that this entry speaks of.
+    #[serde(default)]
+    pub target: String,
 
     /// Where the rule stands.
     pub phase: RulePhase,

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::{
     admin,
     build::Builder,
-    metrics::{PodSample, scrape},
+    metrics::{HealthBoard, PodSample, Provider, Target, scrape::Scraper},
     status::{self, Status},
     watch::files,
     xds::{proxies::Proxies, server, table::Table},
@@ -55,8 +55,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let table = Table::new();
     let proxies = Proxies::new();
     proxies.register(&mut registry);
-    let scraper = scrape::Scraper::new(config.scrape_interval);
-    scraper.register(&mut registry);
+    let health = HealthBoard::default();
     let counters = Arc::new(status::Counters::default());
     counters.register(&mut registry);
 
@@ -69,10 +68,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let mut tasks = JoinSet::new();
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
-    tasks.spawn(scraper.clone().run(targets_rx, samples_tx, shutdown.clone()));
+    let scraper = Scraper { interval: config.scrape_interval };
+    let scraping = scraper.spawn(targets_rx, samples_tx, health.clone(), shutdown.clone());
+    tasks.spawn(async move { drop(scraping.await) });
     let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
-    let inputs = Inputs { batches_rx, samples_rx, status_rx, targets_tx, ready_tx, scraper, counters };
+    let inputs = Inputs { batches_rx, samples_rx, status_rx, targets_tx, ready_tx, health, counters };
     tasks.spawn(build(Builder::new(table.clone()), proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
@@ -118,9 +119,9 @@ struct Inputs {
     batches_rx: mpsc::Receiver<files::Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
     status_rx: mpsc::Receiver<StatusRequest>,
-    targets_tx: watch::Sender<Arc<Vec<scrape::Target>>>,
+    targets_tx: watch::Sender<Arc<Vec<Target>>>,
     ready_tx: watch::Sender<bool>,
-    scraper: scrape::Scraper,
+    health: HealthBoard,
     counters: Arc<status::Counters>,
 }
 
@@ -163,8 +164,7 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 }
             }
             Some(reply) = inputs.status_rx.recv() => {
-                let scrapes = inputs.scraper.errors();
-                let _ = reply.send(status::status(&builder, &proxies, &scrapes, Timestamp::now()));
+                let _ = reply.send(status::status(&builder, &proxies, &inputs.health, Timestamp::now()));
             }
             else => return,
         }

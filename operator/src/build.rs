@@ -9,17 +9,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use limiter::{engine::Phase, metric::Word, policy::MetricSource};
+use limiter::{engine::Phase, metric::Word};
 use tracing::{info, warn};
 
 use crate::{
     index::{Change, Index, ServiceView},
     intent::{ServiceIntent, ServiceKey},
-    metrics::{
-        PodSample,
-        scrape::{Series, Target},
-        store::Store,
-    },
+    metrics::{PodSample, Series, Target, store::Store},
     translate::{
         self, Report,
         decide::{Rules, decide, qualified},
@@ -97,9 +93,7 @@ impl Builder {
 
     /// Takes samples in and decides their services again.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
-        let services: BTreeSet<ServiceKey> = samples.iter().map(|sample| sample.service.clone()).collect();
-        self.store.insert(samples);
-        for service in &services {
+        for service in &self.store.insert(samples) {
             self.build(service, now, false);
         }
     }
@@ -124,7 +118,7 @@ impl Builder {
         let Some(view) = self.index.service(key) else {
             if let Some(built) = self.built.remove(key) {
                 self.forget_timer(key, &built.rules);
-                self.store.forget(key);
+                self.store.forget_service(key);
                 self.table.remove(key);
             }
             return;
@@ -133,7 +127,8 @@ impl Builder {
         self.forget_timer(key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
-            self.store.retain(key, &view.endpoints.keys().copied().collect());
+            let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
+            self.store.retain_pods(key, &pods);
         }
         let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
         self.counts.decisions += 1;
@@ -212,14 +207,9 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
                 Word::Cpu | Word::Memory => wanted = true,
                 Word::Named(name) => {
                     let Some(definition) = policy.metrics.get(name) else { continue };
-                    let MetricSource::Scrape { series: source, labels, rate } = &definition.source else { continue };
+                    let qualified = qualified(policy, &metric).word.to_string();
+                    let Some(definition) = Series::from_definition(&qualified, &definition.source) else { continue };
                     wanted = true;
-                    let definition = Series {
-                        word: qualified(policy, &metric).word,
-                        series: source.clone(),
-                        labels: labels.clone(),
-                        rate: *rate,
-                    };
                     if !series.contains(&definition) {
                         series.push(definition);
                     }
@@ -236,8 +226,7 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
         .map(|(pod, endpoint, (address, path))| Target {
             service: view.key.clone(),
             pod: (*pod).to_owned(),
-            address: *address,
-            path: path.clone(),
+            url: format!("http://{address}{path}"),
             cpu_limit_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
             memory_limit_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
             series: series.clone(),

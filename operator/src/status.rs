@@ -8,7 +8,7 @@ mod counters;
 
 use std::collections::BTreeMap;
 
-use crds::{ObservedMetric, PolicyStatus, ProxyCount, RuleStatus};
+use crds::status::{ObservedValue, ProxyCounts, RulePhase, RuleStatus, SmartLimiterStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
@@ -24,7 +24,7 @@ use crate::{
     build::{Builder, Built},
     index::{PolicyEntry, ServiceView},
     intent::ServiceKey,
-    metrics::scrape::ScrapeErrors,
+    metrics::HealthBoard,
     translate::{Report, RuleKey},
     xds::{NodeKey, proxies::Proxies, table::Table},
 };
@@ -54,7 +54,7 @@ pub struct PolicyReport {
     /// Counts the texts of the object.
     pub generation: i64,
     /// As the object's own status would say it.
-    pub status: PolicyStatus,
+    pub status: SmartLimiterStatus,
 }
 
 /// One connected proxy.
@@ -73,7 +73,7 @@ pub struct ProxyReport {
 
 /// The status of everything at `now`.
 #[must_use]
-pub fn status(builder: &Builder, proxies: &Proxies, scrapes: &ScrapeErrors, now: Timestamp) -> Status {
+pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: Timestamp) -> Status {
     let index = builder.index();
     let connected = proxies.snapshot();
     let policies = index
@@ -93,7 +93,7 @@ pub fn status(builder: &Builder, proxies: &Proxies, scrapes: &ScrapeErrors, now:
                 key: key.to_string(),
                 origin: entry.origin.clone(),
                 generation: entry.generation,
-                status: policy_status(key, entry, &targets, builder.table(), proxies, scrapes, now),
+                status: policy_status(key, entry, &targets, builder.table(), proxies, health, now),
             }
         })
         .collect();
@@ -159,41 +159,39 @@ fn policy_status(
     targets: &[Target<'_>],
     table: &Table,
     proxies: &Proxies,
-    scrapes: &ScrapeErrors,
+    health: &HealthBoard,
     now: Timestamp,
-) -> PolicyStatus {
+) -> SmartLimiterStatus {
     let delivery = conditions::delivery(targets, table, proxies);
-    let several = targets.len() > 1;
     let mut rules = Vec::new();
     for target in targets {
         for rule in entry.accepted.iter().flat_map(|policy| &policy.rules) {
             if let Some((decision, report)) = target.rule(key, &rule.name) {
-                let target = several.then(|| target.service.name.clone());
-                rules.push(rule_status(rule, target, decision, report));
+                rules.push(rule_status(rule, &target.service.name, decision, report));
             }
         }
     }
-    PolicyStatus {
+    SmartLimiterStatus {
         observed_generation: Some(entry.generation),
-        proxies: Some(ProxyCount { total: delivery.total, programmed: delivery.programmed }),
-        conditions: conditions::conditions(entry, targets, &delivery, scrapes, now),
+        proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
+        conditions: conditions::conditions(entry, targets, &delivery, health, now),
         rules,
     }
 }
 
-fn rule_status(rule: &Rule, target: Option<String>, decision: &Decision, report: Option<&Report>) -> RuleStatus {
+fn rule_status(rule: &Rule, target: &str, decision: &Decision, report: Option<&Report>) -> RuleStatus {
     let shares = report.map(|report| report.shares.as_slice()).unwrap_or_default();
-    let observed = decision.observed.iter().map(|observed| ObservedMetric {
+    let observed = decision.observed.iter().map(|observed| ObservedValue {
         metric: observed.metric.clone(),
         value: observed.value,
         source: observed.source.clone(),
-        at: Time(observed.at),
+        at: Some(Time(observed.at)),
     });
     let trouble = report.and_then(|report| report.trouble.as_ref());
     RuleStatus {
         name: rule.name.clone(),
-        target,
-        phase: phase(decision.phase).to_owned(),
+        target: target.to_owned(),
+        phase: phase(decision.phase),
         limit: decision.limit.map(|rate| match &rule.action {
             Action::Limit(limit) => limit.describe(rate),
             Action::Adapt(_) => rate.to_string(),
@@ -202,18 +200,18 @@ fn rule_status(rule: &Rule, target: Option<String>, decision: &Decision, report:
         shares: (!shares.is_empty()).then(|| quota::describe(shares)),
         observed: observed.collect(),
         since: Some(Time(decision.since)),
-        message: match trouble {
+        message: Some(match trouble {
             Some(trouble) => format!("not carried out: {trouble}"),
             None => decision.explanation.clone(),
-        },
+        }),
     }
 }
 
-fn phase(phase: Phase) -> &'static str {
+fn phase(phase: Phase) -> RulePhase {
     match phase {
-        Phase::Idle => "Idle",
-        Phase::Pending => "Pending",
-        Phase::Limiting => "Limiting",
-        Phase::Releasing => "Releasing",
+        Phase::Idle => RulePhase::Idle,
+        Phase::Pending => RulePhase::Pending,
+        Phase::Limiting => RulePhase::Limiting,
+        Phase::Releasing => RulePhase::Releasing,
     }
 }

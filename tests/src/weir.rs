@@ -91,7 +91,13 @@ impl Weir {
         Self::spawn_program(tokio::process::Command::new(binary()), config, xds, admin, arguments)
     }
 
-    fn spawn_program(program: &Path, config: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
+    fn spawn_program(
+        mut program: tokio::process::Command,
+        config: &Path,
+        xds: SocketAddr,
+        admin: SocketAddr,
+        arguments: &[&str],
+    ) -> Self {
         let home = temp_dir();
         let log = std::fs::File::create(home.path().join("log")).expect("a fresh folder can be written");
         let child = program

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use crds::conditions::ConditionType;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
@@ -39,12 +40,12 @@ fn lines(status: &Status) -> Vec<String> {
         for rule in &policy.status.rules {
             let limit = rule.limit.as_deref().unwrap_or("no limit");
             let shares = rule.shares.as_ref().map(|shares| format!(" ({shares})")).unwrap_or_default();
-            lines.push(format!("  {:<20} {:<10} {limit}{shares}", rule.name, rule.phase));
-            lines.push(format!("  {:<20} {}", "", rule.message));
+            lines.push(format!("  {:<20} {:<10} {limit}{shares}", rule.name, format!("{:?}", rule.phase)));
+            lines.extend(rule.message.iter().map(|message| format!("  {:<20} {message}", "")));
         }
         for condition in &policy.status.conditions {
             // A true condition needs no words, and not to limit is normal.
-            if condition.status == "False" && condition.type_ != crds::conditions::LIMITING {
+            if condition.status == "False" && condition.type_ != ConditionType::Limiting.as_str() {
                 lines.push(format!("  {}: {}: {}", condition.type_, condition.reason, condition.message));
             }
         }

@@ -1,6 +1,6 @@
 //! The four conditions of a policy. Numbers that move stand in status fields, never in these messages.
 
-use crds::conditions::{ACCEPTED, LIMITING, METRICS_AVAILABLE, PROGRAMMED, Reason};
+use crds::conditions::{ConditionReason as Reason, ConditionType};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
@@ -13,7 +13,7 @@ use limiter::{
 use super::Target;
 use crate::{
     index::PolicyEntry,
-    metrics::scrape::ScrapeErrors,
+    metrics::HealthBoard,
     xds::{proxies::Proxies, table::Table},
 };
 
@@ -53,18 +53,18 @@ pub(super) fn conditions(
     entry: &PolicyEntry,
     targets: &[Target<'_>],
     delivery: &Delivery,
-    scrapes: &ScrapeErrors,
+    health: &HealthBoard,
     now: Timestamp,
 ) -> Vec<Condition> {
     let (limiting, since) = limiting(entry, targets);
     let all = [
-        (ACCEPTED, accepted(entry, targets), now),
-        (PROGRAMMED, programmed(entry, targets, delivery), now),
-        (METRICS_AVAILABLE, metrics(entry, targets, scrapes), now),
-        (LIMITING, limiting, since.unwrap_or(now)),
+        (ConditionType::Accepted, accepted(entry, targets), now),
+        (ConditionType::Programmed, programmed(entry, targets, delivery), now),
+        (ConditionType::MetricsAvailable, metrics(entry, targets, health), now),
+        (ConditionType::Limiting, limiting, since.unwrap_or(now)),
     ];
-    let condition = |(type_, (status, reason, message), since): (&str, Verdict, Timestamp)| Condition {
-        type_: type_.to_owned(),
+    let condition = |(type_, (status, reason, message), since): (ConditionType, Verdict, Timestamp)| Condition {
+        type_: type_.to_string(),
         status: if status { "True" } else { "False" }.to_owned(),
         reason: reason.to_string(),
         message,
@@ -118,7 +118,7 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
             1 => String::new(),
             count => format!(" (and {} more proxies)", count - 1),
         };
-        return (false, Reason::Refused, format!("the proxy {node}{more} refused it and keeps what it had: {message}"));
+        return (false, Reason::Rejected, format!("the proxy {node}{more} refused it and keeps what it had: {message}"));
     }
     if delivery.total == 0 {
         let message = "the targets have no endpoints: add an EndpointSlice with the label kubernetes.io/service-name";
@@ -137,7 +137,7 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
     (true, Reason::Programmed, "every proxy of the targets has acknowledged the newest version".to_owned())
 }
 
-fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], scrapes: &ScrapeErrors) -> Verdict {
+fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) -> Verdict {
     let Some(policy) = &entry.accepted else {
         return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
     };
@@ -155,11 +155,11 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], scrapes: &ScrapeErrors) 
         }
         let words: Vec<_> = missing.iter().map(|metric| metric.word.to_string()).collect();
         let mut message = format!("{} of {} is missing", words.join(", "), target.service);
-        if let Some(why) = why_missing(target, &missing, scrapes) {
+        if let Some(why) = why_missing(target, &missing, health) {
             message.push_str(": ");
             message.push_str(&why);
         }
-        return (false, Reason::MetricMissing, message);
+        return (false, Reason::Missing, message);
     }
     let from_request = targets.iter().filter_map(|target| target.view.as_ref()).any(|view| view.from_request);
     let message = if from_request {
@@ -167,17 +167,22 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], scrapes: &ScrapeErrors) 
     } else {
         "every metric is fresh"
     };
-    (true, Reason::MetricsAvailable, message.to_owned())
+    (true, Reason::Available, message.to_owned())
 }
 
-fn why_missing(target: &Target<'_>, missing: &[&Metric], scrapes: &ScrapeErrors) -> Option<String> {
+fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard) -> Option<String> {
     let view = target.view.as_ref()?;
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
     }
-    if let Some((pod, error)) = view.pods.iter().find_map(|pod| Some((pod, scrapes.get(&(target.service.clone(), pod.clone()))?)))
-    {
-        return Some(format!("pod {pod}: {error}"));
+    for pod in &view.pods {
+        let Some(pod_health) = health.pod(&target.service, pod) else { continue };
+        if let Some(error) = pod_health.last_error {
+            return Some(format!("pod {pod}: {}", error.message));
+        }
+        if let Some(why) = missing.iter().find_map(|metric| pod_health.unavailable.get(&metric.word)) {
+            return Some(format!("pod {pod}: {why}"));
+        }
     }
     let is_missing = |word: &Word| missing.iter().any(|metric| metric.word == *word);
     if is_missing(&Word::Cpu) && view.without_cpu {
@@ -190,24 +195,26 @@ fn why_missing(target: &Target<'_>, missing: &[&Metric], scrapes: &ScrapeErrors)
 }
 
 fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Timestamp>) {
-    let rules = |policy: &Policy, mode: Mode| -> Vec<(String, Timestamp)> {
+    let rules = |policy: &Policy, mode: Mode| -> Vec<(String, Phase, Timestamp)> {
         let rules = policy.rules.iter().filter(|rule| rule.mode == mode);
         let standing = rules.flat_map(|rule| targets.iter().filter_map(|target| Some((rule, target.rule(&policy.key, &rule.name)?.0))));
         let limiting = standing.filter(|(_, decision)| matches!(decision.phase, Phase::Limiting | Phase::Releasing));
-        limiting.map(|(rule, decision)| (rule.name.clone(), decision.since)).collect()
+        limiting.map(|(rule, decision)| (rule.name.clone(), decision.phase, decision.since)).collect()
     };
     let Some(policy) = &entry.accepted else {
         return ((false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned()), None);
     };
     let mut enforced = rules(policy, Mode::Enforce);
     enforced.dedup_by(|a, b| a.0 == b.0);
-    if let Some(since) = enforced.iter().map(|(_, since)| *since).min() {
-        let names: Vec<_> = enforced.into_iter().map(|(name, _)| name).collect();
-        return ((true, Reason::Limiting, format!("in force: {}", names.join(", "))), Some(since));
+    if let Some(since) = enforced.iter().map(|(_, _, since)| *since).min() {
+        let releasing = enforced.iter().all(|(_, phase, _)| *phase == Phase::Releasing);
+        let reason = if releasing { Reason::Releasing } else { Reason::Limiting };
+        let names: Vec<_> = enforced.into_iter().map(|(name, _, _)| name).collect();
+        return ((true, reason, format!("in force: {}", names.join(", "))), Some(since));
     }
     if rules(policy, Mode::Shadow).is_empty() {
-        ((false, Reason::NotLimiting, "no rule holds now; this is normal".to_owned()), None)
+        ((false, Reason::Idle, "no rule holds now; this is normal".to_owned()), None)
     } else {
-        ((false, Reason::ShadowOnly, "only rules in shadow mode hold now".to_owned()), None)
+        ((false, Reason::Shadow, "only rules in shadow mode hold now".to_owned()), None)
     }
 }

@@ -6,11 +6,15 @@ use super::File;
 #[must_use]
 pub fn unreadable(files: &[File]) -> Vec<String> {
     let mut findings = Vec::new();
-    for file in files {
-        let is_yaml = file.path.ends_with(".yaml") || file.path.ends_with(".yml");
-        if !file.path.starts_with("examples/") || !is_yaml {
-            continue;
-        }
+    let examples: Vec<_> = files
+        .iter()
+        .filter(|file| file.path.starts_with("examples/"))
+        .filter(|file| file.path.ends_with(".yaml") || file.path.ends_with(".yml"))
+        .collect();
+    if examples.is_empty() {
+        findings.push("examples/: holds no manifest".to_owned());
+    }
+    for file in examples {
         let documents = match serde_saphyr::from_multiple::<serde_json::Value>(&file.text) {
             Ok(documents) => documents,
             Err(error) => {
@@ -46,7 +50,7 @@ mod tests {
     fn accepts_named_objects() {
         let object = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n";
         assert_eq!(found(&format!("---\n{object}---\n{object}")), Vec::<String>::new());
-        assert_eq!(unreadable(&[File::new("docs/a.yaml", "{")]), Vec::<String>::new(), "not an example");
+        assert_eq!(unreadable(&[File::new("docs/a.yaml", "{")]), ["examples/: holds no manifest"]);
     }
 
     #[test]

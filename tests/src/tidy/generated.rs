@@ -6,6 +6,9 @@ use super::File;
 #[must_use]
 pub fn differences(generated: &[File], committed: &[File], mend: &str) -> Vec<String> {
     let mut findings = Vec::new();
+    if generated.is_empty() {
+        findings.push(format!("`{mend}` generates nothing"));
+    }
     for file in generated {
         match committed.iter().find(|other| other.path == file.path) {
             None => findings.push(format!("{}: not committed; run `{mend}`", file.path)),
