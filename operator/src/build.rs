@@ -117,14 +117,14 @@ impl Builder {
     fn build(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) {
         let Some(view) = self.index.service(key) else {
             if let Some(built) = self.built.remove(key) {
-                self.forget_timer(key, &built.rules);
+                forget_timer(&mut self.timers, key, &built.rules);
                 self.store.forget_service(key);
                 self.table.remove(key);
             }
             return;
         };
         let mut built = self.built.remove(key).unwrap_or_default();
-        self.forget_timer(key, &built.rules);
+        forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
@@ -150,12 +150,6 @@ impl Builder {
             self.timers.insert((next, key.clone()));
         }
         self.built.insert(key.clone(), built);
-    }
-
-    fn forget_timer(&mut self, key: &ServiceKey, rules: &Rules) {
-        if let Some(next) = rules.next {
-            self.timers.remove(&(next, key.clone()));
-        }
     }
 
     /// Every pod whose metrics page some rule needs.
@@ -187,6 +181,12 @@ impl Builder {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
+    }
+}
+
+fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey, rules: &Rules) {
+    if let Some(next) = rules.next {
+        timers.remove(&(next, key.clone()));
     }
 }
 

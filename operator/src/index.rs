@@ -310,7 +310,7 @@ impl Index {
     /// One service with its endpoints and accepted policies; `None` when the Service does not exist.
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<ServiceView<'_>> {
-        let model = self.services.get(key)?;
+        let (key, model) = self.services.get_key_value(key)?;
         let policies = self
             .policies
             .values()

@@ -117,8 +117,8 @@ impl Staged {
                 let mut all = Vec::new();
                 for resource in built.flat_map(|(_, built)| &built.resources) {
                     all.push(json!({
-                        "name": resource.name,
-                        "version": resource.version,
+                        "name": *resource.name,
+                        "version": *resource.version,
                         "resource": print::print(resource)?,
                     }));
                 }

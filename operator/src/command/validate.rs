@@ -151,7 +151,7 @@ impl Finding {
         let object = self.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
         let title = format!("{place}: {object}{}: {}", self.problem.field, self.problem.message);
         let level = if self.note { Level::NOTE } else { Level::ERROR };
-        let mut group = level.primary_title(title).elements::<annotate_snippets::Element<'_>>([]);
+        let mut group = level.primary_title(title).elements([] as [annotate_snippets::Element<'_>; 0]);
         if let Some(at) = &self.problem.place {
             let label = format!("column {}", at.column());
             let end = at.end.max(at.start + 1).min(at.text.len());

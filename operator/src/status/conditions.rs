@@ -197,7 +197,10 @@ fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard) -
 fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Timestamp>) {
     let rules = |policy: &Policy, mode: Mode| -> Vec<(String, Phase, Timestamp)> {
         let rules = policy.rules.iter().filter(|rule| rule.mode == mode);
-        let standing = rules.flat_map(|rule| targets.iter().filter_map(|target| Some((rule, target.rule(&policy.key, &rule.name)?.0))));
+        let standing = rules.flat_map(|rule| {
+            let decided = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+            decided.map(move |(decision, _)| (rule, decision))
+        });
         let limiting = standing.filter(|(_, decision)| matches!(decision.phase, Phase::Limiting | Phase::Releasing));
         limiting.map(|(rule, decision)| (rule.name.clone(), decision.phase, decision.since)).collect()
     };

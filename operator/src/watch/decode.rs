@@ -13,7 +13,7 @@ use limiter::{
     policy::{self, Kind},
     problem::{Problem, Reason},
 };
-use saphyr::{LoadableYamlNode, MarkedYaml, SafelyIndex};
+use saphyr::{LoadableYamlNode, MarkedYaml};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
