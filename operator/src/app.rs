@@ -127,6 +127,7 @@ struct Inputs {
 
 /// The only task that touches the builder.
 async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutdown: CancellationToken) {
+    let mut transitions = status::Transitions::default();
     loop {
         let due = builder.next().map(|next| {
             let wait = Timestamp::now().duration_until(next);
@@ -164,7 +165,9 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 }
             }
             Some(reply) = inputs.status_rx.recv() => {
-                let _ = reply.send(status::status(&builder, &proxies, &inputs.health, Timestamp::now()));
+                let mut status = status::status(&builder, &proxies, &inputs.health, Timestamp::now());
+                transitions.keep(&mut status);
+                let _ = reply.send(status);
             }
             else => return,
         }

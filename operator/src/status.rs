@@ -71,6 +71,29 @@ pub struct ProxyReport {
     pub refused: Vec<String>,
 }
 
+/// Since when each condition of each policy has the status it has. The one thing a status remembers.
+#[derive(Debug, Default)]
+pub struct Transitions(BTreeMap<(String, String), (String, Time)>);
+
+impl Transitions {
+    /// Gives every condition whose status is as it was the time at which that began.
+    pub fn keep(&mut self, status: &mut Status) {
+        let mut kept = BTreeMap::new();
+        for policy in &mut status.policies {
+            for condition in &mut policy.status.conditions {
+                let key = (policy.key.clone(), condition.type_.clone());
+                if let Some((before, since)) = self.0.get(&key)
+                    && *before == condition.status
+                {
+                    condition.last_transition_time = since.clone();
+                }
+                kept.insert(key, (condition.status.clone(), condition.last_transition_time.clone()));
+            }
+        }
+        self.0 = kept;
+    }
+}
+
 /// The status of everything at `now`.
 #[must_use]
 pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: Timestamp) -> Status {
