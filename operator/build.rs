@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! Generates the gRPC service for delta ADS over our own messages (`xds::wire`), so that a response carries each resource
 //! as bytes that were encoded once.
 
@@ -36,4 +33,3 @@ fn main() {
         .build();
     tonic_build::manual::Builder::new().compile(&[service]);
 }
->>>>>>> xds
