@@ -133,8 +133,14 @@ pub struct Index {
     slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSliceModel>>,
     /// Which Service a slice belongs to, by the slice's namespace and name.
     slice_owner: BTreeMap<(String, String), ServiceKey>,
+    /// Which Services have an endpoint that is this pod, by the pod's namespace and name.
+    pod_services: BTreeMap<(String, String), BTreeSet<ServiceKey>>,
     pods: BTreeMap<(String, String), PodModel>,
     policies: BTreeMap<PolicyKey, PolicyEntry>,
+    /// Accepted policies that name a Service, by it: a service is decided four times a second and must not search them all.
+    naming: BTreeMap<ServiceKey, BTreeSet<PolicyKey>>,
+    /// Accepted policies with a selector, by namespace.
+    selecting: BTreeMap<String, BTreeSet<PolicyKey>>,
     undecodable: BTreeMap<ObjectKey, (String, Vec<Problem>)>,
     sources: BTreeMap<String, Vec<Problem>>,
 }
@@ -167,30 +173,35 @@ impl Index {
                     return Dirty::default();
                 }
                 self.services.insert(service.clone(), model);
-                self.dirty([service])
+                dirty([service])
             }
             Object::EndpointSlice(model) => {
                 let owner = ServiceKey { namespace: key.namespace.clone(), name: model.service.clone() };
-                let old = self.slice_owner.insert((key.namespace, key.name.clone()), owner.clone());
+                let old = self.slice_owner.insert((key.namespace.clone(), key.name.clone()), owner.clone());
                 let mut touched = vec![owner.clone()];
                 if let Some(old) = old.filter(|old| *old != owner) {
                     self.remove_slice(&old, &key.name);
                     touched.push(old);
                 }
-                let slices = self.slices.entry(owner).or_default();
-                if slices.get(&key.name) == Some(&model) {
+                if self.slices.get(&owner).and_then(|slices| slices.get(&key.name)) == Some(&model) {
                     return Dirty::default();
                 }
-                slices.insert(key.name, model);
-                self.dirty(touched)
+                self.remove_slice(&owner, &key.name);
+                for endpoint in &model.endpoints {
+                    let pod = (key.namespace.clone(), endpoint.pod.clone());
+                    self.pod_services.entry(pod).or_default().insert(owner.clone());
+                }
+                self.slices.entry(owner).or_default().insert(key.name, model);
+                dirty(touched)
             }
             Object::Pod(model) => {
                 let pod = (key.namespace.clone(), key.name.clone());
                 if self.pods.get(&pod) == Some(&model) {
                     return Dirty::default();
                 }
+                let services = self.services_of_pod(&pod);
                 self.pods.insert(pod, model);
-                self.dirty(self.services_of_pod(&key.namespace, &key.name))
+                dirty(services)
             }
             Object::Policy { policy, problems } => {
                 let key = policy_key(&key);
@@ -229,12 +240,17 @@ impl Index {
         } else {
             old.and_then(|old| old.accepted.clone())
         };
-        let mut touched = old.and_then(|old| old.accepted.as_ref()).map(|policy| self.targets(policy)).unwrap_or_default();
+        let mut touched = Vec::new();
+        if let Some(policy) = self.policies.remove(&key).and_then(|old| old.accepted) {
+            touched = self.targets(&policy);
+            self.unregister(&policy);
+        }
         if let Some(policy) = &accepted {
             touched.extend(self.targets(policy));
+            self.register(policy);
         }
         self.policies.insert(key, PolicyEntry { origin, generation, accepted, newest, problems });
-        self.dirty(touched)
+        dirty(touched)
     }
 
     fn delete(&mut self, key: &ObjectKey) -> Dirty {
@@ -251,38 +267,82 @@ impl Index {
                 owner.inspect(|owner| self.remove_slice(owner, &key.name)).into_iter().collect()
             }
             ObjectKind::Pod => {
-                found |= self.pods.remove(&(key.namespace.clone(), key.name.clone())).is_some();
-                self.services_of_pod(&key.namespace, &key.name).collect()
+                let pod = (key.namespace.clone(), key.name.clone());
+                found |= self.pods.remove(&pod).is_some();
+                self.services_of_pod(&pod)
             }
             ObjectKind::Policy(_) => {
                 let entry = self.policies.remove(&policy_key(key));
                 found |= entry.is_some();
-                entry.and_then(|entry| entry.accepted).map(|policy| self.targets(&policy)).unwrap_or_default()
+                let policy = entry.and_then(|entry| entry.accepted);
+                policy.map(|policy| {
+                    self.unregister(&policy);
+                    self.targets(&policy)
+                }).unwrap_or_default()
             }
         };
-        if found { self.dirty(touched) } else { Dirty::default() }
+        if found { dirty(touched) } else { Dirty::default() }
     }
 
     fn remove_slice(&mut self, owner: &ServiceKey, name: &str) {
-        if let Some(slices) = self.slices.get_mut(owner) {
-            slices.remove(name);
-            if slices.is_empty() {
-                self.slices.remove(owner);
+        let Some(slices) = self.slices.get_mut(owner) else { return };
+        let Some(gone) = slices.remove(name) else { return };
+        for endpoint in gone.endpoints {
+            if slices.values().any(|slice| slice.names_pod(&endpoint.pod)) {
+                continue;
+            }
+            let pod = (owner.namespace.clone(), endpoint.pod);
+            if let Some(services) = self.pod_services.get_mut(&pod) {
+                services.remove(owner);
+                if services.is_empty() {
+                    self.pod_services.remove(&pod);
+                }
+            }
+        }
+        if slices.is_empty() {
+            self.slices.remove(owner);
+        }
+    }
+
+    fn register(&mut self, policy: &Policy) {
+        let namespace = &policy.key.namespace;
+        match &policy.targets {
+            Targets::Services(names) => {
+                for name in names {
+                    let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
+                    self.naming.entry(service).or_default().insert(policy.key.clone());
+                }
+            }
+            Targets::Selector(_) => {
+                self.selecting.entry(namespace.clone()).or_default().insert(policy.key.clone());
             }
         }
     }
 
-    fn services_of_pod<'a>(&'a self, namespace: &'a str, pod: &'a str) -> impl Iterator<Item = ServiceKey> + 'a {
-        self.slices
-            .iter()
-            .filter(move |(service, slices)| {
-                service.namespace == namespace && slices.values().any(|slice| slice.names_pod(pod))
-            })
-            .map(|(service, _)| service.clone())
+    fn unregister(&mut self, policy: &Policy) {
+        let namespace = &policy.key.namespace;
+        match &policy.targets {
+            Targets::Services(names) => {
+                for name in names {
+                    let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
+                    if let Some(policies) = self.naming.get_mut(&service) {
+                        policies.remove(&policy.key);
+                        if policies.is_empty() {
+                            self.naming.remove(&service);
+                        }
+                    }
+                }
+            }
+            Targets::Selector(_) => {
+                if let Some(policies) = self.selecting.get_mut(namespace) {
+                    policies.remove(&policy.key);
+                }
+            }
+        }
     }
 
-    fn dirty(&self, services: impl IntoIterator<Item = ServiceKey>) -> Dirty {
-        Dirty { services: services.into_iter().collect(), any: true }
+    fn services_of_pod(&self, pod: &(String, String)) -> Vec<ServiceKey> {
+        self.pod_services.get(pod).into_iter().flatten().cloned().collect()
     }
 
     /// The services that a policy applies to now. Services named by a policy are listed even when they do not exist.
@@ -311,21 +371,15 @@ impl Index {
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<ServiceView<'_>> {
         let (key, model) = self.services.get_key_value(key)?;
-        let policies = self
-            .policies
-            .values()
-            .filter_map(|entry| entry.accepted.as_ref())
-            .filter(|policy| self.applies(policy, key, model))
-            .collect();
-        Some(view::build(key, model, self.slices.get(key), &self.pods, policies))
-    }
-
-    fn applies(&self, policy: &Policy, key: &ServiceKey, model: &ServiceModel) -> bool {
-        policy.key.namespace == key.namespace
-            && match &policy.targets {
-                Targets::Services(names) => names.contains(&key.name),
-                Targets::Selector(labels) => contains(&model.labels, labels),
-            }
+        let naming = self.naming.get(key).into_iter().flatten();
+        let selecting = self.selecting.get(&key.namespace).into_iter().flatten();
+        let named: BTreeSet<&PolicyKey> = naming.chain(selecting).collect();
+        let accepted = named.into_iter().filter_map(|policy| self.policies.get(policy)?.accepted.as_ref());
+        let applies = accepted.filter(|policy| match &policy.targets {
+            Targets::Services(_) => true,
+            Targets::Selector(labels) => contains(&model.labels, labels),
+        });
+        Some(view::build(key, model, self.slices.get(key), &self.pods, applies.collect()))
     }
 
     /// Every policy object, accepted or not.
@@ -348,6 +402,10 @@ impl Index {
         }
         all
     }
+}
+
+fn dirty(services: impl IntoIterator<Item = ServiceKey>) -> Dirty {
+    Dirty { services: services.into_iter().collect(), any: true }
 }
 
 fn policy_key(key: &ObjectKey) -> PolicyKey {
