@@ -8,6 +8,8 @@
 
 // KubeSchema copies each struct into a function body, where `pub` reaches nobody.
 #![allow(unreachable_pub, reason = "the copies that KubeSchema makes")]
+// Two printer columns may have the same type or priority.
+#![allow(clippy::duplicated_attributes, reason = "the arguments of kube's printcolumn look like duplicates")]
 
 pub mod article;
 pub mod conditions;
