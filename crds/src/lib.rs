@@ -18,6 +18,7 @@ pub mod status;
 
 pub use article::{ArticleSmartLimiter, ArticleSmartLimiterSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::CustomResourceExt;
 pub use smart_limiter::{SmartLimiter, SmartLimiterSpec};
 pub use status::SmartLimiterStatus;

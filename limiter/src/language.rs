@@ -20,6 +20,7 @@ mod vocabulary;
 use std::time::Duration;
 
 pub use explain::explain;
+pub(crate) use sentences::is_header_name;
 pub use units::{write_duration, write_value};
 pub use vocabulary::{Vocabulary, dimension};
 
