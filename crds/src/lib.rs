@@ -8,6 +8,8 @@
 
 // KubeSchema copies each struct into a function body, where `pub` reaches nobody.
 #![allow(unreachable_pub, reason = "the copies that KubeSchema makes")]
+// Two printer columns may have the same type or priority.
+#![allow(clippy::duplicated_attributes, reason = "the arguments of kube's printcolumn look like duplicates")]
 
 pub mod article;
 pub mod conditions;
@@ -16,6 +18,7 @@ pub mod status;
 
 pub use article::{ArticleSmartLimiter, ArticleSmartLimiterSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::CustomResourceExt;
 pub use smart_limiter::{SmartLimiter, SmartLimiterSpec};
 pub use status::SmartLimiterStatus;

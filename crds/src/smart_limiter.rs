@@ -170,8 +170,6 @@ pub enum Mode {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.limit) != has(self.adapt)").message("a rule has exactly one of limit and adapt"))]
-#[x_kube(validation = Rule::new("!has(self.adapt) || !has(self.when)")
-    .message("adapt has no when: it watches its goal by itself"))]
 pub struct RuleSpec {
     /// Name of the rule, unique in the object: a DNS label.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]

@@ -72,19 +72,6 @@ impl Metric {
     }
 }
 
-impl fmt::Display for Metric {
-    /// As sentences spell it: `cpu`, `cpu.max`, `p99 latency`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.word)?;
-        match (&self.word, self.reduce) {
-            // Nothing to reduce: one value per target.
-            (Word::Pods | Word::Latency(_), _) | (_, Reduce::Mean) => Ok(()),
-            (_, Reduce::Max) => f.write_str(".max"),
-            (_, Reduce::Sum) => f.write_str(".sum"),
-        }
-    }
-}
-
 /// A measured value with the time it was measured at its source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
