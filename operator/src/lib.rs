@@ -7,6 +7,7 @@
 //!
 //! Between a change and the gRPC stream every stage is a plain function of values. One task ([`app`]) owns the index.
 
+pub mod demo;
 pub mod intent;
 pub mod metrics;
 pub mod xds;
