@@ -1,0 +1,97 @@
+//! A ready bootstrap for Envoy: everything comes from Weir by delta ADS.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::xds::{NodeKey, names::WEIR_CLUSTER};
+
+/// What a bootstrap is written for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Name of the Service.
+    pub service: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Name of the pod that the proxy stands in front of.
+    pub pod: String,
+    /// Where Weir serves xDS.
+    pub xds_address: SocketAddr,
+    /// Where Envoy's admin page listens.
+    pub admin_address: SocketAddr,
+}
+
+/// Envoy's bootstrap as JSON (`envoy -c FILE` takes it).
+#[must_use]
+pub fn bootstrap(options: &Options) -> Value {
+    let Options { service, namespace, pod, xds_address, admin_address } = options;
+    // Without Weir, Envoy waits this long for each of the two before it goes live with what it has.
+    let from_weir = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
+    json!({
+        "node": {"id": NodeKey::new(namespace, service, pod).to_string(), "cluster": format!("{namespace}/{service}")},
+        "admin": {"address": address(*admin_address)},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": true,
+                "grpc_services": [{
+                    "envoy_grpc": {
+                        "cluster_name": WEIR_CLUSTER,
+                        // Envoy's default waits up to 30 s before it connects again.
+                        "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}},
+                    },
+                }],
+            },
+            "lds_config": from_weir.clone(),
+            "cds_config": from_weir,
+        },
+        "static_resources": {
+            "clusters": [{
+                "name": WEIR_CLUSTER,
+                "type": "STATIC",
+                "connect_timeout": "1s",
+                "load_assignment": {
+                    "cluster_name": WEIR_CLUSTER,
+                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(*xds_address)}}]}],
+                },
+                "typed_extension_protocol_options": {
+                    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                        "explicit_http_config": {
+                            // A connection that died silently is noticed within 7 s.
+                            "http2_protocol_options": {"connection_keepalive": {"interval": "5s", "timeout": "2s"}},
+                        },
+                    },
+                },
+            }],
+        },
+    })
+}
+
+fn address(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_node_and_both_addresses() {
+        let written = bootstrap(&Options {
+            service: "checkout".into(),
+            namespace: "ns-a".into(),
+            pod: "checkout-0".into(),
+            xds_address: ([127, 0, 0, 1], 18000).into(),
+            admin_address: "[::1]:19000".parse().expect("an address"),
+        });
+        assert_eq!(written["node"]["id"], "ns-a/checkout/checkout-0");
+        let admin = json!({"socket_address": {"address": "::1", "port_value": 19000}});
+        assert_eq!(written["admin"]["address"], admin);
+        let endpoint =
+            "/static_resources/clusters/0/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
+        assert_eq!(written.pointer(endpoint), Some(&json!({"address": "127.0.0.1", "port_value": 18000})));
+        assert_eq!(written["dynamic_resources"]["ads_config"]["api_type"], "DELTA_GRPC");
+    }
+}

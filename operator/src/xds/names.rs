@@ -1,0 +1,131 @@
+//! The only place that spells resource names, stat prefixes and metadata keys. A changed name is a breaking change.
+
+use crate::{intent::Inbound, xds::NodeKey};
+
+/// The types that we serve, in the order in which changes are pushed: what is referred to comes before what refers to it.
+/// Removals go the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceType {
+    /// CDS.
+    Cluster,
+    /// EDS.
+    Endpoints,
+    /// LDS.
+    Listener,
+    /// RDS.
+    Route,
+}
+
+impl ResourceType {
+    /// All of them, in push order.
+    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+
+    /// Position in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Cluster => 0,
+            Self::Endpoints => 1,
+            Self::Listener => 2,
+            Self::Route => 3,
+        }
+    }
+
+    /// Envoy's type URL.
+    #[must_use]
+    pub const fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// The type of a type URL that we serve.
+    #[must_use]
+    pub fn from_type_url(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.type_url() == type_url)
+    }
+
+    /// Fixed word for labels and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "endpoints",
+            Self::Listener => "listener",
+            Self::Route => "route",
+        }
+    }
+
+    /// Whether an empty first request means all of them (LDS and CDS only).
+    #[must_use]
+    pub const fn has_wildcard(self) -> bool {
+        match self {
+            Self::Cluster | Self::Listener => true,
+            Self::Endpoints | Self::Route => false,
+        }
+    }
+}
+
+/// Name of everything that belongs to one inbound port, the same for all types: `in/<namespace>/<service>/<pod>/<port>`,
+/// the port being the one the proxy listens on.
+#[must_use]
+pub fn inbound(node: &NodeKey, inbound: &Inbound) -> String {
+    format!("in/{node}/{}", inbound.listener.port())
+}
+
+/// Stat prefix of an inbound port's connection manager and cluster: `in_<port>`; the proxy is told apart by its node.
+#[must_use]
+pub fn inbound_stat_prefix(inbound: &Inbound) -> String {
+    format!("in_{}", inbound.listener.port())
+}
+
+/// Name of the virtual host that takes every host.
+pub const VIRTUAL_HOST: &str = "all";
+
+/// HTTP filter instance, and its stat prefix, that charges the narrow limits.
+pub const NARROW_FILTER: &str = "weir.limit.narrow";
+/// HTTP filter instance, and its stat prefix, that charges the service-wide limits.
+pub const SERVICE_FILTER: &str = "weir.limit.service";
+/// Runtime key: percentage of requests over a limit that are refused; 0 turns every limit of the proxy off.
+pub const ENFORCED_RUNTIME_KEY: &str = "weir.enforced";
+/// Namespace in a route's metadata that carries the limits.
+pub const METADATA: &str = "rl";
+/// Envoy's static cluster of Weir itself, in the bootstrap.
+pub const WEIR_CLUSTER: &str = "weir";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intent::Protocol;
+
+    #[test]
+    fn types_are_pushed_clusters_endpoints_listeners_routes() {
+        let mut sorted = ResourceType::ALL;
+        sorted.sort();
+        assert_eq!(sorted, ResourceType::ALL);
+        let labels: Vec<_> = ResourceType::ALL.iter().map(|t| t.label()).collect();
+        assert_eq!(labels, ["cluster", "endpoints", "listener", "route"]);
+        for (position, t) in ResourceType::ALL.into_iter().enumerate() {
+            assert_eq!(t.index(), position);
+            assert_eq!(ResourceType::from_type_url(t.type_url()), Some(t));
+        }
+        assert_eq!(ResourceType::from_type_url("type.googleapis.com/envoy.config.core.v3.Node"), None);
+    }
+
+    #[test]
+    fn names_carry_the_pod_and_the_port_of_the_listener() {
+        let port = Inbound {
+            listener: ([10, 0, 0, 1], 15080).into(),
+            application: ([127, 0, 0, 1], 8080).into(),
+            protocol: Protocol::Http,
+        };
+        assert_eq!(
+            inbound(&NodeKey::new("ns-a", "checkout", "checkout-0"), &port),
+            "in/ns-a/checkout/checkout-0/15080"
+        );
+        assert_eq!(inbound_stat_prefix(&port), "in_15080");
+    }
+}

@@ -1,0 +1,321 @@
+//! What connected proxies said: who is there, what they took, what they refused. Streams write, status and metrics read.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::xds::{NodeKey, ResourceType};
+
+/// Refusals remembered for a node.
+const MAX_REFUSALS: usize = 16;
+/// Characters kept of what Envoy said.
+const MAX_MESSAGE: usize = 1_000;
+/// Nodes remembered after they disconnected because of a refusal; the oldest go first.
+const MAX_GONE: usize = 1_000;
+
+/// A response that a proxy refused (NACK). The resources it had before stay in force there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Type of the resources.
+    #[serde(serialize_with = "label")]
+    pub resource_type: ResourceType,
+    /// Names and versions refused. More than one when Envoy did not say which of them it meant.
+    pub resources: Vec<(String, String)>,
+    /// What Envoy said, cut to 1,000 characters.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One proxy, for status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Proxy {
+    /// Since when, if a stream is open.
+    pub connected_since: Option<Timestamp>,
+    /// What it says it is: `envoy 1.40.0`.
+    pub user_agent: String,
+    /// Number of resources that it acknowledged.
+    pub acknowledged: usize,
+    /// Refusals that still stand, newest last.
+    pub refusals: Vec<Refusal>,
+}
+
+/// What all proxies said; clones share it.
+#[derive(Clone, Debug)]
+pub struct Proxies(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Written by streams; entries live while a stream is open, or while a refusal is remembered.
+    nodes: RwLock<BTreeMap<NodeKey, Node>>,
+    /// Nodes without a stream that are remembered, oldest first. Only taken with `nodes` held for writing.
+    gone: parking_lot::Mutex<VecDeque<NodeKey>>,
+    /// Counts changes, to wake status.
+    changes: watch::Sender<u64>,
+    next_stream: AtomicU64,
+    metrics: Metrics,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// Open streams, oldest first: two during a hot restart of Envoy or a half-dead connection.
+    streams: Vec<(StreamId, Timestamp)>,
+    user_agent: String,
+    /// Acknowledged versions of the newest stream.
+    acknowledged: [HashMap<Arc<str>, Arc<str>>; 4],
+    refusals: Vec<Refusal>,
+}
+
+/// Identity of a stream within this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamId(u64);
+
+/// A stream's handle; dropping it says that the stream ended.
+#[derive(Debug)]
+pub struct Connection {
+    proxies: Proxies,
+    node: NodeKey,
+    id: StreamId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabel {
+    r#type: &'static str,
+}
+
+/// Counters of this room.
+#[derive(Clone, Debug, Default)]
+struct Metrics {
+    streams: Gauge,
+    pushes: Family<TypeLabel, Counter>,
+    resources: Family<TypeLabel, Counter>,
+    acks: Family<TypeLabel, Counter>,
+    nacks: Family<TypeLabel, Counter>,
+    unknown_types: Counter,
+}
+
+fn label<S: serde::Serializer>(resource_type: &ResourceType, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(resource_type.label())
+}
+
+impl Default for Proxies {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            nodes: RwLock::default(),
+            gone: parking_lot::Mutex::default(),
+            changes: watch::Sender::new(0),
+            next_stream: AtomicU64::new(0),
+            metrics: Metrics::default(),
+        }))
+    }
+}
+
+impl Proxies {
+    /// Nobody yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Registers the room's metrics, `weir_xds_…`, in `registry` (which must not add a prefix of its own).
+    pub fn register(&self, registry: &mut Registry) {
+        let metrics = &self.0.metrics;
+        let registry = registry.sub_registry_with_prefix("weir_xds");
+        registry.register("streams", "Open delta ADS streams", metrics.streams.clone());
+        registry.register("pushes", "Responses sent, by type", metrics.pushes.clone());
+        registry.register("resources", "Resources sent, by type", metrics.resources.clone());
+        registry.register("acks", "Responses acknowledged, by type", metrics.acks.clone());
+        registry.register("nacks", "Responses refused, by type", metrics.nacks.clone());
+        registry.register("unknown_types", "Requests for a type that is not served", metrics.unknown_types.clone());
+    }
+
+    /// Wakes when something that status shows has changed: a proxy came or went, acknowledged or refused.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Number of nodes with an open stream.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.0.nodes.read().values().filter(|node| !node.streams.is_empty()).count()
+    }
+
+    /// Whether `node` has an open stream.
+    #[must_use]
+    pub fn is_connected(&self, node: &NodeKey) -> bool {
+        self.0.nodes.read().get(node).is_some_and(|node| !node.streams.is_empty())
+    }
+
+    /// Whether `node` is connected and has acknowledged exactly these versions (see [`crate::xds::table::Table::versions`]).
+    /// False for an empty list: nothing was programmed.
+    #[must_use]
+    pub fn programmed<N: AsRef<str>, V: AsRef<str>>(&self, node: &NodeKey, versions: &[(ResourceType, N, V)]) -> bool {
+        let nodes = self.0.nodes.read();
+        let Some(node) = nodes.get(node) else { return false };
+        !versions.is_empty()
+            && !node.streams.is_empty()
+            && versions.iter().all(|(t, name, version)| {
+                node.acknowledged[t.index()].get(name.as_ref()).is_some_and(|acked| **acked == *version.as_ref())
+            })
+    }
+
+    /// Refusals of `node` that still stand, newest last.
+    #[must_use]
+    pub fn refusals(&self, node: &NodeKey) -> Vec<Refusal> {
+        self.0.nodes.read().get(node).map(|node| node.refusals.clone()).unwrap_or_default()
+    }
+
+    /// Every proxy that is connected or whose refusal is remembered.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<NodeKey, Proxy> {
+        let nodes = self.0.nodes.read();
+        nodes
+            .iter()
+            .map(|(key, node)| {
+                let proxy = Proxy {
+                    connected_since: node.streams.first().map(|(_, since)| *since),
+                    user_agent: node.user_agent.clone(),
+                    acknowledged: node.acknowledged.iter().map(HashMap::len).sum(),
+                    refusals: node.refusals.clone(),
+                };
+                (key.clone(), proxy)
+            })
+            .collect()
+    }
+
+    /// A stream of `node` opened.
+    #[must_use]
+    pub fn connect(&self, node: &NodeKey, user_agent: String, now: Timestamp) -> Connection {
+        let id = StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed));
+        {
+            let mut nodes = self.0.nodes.write();
+            let entry = nodes.entry(node.clone()).or_default();
+            entry.streams.push((id, now));
+            entry.user_agent = user_agent;
+            // What an earlier stream acknowledged says nothing of this one, which may be another process.
+            entry.acknowledged = Default::default();
+            self.0.gone.lock().retain(|gone| gone != node);
+        }
+        self.0.metrics.streams.inc();
+        self.changed();
+        Connection { proxies: self.clone(), node: node.clone(), id }
+    }
+
+    /// A request for a type that we do not serve came.
+    pub fn count_unknown_type(&self) {
+        self.0.metrics.unknown_types.inc();
+    }
+
+    fn changed(&self) {
+        self.0.changes.send_modify(|changes| *changes += 1);
+    }
+}
+
+impl Connection {
+    /// A response was handed to the transport.
+    pub fn pushed(&self, resource_type: ResourceType, resources: usize) {
+        let label = TypeLabel { r#type: resource_type.label() };
+        self.proxies.0.metrics.pushes.get_or_create(&label).inc();
+        self.proxies.0.metrics.resources.get_or_create(&label).inc_by(resources as u64);
+    }
+
+    /// The proxy holds these versions (`None`: has dropped the resource), as it acknowledged or, on reconnecting, said.
+    pub fn holds(&self, resource_type: ResourceType, resources: Vec<(Arc<str>, Option<Arc<str>>)>) {
+        self.update(|node| {
+            for (name, version) in resources {
+                node.refusals.iter_mut().filter(|r| r.resource_type == resource_type).for_each(|refusal| {
+                    refusal.resources.retain(|(refused, _)| **refused != *name);
+                });
+                let acknowledged = &mut node.acknowledged[resource_type.index()];
+                match version {
+                    Some(version) => acknowledged.insert(name, version),
+                    None => acknowledged.remove(&name),
+                };
+            }
+            node.refusals.retain(|refusal| !refusal.resources.is_empty());
+        });
+    }
+
+    /// A response was acknowledged.
+    pub fn count_ack(&self, resource_type: ResourceType) {
+        self.proxies.0.metrics.acks.get_or_create(&TypeLabel { r#type: resource_type.label() }).inc();
+    }
+
+    /// The proxy refused a response.
+    pub fn refused(&self, mut refusal: Refusal) {
+        self.proxies.0.metrics.nacks.get_or_create(&TypeLabel { r#type: refusal.resource_type.label() }).inc();
+        refusal.message = refusal.message.chars().take(MAX_MESSAGE).collect();
+        self.update(|node| {
+            // A newer refusal of the same resource replaces the older one.
+            for old in node.refusals.iter_mut().filter(|old| old.resource_type == refusal.resource_type) {
+                old.resources.retain(|(name, _)| !refusal.resources.iter().any(|(new, _)| new == name));
+            }
+            node.refusals.retain(|old| !old.resources.is_empty());
+            node.refusals.push(refusal);
+            if node.refusals.len() > MAX_REFUSALS {
+                node.refusals.remove(0);
+            }
+        });
+    }
+
+    /// Applies `change` unless a newer stream of the same node speaks for it now.
+    fn update(&self, change: impl FnOnce(&mut Node)) {
+        {
+            let mut nodes = self.proxies.0.nodes.write();
+            let Some(node) = nodes.get_mut(&self.node) else { return };
+            if node.streams.last().is_none_or(|(newest, _)| *newest != self.id) {
+                return;
+            }
+            change(node);
+        }
+        self.proxies.changed();
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        {
+            let mut nodes = self.proxies.0.nodes.write();
+            if let Some(node) = nodes.get_mut(&self.node) {
+                let was_newest = node.streams.last().is_some_and(|(newest, _)| *newest == self.id);
+                node.streams.retain(|(id, _)| *id != self.id);
+                if was_newest {
+                    node.acknowledged = Default::default();
+                }
+                if node.streams.is_empty() {
+                    if node.refusals.is_empty() {
+                        nodes.remove(&self.node);
+                    } else {
+                        let mut gone = self.proxies.0.gone.lock();
+                        gone.push_back(self.node.clone());
+                        if gone.len() > MAX_GONE
+                            && let Some(oldest) = gone.pop_front()
+                        {
+                            nodes.remove(&oldest);
+                        }
+                    }
+                }
+            }
+        }
+        self.proxies.0.metrics.streams.dec();
+        self.proxies.changed();
+    }
+}
+
+#[cfg(test)]
+mod tests;

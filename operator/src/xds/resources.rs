@@ -1,0 +1,201 @@
+//! Stage: intent to encoded Envoy resources. Pure; one listener, route configuration, cluster and load assignment per
+//! inbound port of each pod.
+//!
+//! Versions are hashes of the ordered intent, never of protobuf bytes (maps encode in random order), so all replicas and
+//! restarts agree on them.
+
+mod cluster;
+pub mod endpoint;
+pub mod limiter;
+mod listener;
+mod route;
+pub mod slots;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use envoy_types::pb::{
+    envoy::config::core::v3::{
+        Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress, address,
+        config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
+    },
+    google::protobuf::Any,
+};
+use prost::Message;
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    intent::{Inbound, PodIntent, Protocol, ServiceIntent, ServiceKey},
+    xds::{NodeKey, ResourceType, names, wire},
+};
+
+use self::slots::Slots;
+
+/// Part of every version: moves when this module builds something else from the same intent.
+const GENERATOR: u32 = 1;
+
+/// A resource of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its type.
+    pub resource_type: ResourceType,
+    /// Its name, unique in its type.
+    pub name: Arc<str>,
+    /// The only node that sees it.
+    pub node: NodeKey,
+    /// Hash of the intent that it was built from.
+    pub version: Arc<str>,
+    /// The encoded `envoy.service.discovery.v3.Resource`.
+    pub encoded: Bytes,
+}
+
+/// Builds all resources of a service, ordered by pod, then port, then push order.
+#[must_use]
+pub fn build(service: &ServiceKey, intent: &ServiceIntent) -> Vec<Resource> {
+    rebuild(service, &ServiceIntent::default(), Vec::new(), intent)
+}
+
+/// Like [`build`], but takes over from `old_resources` (built from `old` for the same service) all that the difference
+/// between the intents does not touch: when only numbers changed, only route configurations of the pods concerned are
+/// encoded.
+#[must_use]
+pub fn rebuild(
+    service: &ServiceKey,
+    old: &ServiceIntent,
+    old_resources: Vec<Resource>,
+    new: &ServiceIntent,
+) -> Vec<Resource> {
+    let same_shapes = old.limits == new.limits && old.routes == new.routes;
+    let mut old_by_pod: HashMap<String, Vec<Resource>> = HashMap::new();
+    for resource in old_resources {
+        match old_by_pod.get_mut(resource.node.pod()) {
+            Some(of_pod) => of_pod.push(resource),
+            None => {
+                old_by_pod.insert(resource.node.pod().to_owned(), vec![resource]);
+            }
+        }
+    }
+    let mut builder = Builder::new(new);
+    let mut resources = Vec::new();
+    for (name, pod) in &new.pods {
+        let of_pod = old_by_pod.remove(name).unwrap_or_default();
+        if same_shapes && !of_pod.is_empty() && old.pods.get(name) == Some(pod) {
+            resources.extend(of_pod);
+        } else {
+            builder.pod(&NodeKey::of(service, name), pod, of_pod, &mut resources);
+        }
+    }
+    resources
+}
+
+/// What the pods of one intent share, computed when first needed.
+struct Builder<'a> {
+    intent: &'a ServiceIntent,
+    slots: Slots,
+    /// Hash of what the routes of all pods have in common.
+    shapes: u64,
+    filters: Option<listener::Filters>,
+    /// Version and encoded routes by hash of the numbers.
+    routes: HashMap<u64, (Arc<str>, Option<route::Shared>)>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(intent: &'a ServiceIntent) -> Self {
+        let shapes = hash(&(GENERATOR, &intent.limits, &intent.routes));
+        Self { intent, slots: Slots::of(intent), shapes, filters: None, routes: HashMap::new() }
+    }
+
+    fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
+        let PodIntent { inbound, values } = pod;
+        let mut old: BTreeMap<(ResourceType, Arc<str>), Resource> =
+            old.into_iter().map(|resource| ((resource.resource_type, resource.name.clone()), resource)).collect();
+        let numbers = hash(values);
+        for port in inbound {
+            let Inbound { listener, application, protocol } = port;
+            let name: Arc<str> = names::inbound(node, port).into();
+            let mut add =
+                |resource_type: ResourceType, version: Arc<str>, encode_value: &mut dyn FnMut() -> Vec<u8>| {
+                    let kept = old.remove(&(resource_type, name.clone())).filter(|old| old.version == version);
+                    resources.push(kept.unwrap_or_else(|| Resource {
+                        resource_type,
+                        name: name.clone(),
+                        node: node.clone(),
+                        encoded: encode(resource_type, &name, &version, encode_value()),
+                        version,
+                    }));
+                };
+            add(ResourceType::Cluster, version(&(GENERATOR, "cluster", protocol)), &mut || {
+                cluster::build(&name, port).encode_to_vec()
+            });
+            add(ResourceType::Endpoints, version(&(GENERATOR, "endpoints", application)), &mut || {
+                endpoint::build(&name, port).encode_to_vec()
+            });
+            let slots = match protocol {
+                Protocol::Http | Protocol::Http2 => Some(&self.slots),
+                Protocol::Tcp => None,
+            };
+            add(ResourceType::Listener, version(&(GENERATOR, "listener", listener, slots)), &mut || {
+                let filters = self.filters.get_or_insert_with(|| listener::Filters::new(&self.slots));
+                listener::build(&name, port, filters).encode_to_vec()
+            });
+            if slots.is_some() {
+                let (route_version, shared) =
+                    self.routes.entry(numbers).or_insert_with(|| (version(&("route", self.shapes, numbers)), None));
+                add(ResourceType::Route, route_version.clone(), &mut || {
+                    let shared = shared.get_or_insert_with(|| route::Shared::new(self.intent, values));
+                    route::build(&name, shared)
+                });
+            }
+        }
+    }
+}
+
+fn hash(part: &impl Serialize) -> u64 {
+    // Ordered maps and plain values only: the text is the same everywhere.
+    let text = serde_json::to_vec(part).expect("plain data with text keys always serialises");
+    xxh3_64(&text)
+}
+
+fn version(part: &impl Serialize) -> Arc<str> {
+    format!("{:016x}", hash(part)).into()
+}
+
+/// An encoded `envoy.service.discovery.v3.Resource`.
+fn encode(resource_type: ResourceType, name: &str, version: &str, value: Vec<u8>) -> Bytes {
+    let resource = wire::Resource {
+        version: version.into(),
+        resource: Some(wire::Any { type_url: resource_type.type_url().into(), value: value.into() }),
+        name: name.into(),
+    };
+    resource.encode_to_vec().into()
+}
+
+fn any<M: prost::Name>(message: &M) -> Any {
+    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+}
+
+fn from_ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3.into(),
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..ConfigSource::default()
+    }
+}
+
+fn socket_address(address: SocketAddr) -> Address {
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
+            ..SocketAddress::default()
+        })),
+    }
+}
+
+#[cfg(test)]
+mod tests;

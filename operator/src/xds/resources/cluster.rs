@@ -1,0 +1,73 @@
+//! Clusters: the application behind an inbound port.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{
+                CircuitBreakers, Cluster,
+                circuit_breakers::Thresholds,
+                cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
+            },
+            core::v3::{Http1ProtocolOptions, Http2ProtocolOptions},
+        },
+        extensions::upstreams::http::v3::{
+            HttpProtocolOptions,
+            http_protocol_options::{
+                ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+            },
+        },
+    },
+    google::protobuf::{Any, Duration, UInt32Value},
+};
+
+use crate::{
+    intent::{Inbound, Protocol},
+    xds::{
+        names,
+        resources::{any, from_ads},
+    },
+};
+
+pub(super) fn build(name: &str, inbound: &Inbound) -> Cluster {
+    Cluster {
+        name: name.into(),
+        alt_stat_name: names::inbound_stat_prefix(inbound),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(from_ads()), service_name: String::new() }),
+        // The application is on the same host or one hop away: what does not connect in a second is not listening.
+        connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
+        circuit_breakers: Some(unlimited()),
+        typed_extension_protocol_options: protocol_options(inbound.protocol),
+        ..Cluster::default()
+    }
+}
+
+/// Envoy's default of 1,024 connections and requests would be a limit that no policy states.
+fn unlimited() -> CircuitBreakers {
+    let most = Some(UInt32Value { value: u32::MAX });
+    let thresholds = Thresholds {
+        max_connections: most,
+        max_pending_requests: most,
+        max_requests: most,
+        max_retries: most,
+        ..Thresholds::default()
+    };
+    CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() }
+}
+
+fn protocol_options(protocol: Protocol) -> HashMap<String, Any> {
+    let config = match protocol {
+        Protocol::Http => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+        Protocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
+        Protocol::Tcp => return HashMap::new(),
+    };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(config),
+        })),
+        ..HttpProtocolOptions::default()
+    };
+    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(&options))])
+}

@@ -1,0 +1,51 @@
+//! Load assignments: where the application of an inbound port answers.
+
+use bytes::Bytes;
+use envoy_types::pb::{
+    envoy::config::{
+        core::v3::Locality,
+        endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
+    },
+    google::protobuf::UInt32Value,
+};
+use prost::Message;
+
+use crate::{
+    intent::Inbound,
+    xds::{
+        ResourceType,
+        resources::{encode, socket_address},
+    },
+};
+
+/// Version of an assignment that was emptied because Envoy ignores its removal.
+const EMPTY_VERSION: &str = "empty";
+
+pub(super) fn build(name: &str, inbound: &Inbound) -> ClusterLoadAssignment {
+    let one = Some(UInt32Value { value: 1 });
+    let endpoint = LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: Some(socket_address(inbound.application)),
+            ..Endpoint::default()
+        })),
+        load_balancing_weight: one,
+        ..LbEndpoint::default()
+    };
+    ClusterLoadAssignment {
+        cluster_name: name.into(),
+        endpoints: vec![LocalityLbEndpoints {
+            locality: Some(Locality::default()),
+            lb_endpoints: vec![endpoint],
+            load_balancing_weight: one,
+            ..LocalityLbEndpoints::default()
+        }],
+        ..ClusterLoadAssignment::default()
+    }
+}
+
+/// An encoded `Resource` without endpoints: what a removed assignment becomes while its cluster stays.
+#[must_use]
+pub fn empty(name: &str) -> Bytes {
+    let assignment = ClusterLoadAssignment { cluster_name: name.into(), ..ClusterLoadAssignment::default() };
+    encode(ResourceType::Endpoints, name, EMPTY_VERSION, assignment.encode_to_vec())
+}

@@ -1,0 +1,198 @@
+//! Listeners: one for each inbound port, with the static limit filters.
+
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            core::v3::{RuntimeFractionalPercent, TrafficDirection},
+            listener::v3::{Filter, FilterChain, Listener, filter},
+            route::v3::{
+                RateLimit,
+                rate_limit::{
+                    Action, HitsAddend,
+                    action::{ActionSpecifier, GenericKey, MetaData, RemoteAddress, RequestHeaders, meta_data::Source},
+                },
+            },
+        },
+        extensions::filters::{
+            http::{local_ratelimit::v3::LocalRateLimit, router::v3::Router},
+            network::{
+                http_connection_manager::v3::{
+                    HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
+                },
+                tcp_proxy::v3::{TcpProxy, tcp_proxy},
+            },
+        },
+        r#type::{
+            metadata::v3::{
+                MetadataKey,
+                metadata_key::{PathSegment, path_segment::Segment},
+            },
+            v3::{FractionalPercent, TokenBucket},
+        },
+    },
+    google::protobuf::{Any, BoolValue, Duration, UInt32Value},
+};
+
+use crate::{
+    intent::{Inbound, Protocol},
+    xds::{
+        names,
+        resources::{
+            any, from_ads, limiter,
+            slots::{SlotKind, Slots},
+            socket_address,
+        },
+    },
+};
+
+/// Buckets kept for each class, least recently used go first; one that comes back is full. Sized for 10,000 clients
+/// that are limited one by one.
+const MAX_DYNAMIC_DESCRIPTORS: u32 = 10_000;
+
+/// The HTTP filters of a service's listeners, encoded once for all its pods.
+pub(super) struct Filters(Vec<HttpFilter>);
+
+impl Filters {
+    pub(super) fn new(slots: &Slots) -> Self {
+        let service_wide = |kind: &SlotKind| match kind {
+            SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => false,
+            SlotKind::Service => true,
+        };
+        let limits = |service: bool| {
+            let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
+            of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
+        };
+        // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
+        // within one filter the class decides the order of charging.
+        Self(vec![
+            http_filter(names::NARROW_FILTER, any(&limit_filter(names::NARROW_FILTER, limits(false)))),
+            http_filter(names::SERVICE_FILTER, any(&limit_filter(names::SERVICE_FILTER, limits(true)))),
+            http_filter("envoy.filters.http.router", any(&Router::default())),
+        ])
+    }
+}
+
+pub(super) fn build(name: &str, inbound: &Inbound, filters: &Filters) -> Listener {
+    let network_filter = match inbound.protocol {
+        Protocol::Http | Protocol::Http2 => http(name, inbound, filters),
+        Protocol::Tcp => tcp(name, inbound),
+    };
+    Listener {
+        name: name.into(),
+        address: Some(socket_address(inbound.listener)),
+        stat_prefix: names::inbound_stat_prefix(inbound),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        filter_chains: vec![FilterChain { filters: vec![network_filter], ..FilterChain::default() }],
+        ..Listener::default()
+    }
+}
+
+fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
+    let upgrade = http_connection_manager::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() };
+    let manager = HttpConnectionManager {
+        codec_type: http_connection_manager::CodecType::Auto.into(),
+        stat_prefix: names::inbound_stat_prefix(inbound),
+        http_filters: filters.0.clone(),
+        server_header_transformation: http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
+        // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
+        use_remote_address: Some(BoolValue { value: true }),
+        // `/a/../b` is what the application will take it for.
+        normalize_path: Some(BoolValue { value: true }),
+        upgrade_configs: vec![upgrade],
+        route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
+            config_source: Some(from_ads()),
+            route_config_name: name.into(),
+        })),
+        ..HttpConnectionManager::default()
+    };
+    network_filter("envoy.filters.network.http_connection_manager", any(&manager))
+}
+
+fn tcp(name: &str, inbound: &Inbound) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: names::inbound_stat_prefix(inbound),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(name.into())),
+        ..TcpProxy::default()
+    };
+    network_filter("envoy.filters.network.tcp_proxy", any(&proxy))
+}
+
+fn network_filter(name: &str, config: Any) -> Filter {
+    Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}
+
+fn http_filter(name: &str, config: Any) -> HttpFilter {
+    HttpFilter {
+        name: name.into(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..HttpFilter::default()
+    }
+}
+
+fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
+    let all = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
+    LocalRateLimit {
+        stat_prefix: stat_prefix.into(),
+        // The bucket of requests that no descriptor fits must exist; it never runs empty.
+        token_bucket: Some(TokenBucket {
+            max_tokens: 4_000_000_000,
+            tokens_per_fill: Some(UInt32Value { value: 4_000_000_000 }),
+            fill_interval: Some(Duration { seconds: 1, nanos: 0 }),
+        }),
+        always_consume_default_token_bucket: Some(BoolValue { value: false }),
+        filter_enabled: Some(RuntimeFractionalPercent { default_value: all, runtime_key: String::new() }),
+        filter_enforced: Some(RuntimeFractionalPercent {
+            default_value: all,
+            runtime_key: names::ENFORCED_RUNTIME_KEY.into(),
+        }),
+        rate_limited_as_resource_exhausted: true,
+        max_dynamic_descriptors: Some(UInt32Value { value: MAX_DYNAMIC_DESCRIPTORS }),
+        descriptors: limiter::descriptors(),
+        rate_limits,
+        ..LocalRateLimit::default()
+    }
+}
+
+/// One slot. `skip_if_absent` must stay false: with it a shorter descriptor would go out, without it the slot is skipped
+/// when the route has nothing for it, or the request not the header.
+fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
+    let suffix = kind.suffix(index);
+    let from_route = |descriptor_key: &str, key: String| {
+        ActionSpecifier::Metadata(MetaData {
+            descriptor_key: descriptor_key.into(),
+            metadata_key: Some(MetadataKey {
+                key: names::METADATA.into(),
+                path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
+            }),
+            source: Source::RouteEntry.into(),
+            ..MetaData::default()
+        })
+    };
+    let subject = match kind {
+        SlotKind::Header(name) => ActionSpecifier::RequestHeaders(RequestHeaders {
+            header_name: name.clone(),
+            descriptor_key: limiter::SUBJECT_KEY.into(),
+            skip_if_absent: false,
+        }),
+        // Its key is `remote_address`.
+        SlotKind::ClientIp => ActionSpecifier::RemoteAddress(RemoteAddress {}),
+        SlotKind::Plain | SlotKind::Service => ActionSpecifier::GenericKey(GenericKey {
+            descriptor_key: limiter::SUBJECT_KEY.into(),
+            descriptor_value: limiter::NO_SUBJECT.into(),
+            ..GenericKey::default()
+        }),
+    };
+    let actions = [
+        from_route(limiter::CLASS_KEY, format!("class{suffix}")),
+        from_route(limiter::BUCKET_KEY, format!("bucket{suffix}")),
+        subject,
+    ];
+    RateLimit {
+        actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
+        hits_addend: Some(HitsAddend {
+            format: format!("%METADATA(ROUTE:{}:cost{suffix})%", names::METADATA),
+            ..HitsAddend::default()
+        }),
+        ..RateLimit::default()
+    }
+}

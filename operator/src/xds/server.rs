@@ -1,0 +1,267 @@
+//! The gRPC server: one task per stream, as thin as possible around [`Session`].
+
+use std::{pin::Pin, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::xds::{
+    NodeKey, ResourceType,
+    proxies::{Connection, Proxies, Refusal},
+    session::{Meaning, Push, Session},
+    subscription::Outcome,
+    table::{Table, Watcher},
+    wire::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        service::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+    },
+};
+
+/// A peer that vanished without a word is noticed within the sum of the two.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Envoy uses one stream on one connection; a shared connection of a test or bench may hold many.
+const MAX_STREAMS_PER_CONNECTION: u32 = 2_000;
+/// A stream must say who it is within this.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Connections get this long to take the end of their streams.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Largest request: 5,000 names with their versions fit.
+const MAX_REQUEST_BYTES: usize = 2 << 20;
+
+/// The server failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The transport failed.
+    #[error("the xDS server on {address} ended")]
+    Transport {
+        /// Where it listened.
+        address: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// Serves `table` on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`: Envoy keeps what it has and
+/// connects again) and returns.
+///
+/// # Errors
+///
+/// The transport failed as a whole; a failure of one connection ends only that one.
+pub async fn serve(
+    table: Table,
+    proxies: Proxies,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let address = listener.local_addr().map_or_else(|_| "an unknown address".into(), |address| address.to_string());
+    info!(%address, "xds server listens");
+    let ads = Ads { table, proxies, shutdown: shutdown.clone() };
+    let service = AggregatedDiscoveryServiceServer::new(ads).max_decoding_message_size(MAX_REQUEST_BYTES);
+    // Small messages must not wait for an acknowledgement of earlier ones.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+    tokio::pin!(server);
+    let ended = tokio::select! {
+        ended = &mut server => ended,
+        () = shutdown.cancelled() => match timeout(DRAIN, server).await {
+            Ok(ended) => ended,
+            Err(_) => Ok(()), // a peer that does not take its end is cut off
+        },
+    };
+    ended.map_err(|source| Error::Transport { address, source })
+}
+
+#[derive(Debug)]
+struct Ads {
+    table: Table,
+    proxies: Proxies,
+    shutdown: CancellationToken,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented(
+            "state-of-the-world ADS is not served yet; set api_type: DELTA_GRPC in dynamic_resources.ads_config \
+             (`weir bootstrap` writes it)",
+        ))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let inbound = request.into_inner();
+        // One response waits for the transport at most; everything else stays a difference, not yet computed.
+        let (response_tx, response_rx) = mpsc::channel(1);
+        let (table, proxies, shutdown) = (self.table.clone(), self.proxies.clone(), self.shutdown.clone());
+        let stream = async move {
+            let outcome = tokio::select! {
+                outcome = open(table, proxies, inbound, &response_tx) => outcome,
+                // Envoy reconnects within its backoff.
+                () = shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
+            };
+            match outcome {
+                Ok(()) => debug!("stream ended"),
+                Err(status) => {
+                    debug!(%status, "stream ends");
+                    // Waits at most for the response before it; a peer that reads neither is noticed by the pings.
+                    let _ = response_tx.send(Err(status)).await;
+                }
+            }
+        };
+        tokio::spawn(stream.instrument(info_span!("stream", %peer, node = tracing::field::Empty)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(response_rx))))
+    }
+}
+
+type ResponseTx = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+
+/// Reads the first request, which says who is there, and serves the stream to its end.
+async fn open(
+    table: Table,
+    proxies: Proxies,
+    mut inbound: Streaming<DeltaDiscoveryRequest>,
+    response_tx: &ResponseTx,
+) -> Result<(), Status> {
+    let first = match timeout(FIRST_REQUEST, inbound.message()).await {
+        Ok(first) => first?,
+        Err(_) => return Err(Status::deadline_exceeded("no request within 10 s of opening the stream")),
+    };
+    let Some(first) = first else { return Ok(()) };
+    let Some(said) = &first.node else {
+        // Envoy logs this and reconnects with backoff.
+        return Err(Status::invalid_argument(
+            "the first request of a stream must carry node.id of the form \"<namespace>/<service>/<pod>\"",
+        ));
+    };
+    let node: NodeKey = said.id.parse().map_err(|error: crate::xds::node::Error| {
+        warn!(%error, "node id refused");
+        Status::invalid_argument(error.to_string())
+    })?;
+    tracing::Span::current().record("node", tracing::field::display(&node));
+    let connection = proxies.connect(&node, said.user_agent(), Timestamp::now());
+    info!(user_agent = said.user_agent(), "proxy connected");
+    let mut stream =
+        ProxyStream { session: Session::default(), watcher: table.watch(&node), connection, proxies, node };
+    stream.request(&first)?;
+    let outcome = stream.run(inbound, response_tx).await;
+    info!("proxy disconnected");
+    outcome
+}
+
+struct ProxyStream {
+    session: Session,
+    watcher: Watcher,
+    connection: Connection,
+    proxies: Proxies,
+    node: NodeKey,
+}
+
+impl ProxyStream {
+    async fn run(
+        &mut self,
+        mut inbound: Streaming<DeltaDiscoveryRequest>,
+        response_tx: &ResponseTx,
+    ) -> Result<(), Status> {
+        let mut may_have_news = true;
+        loop {
+            tokio::select! {
+                // The response is computed only when the transport can take it, from the state of that moment.
+                permit = response_tx.reserve(), if may_have_news => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    let view = self.watcher.view();
+                    match self.session.next(&view) {
+                        None => may_have_news = false,
+                        Some(Push { resource_type, response }) => {
+                            if let Some(resource_type) = resource_type {
+                                self.connection.pushed(resource_type, response.resources.len());
+                            }
+                            debug!(
+                                type_url = response.type_url,
+                                nonce = response.nonce,
+                                count = response.resources.len(),
+                                removed = response.removed_resources.len(),
+                                "push"
+                            );
+                            permit.send(Ok(response));
+                        }
+                    }
+                }
+                request = inbound.message(), if self.session.takes_requests() => {
+                    match request? {
+                        None => return Ok(()),
+                        Some(request) => self.request(&request)?,
+                    }
+                    may_have_news = true;
+                }
+                () = self.watcher.changed() => may_have_news = true,
+                () = response_tx.closed() => return Ok(()),
+            }
+        }
+    }
+
+    fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
+        // Envoy logs RESOURCE_EXHAUSTED and reconnects with backoff.
+        let meaning = self.session.request(request).map_err(|error| {
+            warn!(%error, "request refused");
+            Status::resource_exhausted(error.to_string())
+        })?;
+        match meaning {
+            Meaning::Known(resource_type, outcome) => self.learned(request, resource_type, outcome),
+            Meaning::Unknown => {
+                let type_url: String = request.type_url.chars().take(200).collect();
+                debug!(type_url, "type is not served; answered that there is none");
+                self.proxies.count_unknown_type();
+            }
+        }
+        Ok(())
+    }
+
+    fn learned(&self, request: &DeltaDiscoveryRequest, resource_type: ResourceType, outcome: Outcome) {
+        if outcome.acknowledged {
+            self.connection.count_ack(resource_type);
+        }
+        if !outcome.holds.is_empty() {
+            self.connection.holds(resource_type, outcome.holds);
+        }
+        let Some(refused) = outcome.refused else { return };
+        let resources: Vec<_> = refused.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect();
+        let message = request.error_detail.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+        warn!(
+            node = %self.node,
+            type_url = request.type_url,
+            nonce = request.response_nonce,
+            count = resources.len(),
+            message,
+            "proxy refused a response; what it had stays in force"
+        );
+        self.connection.refused(Refusal { resource_type, resources, message, at: Timestamp::now() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Protocol state of one stream: the four subscriptions and the order of pushes. No I/O, no clock.
+//!
+//! Order: changed clusters, endpoints, listeners, routes; then removals, the other way round. Envoy warms a changed EDS
+//! cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is followed by its
+//! endpoints, changed or not. Envoy ignores the removal of endpoints, so they are emptied instead.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::xds::{
+    ResourceType, resources,
+    subscription::{Held, MAX_NAMES, Outcome, Subscription, TooManyNames},
+    table::{Names, View},
+    wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+};
+
+/// Answers for types that we do not serve which may wait; beyond, the stream is not read until they are sent.
+const MAX_WAITING: usize = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    subscriptions: [Subscription; 4],
+    last_nonce: u64,
+    /// Answers for unknown types.
+    waiting: VecDeque<DeltaDiscoveryResponse>,
+}
+
+/// A response to send now.
+#[derive(Debug)]
+pub struct Push {
+    /// Its type, unless it is one that we do not serve.
+    pub resource_type: Option<ResourceType>,
+    /// The message.
+    pub response: DeltaDiscoveryResponse,
+}
+
+/// What a request meant.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// A request of a type that we serve.
+    Known(ResourceType, Outcome),
+    /// A request of a type that we do not serve: answered "there is none", so that the proxy does not wait.
+    Unknown,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self { subscriptions: ResourceType::ALL.map(Subscription::new), last_nonce: 0, waiting: VecDeque::new() }
+    }
+}
+
+impl Session {
+    /// Takes a request.
+    ///
+    /// # Errors
+    ///
+    /// Too many names; the stream should end.
+    pub fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<Meaning, TooManyNames> {
+        let Some(resource_type) = ResourceType::from_type_url(&request.type_url) else {
+            self.unknown(request);
+            return Ok(Meaning::Unknown);
+        };
+        let outcome = self.subscriptions[resource_type.index()].request(request)?;
+        Ok(Meaning::Known(resource_type, outcome))
+    }
+
+    /// Whether another request may be read.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        self.waiting.len() < MAX_WAITING
+    }
+
+    /// The next response that brings the proxy nearer to `view`, which counts as sent from now on; `None`: all is said.
+    pub fn next(&mut self, view: &View) -> Option<Push> {
+        if let Some(response) = self.waiting.pop_front() {
+            return Some(Push { resource_type: None, response });
+        }
+        for resource_type in ResourceType::ALL {
+            let names = self.subscriptions[resource_type.index()].changes(&view[resource_type.index()]);
+            if !names.is_empty() {
+                return Some(self.push_changes(resource_type, names, &view[resource_type.index()]));
+            }
+        }
+        for resource_type in ResourceType::ALL.into_iter().rev() {
+            let names = self.subscriptions[resource_type.index()].removals(&view[resource_type.index()]);
+            let push = match resource_type {
+                _ if names.is_empty() => None,
+                ResourceType::Endpoints => self.push_endpoint_removals(names, &view[ResourceType::Cluster.index()]),
+                _ => Some(self.push(resource_type, Vec::new(), names, Vec::new())),
+            };
+            if push.is_some() {
+                return push;
+            }
+        }
+        let unanswered = ResourceType::ALL.into_iter().find(|t| self.subscriptions[t.index()].wants_any_answer());
+        unanswered.map(|resource_type| self.push(resource_type, Vec::new(), Vec::new(), Vec::new()))
+    }
+
+    fn push_changes(&mut self, resource_type: ResourceType, names: Vec<Arc<str>>, view: &Names) -> Push {
+        let mut encoded = Vec::with_capacity(names.len());
+        let mut held: Vec<Held> = Vec::with_capacity(names.len());
+        for name in names {
+            let Some(entry) = view.get(&name) else { continue };
+            encoded.push(entry.encoded.clone());
+            if resource_type == ResourceType::Cluster {
+                self.subscriptions[ResourceType::Endpoints.index()].force(&name);
+            }
+            held.push((name, Some(entry.version.clone())));
+        }
+        self.push(resource_type, encoded, Vec::new(), held)
+    }
+
+    /// Empties the endpoints of clusters that stay; those of clusters that go are left alone, so that requests on their way
+    /// are still answered; names that never were get the plain answer.
+    fn push_endpoint_removals(&mut self, names: Vec<Arc<str>>, clusters: &Names) -> Option<Push> {
+        let subscription = &mut self.subscriptions[ResourceType::Endpoints.index()];
+        let mut encoded = Vec::new();
+        let mut removed = Vec::new();
+        let mut held = Vec::new();
+        for name in names {
+            if subscription.is_waiting_for(&name) {
+                removed.push(name);
+            } else if clusters.contains_key(&name) {
+                encoded.push(resources::endpoint::empty(&name));
+                held.push((name, None));
+            } else {
+                subscription.retire(&name);
+            }
+        }
+        let nothing = encoded.is_empty() && removed.is_empty();
+        (!nothing).then(|| self.push(ResourceType::Endpoints, encoded, removed, held))
+    }
+
+    fn push(
+        &mut self,
+        resource_type: ResourceType,
+        encoded: Vec<Bytes>,
+        removed: Vec<Arc<str>>,
+        mut held: Vec<Held>,
+    ) -> Push {
+        self.last_nonce += 1;
+        let response = DeltaDiscoveryResponse {
+            system_version_info: String::new(),
+            resources: encoded,
+            type_url: resource_type.type_url().into(),
+            nonce: self.last_nonce.to_string(),
+            removed_resources: removed.iter().map(|name| name.to_string()).collect(),
+        };
+        held.extend(removed.into_iter().map(|name| (name, None)));
+        self.subscriptions[resource_type.index()].sent(self.last_nonce, held);
+        Push { resource_type: Some(resource_type), response }
+    }
+
+    fn unknown(&mut self, request: &DeltaDiscoveryRequest) {
+        let asks = !request.resource_names_subscribe.is_empty() || request.response_nonce.is_empty();
+        if !asks {
+            return; // an answer to our answer
+        }
+        self.last_nonce += 1;
+        let names = request.resource_names_subscribe.iter().filter(|name| *name != "*").take(MAX_NAMES);
+        self.waiting.push_back(DeltaDiscoveryResponse {
+            system_version_info: String::new(),
+            resources: Vec::new(),
+            type_url: request.type_url.clone(),
+            nonce: self.last_nonce.to_string(),
+            removed_resources: names.cloned().collect(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

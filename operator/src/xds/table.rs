@@ -1,0 +1,208 @@
+//! The mesh-wide table of resources, name to version and encoded bytes, and which node sees which names.
+//!
+//! One writer (the task that owns the index) replaces a service's resources as a whole; readers are the streams. A stream
+//! holds a [`Watcher`]: it is woken only by a change that its node sees, and reads the latest state whenever it is ready to
+//! send, so nothing is ever queued for a slow proxy.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use crate::{
+    intent::ServiceKey,
+    xds::{NodeKey, ResourceType, resources::Resource},
+};
+
+/// A resource as the table holds it; cloning shares the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Hash of the intent that it was built from.
+    pub version: Arc<str>,
+    /// The encoded `envoy.service.discovery.v3.Resource`.
+    pub encoded: Bytes,
+}
+
+/// Resources of one type by name.
+pub type Names = BTreeMap<Arc<str>, Entry>;
+
+/// What one node sees, by type in push order. A snapshot: shared and never changed.
+pub type View = [Arc<Names>; 4];
+
+/// What a replacement changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Resources added, changed or removed.
+    pub resources: usize,
+    /// Nodes that see at least one of them.
+    pub nodes: usize,
+}
+
+/// The table; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Table(Arc<RwLock<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Nodes of each service that has resources. Written by `replace` only.
+    services: BTreeMap<ServiceKey, Vec<NodeKey>>,
+    /// What each node sees. Written by `replace` only; kept apart from `watchers` because proxies may connect before there
+    /// is anything for them, and go while there is.
+    nodes: HashMap<NodeKey, View>,
+    /// Streams to wake. Written by `watch` and when a watcher is dropped.
+    watchers: HashMap<NodeKey, watch::Sender<u64>>,
+}
+
+/// A stream's place at the table.
+#[derive(Debug)]
+pub struct Watcher {
+    table: Table,
+    node: NodeKey,
+    woken: watch::Receiver<u64>,
+}
+
+impl Table {
+    /// An empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes `resources` all that `service` has, and wakes the streams of the nodes for which that is a difference.
+    /// A resource whose version has not changed keeps its bytes.
+    pub fn replace(&self, service: &ServiceKey, resources: Vec<Resource>) -> Changed {
+        let mut by_node: BTreeMap<NodeKey, [Names; 4]> = BTreeMap::new();
+        for resource in resources {
+            let Resource { resource_type, name, node, version, encoded } = resource;
+            by_node.entry(node).or_default()[resource_type.index()].insert(name, Entry { version, encoded });
+        }
+        let mut changed = Changed::default();
+        let mut state = self.0.write();
+        let before = state.services.remove(service).unwrap_or_default();
+        for node in before.iter().filter(|node| !by_node.contains_key(node)) {
+            let view = state.nodes.remove(node).unwrap_or_default();
+            changed.resources += view.iter().map(|names| names.len()).sum::<usize>();
+            changed.nodes += 1;
+            state.wake(node);
+        }
+        if !by_node.is_empty() {
+            state.services.insert(service.clone(), by_node.keys().cloned().collect());
+        }
+        for (node, names) in by_node {
+            let differences = state.replace_node(&node, names);
+            if differences > 0 {
+                changed.resources += differences;
+                changed.nodes += 1;
+                state.wake(&node);
+            }
+        }
+        changed
+    }
+
+    /// Removes all that `service` has.
+    pub fn remove(&self, service: &ServiceKey) -> Changed {
+        self.replace(service, Vec::new())
+    }
+
+    /// What `node` sees now; empty for a node that has nothing.
+    #[must_use]
+    pub fn view(&self, node: &NodeKey) -> View {
+        self.0.read().nodes.get(node).cloned().unwrap_or_default()
+    }
+
+    /// Type, name and version of all that `node` sees now, in push order: what [`crate::xds::proxies::Proxies::programmed`]
+    /// takes.
+    #[must_use]
+    pub fn versions(&self, node: &NodeKey) -> Vec<(ResourceType, Arc<str>, Arc<str>)> {
+        let view = self.view(node);
+        ResourceType::ALL
+            .into_iter()
+            .flat_map(|t| view[t.index()].iter().map(move |(name, entry)| (t, name.clone(), entry.version.clone())))
+            .collect()
+    }
+
+    /// A resource by type and name.
+    #[must_use]
+    pub fn get(&self, resource_type: ResourceType, name: &str) -> Option<Entry> {
+        let state = self.0.read();
+        state.nodes.values().find_map(|view| view[resource_type.index()].get(name).cloned())
+    }
+
+    /// Number of resources by type, in push order.
+    #[must_use]
+    pub fn counts(&self) -> [usize; 4] {
+        let state = self.0.read();
+        ResourceType::ALL.map(|t| state.nodes.values().map(|view| view[t.index()].len()).sum())
+    }
+
+    /// Takes a place at the table for a stream of `node`.
+    #[must_use]
+    pub fn watch(&self, node: &NodeKey) -> Watcher {
+        let mut state = self.0.write();
+        let woken = state.watchers.entry(node.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
+        Watcher { table: self.clone(), node: node.clone(), woken }
+    }
+}
+
+impl State {
+    /// Returns the number of differences; touches nothing if there are none.
+    fn replace_node(&mut self, node: &NodeKey, new: [Names; 4]) -> usize {
+        let view = self.nodes.entry(node.clone()).or_default();
+        let mut differences = 0;
+        for (held, mut names) in view.iter_mut().zip(new) {
+            let gone = held.keys().filter(|name| !names.contains_key(*name)).count();
+            let mut other = gone;
+            for (name, entry) in &mut names {
+                match held.get(name) {
+                    Some(old) if old.version == entry.version => *entry = old.clone(),
+                    _ => other += 1,
+                }
+            }
+            if other > 0 {
+                *held = Arc::new(names);
+            }
+            differences += other;
+        }
+        differences
+    }
+
+    fn wake(&self, node: &NodeKey) {
+        if let Some(streams) = self.watchers.get(node) {
+            streams.send_modify(|wakes| *wakes += 1);
+        }
+    }
+}
+
+impl Watcher {
+    /// Waits until what the node sees has changed since the last call of this or of [`Self::view`].
+    pub async fn changed(&mut self) {
+        if self.woken.changed().await.is_err() {
+            // The sender lives in the table as long as any watcher of the node does, so this is never reached.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What the node sees now.
+    #[must_use]
+    pub fn view(&mut self) -> View {
+        // Marked first: a change between the two lines wakes the stream once too often, never too seldom.
+        self.woken.mark_unchanged();
+        self.table.view(&self.node)
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let mut state = self.table.0.write();
+        if state.watchers.get(&self.node).is_some_and(|streams| streams.receiver_count() <= 1) {
+            state.watchers.remove(&self.node);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

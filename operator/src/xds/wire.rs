@@ -1,0 +1,154 @@
+//! The messages of delta ADS as we need them: wire compatible with `envoy.service.discovery.v3`, but a response carries
+//! each `Resource` as bytes that were encoded once for all streams. Fields that we do not use are skipped on reading.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost::Message;
+
+/// `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeltaDiscoveryRequest {
+    /// Who asks; only the first request of a stream carries it.
+    #[prost(message, optional, tag = "1")]
+    pub node: Option<Node>,
+    /// What is asked for.
+    #[prost(string, tag = "2")]
+    pub type_url: String,
+    /// Names to add.
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names_subscribe: Vec<String>,
+    /// Names to drop.
+    #[prost(string, repeated, tag = "4")]
+    pub resource_names_unsubscribe: Vec<String>,
+    /// What the proxy has from an earlier stream, name to version; only in the first request of a type.
+    #[prost(map = "string, string", tag = "5")]
+    pub initial_resource_versions: HashMap<String, String>,
+    /// The response that is answered, if any.
+    #[prost(string, tag = "6")]
+    pub response_nonce: String,
+    /// Why that response was refused, if it was.
+    #[prost(message, optional, tag = "7")]
+    pub error_detail: Option<Status>,
+}
+
+/// `envoy.service.discovery.v3.DeltaDiscoveryResponse`.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeltaDiscoveryResponse {
+    /// For people only.
+    #[prost(string, tag = "1")]
+    pub system_version_info: String,
+    /// Encoded [`Resource`]s.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub resources: Vec<Bytes>,
+    /// Type of all resources.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// Names this response.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+    /// Names that are gone.
+    #[prost(string, repeated, tag = "6")]
+    pub removed_resources: Vec<String>,
+}
+
+/// `envoy.service.discovery.v3.Resource`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Resource {
+    /// Version of this resource.
+    #[prost(string, tag = "1")]
+    pub version: String,
+    /// The resource itself.
+    #[prost(message, optional, tag = "2")]
+    pub resource: Option<Any>,
+    /// Its name.
+    #[prost(string, tag = "3")]
+    pub name: String,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Any {
+    /// Type of `value`.
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    /// The encoded message.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
+}
+
+/// `google.rpc.Status`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Status {
+    /// A gRPC code.
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    /// What Envoy says.
+    #[prost(string, tag = "2")]
+    pub message: String,
+}
+
+/// `envoy.config.core.v3.Node`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Node {
+    /// See [`crate::xds::NodeKey`].
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// `node.cluster` of the bootstrap.
+    #[prost(string, tag = "2")]
+    pub cluster: String,
+    /// `envoy` for Envoy.
+    #[prost(string, tag = "6")]
+    pub user_agent_name: String,
+    /// Envoy's build.
+    #[prost(message, optional, tag = "8")]
+    pub user_agent_build_version: Option<BuildVersion>,
+}
+
+/// `envoy.config.core.v3.BuildVersion`.
+#[derive(Clone, PartialEq, Message)]
+pub struct BuildVersion {
+    /// Release.
+    #[prost(message, optional, tag = "1")]
+    pub version: Option<SemanticVersion>,
+}
+
+/// `envoy.type.v3.SemanticVersion`.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SemanticVersion {
+    /// First number.
+    #[prost(uint32, tag = "1")]
+    pub major_number: u32,
+    /// Second number.
+    #[prost(uint32, tag = "2")]
+    pub minor_number: u32,
+    /// Third number.
+    #[prost(uint32, tag = "3")]
+    pub patch: u32,
+}
+
+/// `envoy.service.discovery.v3.DiscoveryRequest` (state of the world), of which we read nothing: it is not served.
+#[derive(Clone, PartialEq, Message)]
+pub struct DiscoveryRequest {}
+
+/// `envoy.service.discovery.v3.DiscoveryResponse` (state of the world), never sent.
+#[derive(Clone, PartialEq, Message)]
+pub struct DiscoveryResponse {}
+
+impl Node {
+    /// Name and release of the proxy, for people: `envoy 1.40.0`.
+    #[must_use]
+    pub fn user_agent(&self) -> String {
+        let name: String = self.user_agent_name.chars().filter(|c| !c.is_control()).take(60).collect();
+        match self.user_agent_build_version.as_ref().and_then(|build| build.version) {
+            Some(v) => format!("{name} {}.{}.{}", v.major_number, v.minor_number, v.patch),
+            None => name,
+        }
+    }
+}
+
+/// The generated service: `aggregated_discovery_service_server` and `aggregated_discovery_service_client`.
+#[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated by tonic-build")]
+pub mod service {
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.AggregatedDiscoveryService.rs"));
+}
