@@ -12,6 +12,7 @@ pub mod app;
 pub mod args;
 pub mod build;
 pub mod command;
+pub mod demo;
 pub mod index;
 pub mod intent;
 pub mod metrics;

@@ -1,0 +1,77 @@
+//! What can be typed after `weir demo` and `weir demo-service`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use super::service;
+
+/// `weir demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Leave the policy out, to see what happens then; the demo then fails with exit code 1.
+    #[arg(long)]
+    pub without_limit: bool,
+    /// Leave everything running at the end, and print addresses and commands to play with, until Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
+    /// Length of the whole load, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(40..=3600), value_name = "N")]
+    pub seconds: u64,
+    /// Where to write the page with the plots.
+    #[arg(long, default_value = "weir-demo.html", value_name = "FILE")]
+    pub out: PathBuf,
+    /// One plain line a second, even on a terminal.
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// `weir demo-service`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoServiceArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// CPU time that each request costs, such as 4ms.
+    #[arg(long, default_value = "4ms", value_parser = cost, value_name = "DURATION")]
+    pub cost: Duration,
+    /// Cores that the whole process may use, above 0 and at most 1: capacity is cpu / cost requests a second.
+    #[arg(long, default_value_t = 0.2, value_parser = cores, value_name = "CORES")]
+    pub cpu: f64,
+}
+
+impl DemoServiceArgs {
+    pub(super) fn config(&self) -> service::Config {
+        service::Config { cost: self.cost, cpu: self.cpu }
+    }
+}
+
+fn cost(text: &str) -> Result<Duration, String> {
+    let expected = || format!("expected a duration from 1us to 10s, such as 4ms, found {text:?}");
+    let duration: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
+    let duration = Duration::try_from(duration).map_err(|_| expected())?;
+    (Duration::from_micros(1)..=Duration::from_secs(10)).contains(&duration).then_some(duration).ok_or_else(expected)
+}
+
+fn cores(text: &str) -> Result<f64, String> {
+    let expected = || format!("expected a number above 0 and at most 1, found {text:?}");
+    let cores: f64 = text.parse().map_err(|_| expected())?;
+    (cores >= 0.001 && cores <= 1.0).then_some(cores).ok_or_else(expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{cores, cost};
+
+    #[test]
+    fn refuses_costs_and_cores_that_make_no_sense() {
+        assert_eq!(cost("4ms"), Ok(Duration::from_millis(4)));
+        for bad in ["", "4", "-4ms", "0s", "1h", "x"] {
+            assert!(cost(bad).is_err(), "{bad}");
+        }
+        assert_eq!(cores("0.2"), Ok(0.2));
+        for bad in ["0", "-1", "NaN", "inf", "2", "x", "1e-9"] {
+            assert!(cores(bad).is_err(), "{bad}");
+        }
+    }
+}

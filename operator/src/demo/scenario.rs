@@ -1,0 +1,240 @@
+//! What the demonstration plays: addresses, manifests, and a load that rises above capacity and falls again.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use super::load::Phase;
+
+/// Replicas, each with a proxy.
+pub const REPLICAS: usize = 3;
+/// Namespace of everything.
+pub const NAMESPACE: &str = "demo";
+/// Name of the Service and of the policy.
+pub const SERVICE: &str = "burner";
+/// CPU time of one request.
+pub const COST: Duration = Duration::from_millis(4);
+/// Cores of each replica; the manifests say the same.
+pub const CPU: f64 = 0.2;
+/// Requests per second that the policy lets through in all; the manifest says the same.
+pub const LIMIT_PER_SECOND: f64 = 105.0;
+/// Requests that a replica's share of the limit lets through at once (the default burst of such a limit).
+pub const BURST: f64 = 5.0;
+
+const WORKLOAD: &str = include_str!("../../../examples/demo/workload.yaml");
+const LIMIT: &str = include_str!("../../../examples/demo/limit.yaml");
+const PROXY_PORT: u16 = 8080;
+const APPLICATION_PORT: u16 = 9000;
+
+/// The load over time. All ranges are in whole seconds from its start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timeline {
+    /// Seconds of normal load at first.
+    pub before: usize,
+    /// Seconds of load above capacity.
+    pub surge: usize,
+    /// Seconds of normal load again.
+    pub after: usize,
+    /// Requests per second to each replica, normally.
+    pub normal_per_second: f64,
+    /// Requests per second to each replica in the surge.
+    pub surge_per_second: f64,
+}
+
+impl Timeline {
+    /// Divides `seconds` (at least 40).
+    #[must_use]
+    pub fn new(seconds: u64) -> Self {
+        let seconds = usize::try_from(seconds).unwrap_or(usize::MAX).max(40);
+        let (before, after) = (seconds / 6, (seconds / 3).max(18));
+        Self { before, surge: seconds - before - after, after, normal_per_second: 15.0, surge_per_second: 100.0 }
+    }
+
+    /// Its length in seconds.
+    #[must_use]
+    pub fn seconds(&self) -> usize {
+        self.before + self.surge + self.after
+    }
+
+    /// The load generator's phases.
+    #[must_use]
+    pub fn phases(&self) -> Vec<Phase> {
+        let phase = |name: &str, seconds: usize, per_second| Phase {
+            name: name.to_owned(),
+            per_second,
+            duration: Duration::from_secs(seconds as u64),
+        };
+        vec![
+            phase("before", self.before, self.normal_per_second),
+            phase("surge", self.surge, self.surge_per_second),
+            phase("after", self.after, self.normal_per_second),
+        ]
+    }
+
+    /// Normal load, when everything has warmed up.
+    #[must_use]
+    pub fn calm(&self) -> Range<usize> {
+        2..self.before
+    }
+
+    /// The surge, when the limit has come into force and the queue from before it has drained.
+    #[must_use]
+    pub fn settled_surge(&self) -> Range<usize> {
+        let end = self.before + self.surge;
+        self.before + 10.min(self.surge / 2)..end
+    }
+
+    /// The last seconds, when the limit must be gone.
+    #[must_use]
+    pub fn recovered(&self) -> Range<usize> {
+        self.seconds() - 5..self.seconds()
+    }
+
+    /// Name of the phase at a second.
+    #[must_use]
+    pub fn phase_at(&self, second: usize) -> &'static str {
+        if second < self.before {
+            "before"
+        } else if second < self.before + self.surge {
+            "surge"
+        } else {
+            "after"
+        }
+    }
+}
+
+/// A share of the limit, for one replica, in requests per second.
+#[must_use]
+pub fn share_per_second() -> f64 {
+    LIMIT_PER_SECOND / REPLICAS as f64
+}
+
+/// Where everything listens.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// The proxies.
+    pub proxies: [SocketAddr; REPLICAS],
+    /// The replicas behind them.
+    pub applications: [SocketAddr; REPLICAS],
+    /// The proxies' admin pages.
+    pub proxy_admins: [SocketAddr; REPLICAS],
+    /// Weir's xDS.
+    pub xds: SocketAddr,
+    /// Weir's admin page.
+    pub admin: SocketAddr,
+}
+
+impl Addresses {
+    /// Takes the usual ports, or free ones where those are taken.
+    ///
+    /// # Errors
+    /// When the loopback addresses of the replicas cannot be listened on.
+    pub fn choose() -> anyhow::Result<Self> {
+        let pods = [1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 1, last)));
+        let common = |usual: u16| {
+            (usual..usual + 100)
+                .find(|port| pods.iter().all(|pod| is_free((*pod, *port).into())))
+                .with_context(|| format!("no port from {usual} on is free on {}, {} and {}", pods[0], pods[1], pods[2]))
+        };
+        let (proxy, application) = (common(PROXY_PORT)?, common(APPLICATION_PORT)?);
+        let loopback = |usual: u16| {
+            let found = (usual..usual + 100).map(|port| (Ipv4Addr::LOCALHOST, port).into()).find(|at| is_free(*at));
+            found.with_context(|| format!("no port of 127.0.0.1 from {usual} on is free"))
+        };
+        let first_admin: SocketAddr = loopback(15001)?;
+        let second_admin = loopback(first_admin.port() + 1)?;
+        Ok(Self {
+            proxies: pods.map(|pod| (pod, proxy).into()),
+            applications: pods.map(|pod| (pod, application).into()),
+            proxy_admins: [first_admin, second_admin, loopback(second_admin.port() + 1)?],
+            xds: loopback(18000)?,
+            admin: loopback(18100)?,
+        })
+    }
+
+    /// Writes the manifests into `folder`, with these ports.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_manifests(&self, folder: &Path, with_limit: bool) -> anyhow::Result<()> {
+        let workload = WORKLOAD
+            .replace(&PROXY_PORT.to_string(), &self.proxies[0].port().to_string())
+            .replace(&APPLICATION_PORT.to_string(), &self.applications[0].port().to_string());
+        let write = |name: &str, text: &str| {
+            let file = folder.join(name);
+            std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+        };
+        write("workload.yaml", &workload)?;
+        if with_limit {
+            write("limit.yaml", LIMIT)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_free(address: SocketAddr) -> bool {
+    TcpListener::bind(address).is_ok()
+}
+
+/// Name of a replica's pod.
+#[must_use]
+pub fn pod(replica: usize) -> String {
+    format!("{SERVICE}-{replica}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Addresses, BURST, CPU, LIMIT, LIMIT_PER_SECOND, REPLICAS, Timeline, WORKLOAD, pod, share_per_second};
+
+    #[test]
+    fn the_phases_fill_the_time_and_their_windows_hold_something() {
+        for seconds in [40, 60, 61, 3600] {
+            let timeline = Timeline::new(seconds);
+            assert_eq!(timeline.seconds() as u64, seconds);
+            for window in [timeline.calm(), timeline.settled_surge(), timeline.recovered()] {
+                assert!(window.len() >= 4 && window.end <= timeline.seconds(), "{seconds}: {window:?}");
+            }
+            assert_eq!(timeline.phase_at(timeline.settled_surge().start), "surge");
+            assert_eq!(timeline.phase_at(timeline.recovered().start), "after");
+        }
+    }
+
+    #[test]
+    fn the_manifests_say_what_the_constants_say() {
+        assert!(LIMIT.contains(&format!("limit: {LIMIT_PER_SECOND} requests per second across all pods")));
+        assert_eq!(WORKLOAD.matches(&format!("cpu: {}m", CPU * 1000.0)).count(), REPLICAS);
+        for replica in 0..REPLICAS {
+            let address = format!("addresses: [127.0.1.{}]", replica + 1);
+            let line = WORKLOAD.lines().find(|line| line.contains(&address)).unwrap();
+            assert!(line.contains(&format!("name: {}", pod(replica))), "{line}");
+        }
+        let rate = limiter::quota::Rate {
+            milli_requests: (share_per_second() * 1000.0) as u64,
+            interval: std::time::Duration::from_secs(1),
+        };
+        assert!((f64::from(limiter::policy::default_burst(rate)) - BURST).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn the_manifests_follow_the_ports() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |port: u16| [(std::net::Ipv4Addr::LOCALHOST, port).into(); 3];
+        let addresses = Addresses {
+            proxies: at(7001),
+            applications: at(7002),
+            proxy_admins: at(7003),
+            xds: at(7004)[0],
+            admin: at(7005)[0],
+        };
+        addresses.write_manifests(dir.path(), false).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("workload.yaml")).unwrap();
+        assert!(text.contains("inbound.weir.dev/7001: \"127.0.1.3:7002\", prometheus.io/port: \"7002\""), "{text}");
+        assert!(!text.contains("8080") && !text.contains("9000"));
+        assert!(!dir.path().join("limit.yaml").exists());
+    }
+}
