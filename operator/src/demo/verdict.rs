@@ -99,7 +99,9 @@ fn fast(when: &str, sum: &Summary, check: &mut impl FnMut(bool, String)) {
         Some(p99) => {
             check(p99 <= P99_GOAL, format!("{when}: p99 is {} ms; should be at most {goal} ms", p99.as_millis()));
         }
-        None => check(false, format!("{when}: no request was answered, so there is no p99; should be at most {goal} ms")),
+        None => {
+            check(false, format!("{when}: no request was answered, so there is no p99; should be at most {goal} ms"))
+        }
     }
 }
 
@@ -139,7 +141,8 @@ mod tests {
 
     #[test]
     fn fails_for_each_thing_that_goes_wrong() {
-        let why = |verdict: super::Verdict| -> Vec<String> { verdict.failures().map(|check| check.detail.clone()).collect() };
+        let why =
+            |verdict: super::Verdict| -> Vec<String> { verdict.failures().map(|check| check.detail.clone()).collect() };
         let too_many = why(run(37, Duration::from_millis(90), 0));
         assert!(too_many.len() == 1 && too_many[0].contains("admitted 37.0/s"), "{too_many:?}");
         let too_few = why(run(29, Duration::from_millis(90), 0));
