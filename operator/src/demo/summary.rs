@@ -82,7 +82,7 @@ mod tests {
         let seconds = vec![Second { offered: 100, timeouts: 40, limited: 60, ..Second::default() }; 60];
         let targets = vec![TargetReport { name: "burner-0".into(), seconds }];
         let rows = table(&Report { targets }, &Timeline::new(60));
-        assert_eq!(rows[1][..7], ["burner-0", "6000", "0", "3600", "2400", "40.0", "35.0"]);
+        assert_eq!(rows[1][..7], ["burner-0", "6000", "0", "3600", "2400", "40.0", "30.0"]);
         assert_eq!(rows[1][7], "–");
         let text = text(&rows);
         let lengths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
