@@ -1,8 +1,39 @@
 //! Generates the gRPC service for delta ADS over our own messages (`xds::wire`), so that a response carries each resource
-//! as bytes that were encoded once.
+//! as bytes that were encoded once; and embeds the descriptors of Envoy's messages that we build, for printing them.
 
-fn main() {
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+
+/// The files that define what `xds::resources` builds; what they import comes with them.
+const ROOTS: [&str; 9] = [
+    "envoy/config/cluster/v3/cluster.proto",
+    "envoy/config/endpoint/v3/endpoint.proto",
+    "envoy/config/listener/v3/listener.proto",
+    "envoy/config/route/v3/route.proto",
+    "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
+    "envoy/extensions/filters/http/router/v3/router.proto",
+    "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
+    "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
+    "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../Cargo.lock");
+    generate_service();
+    embed_descriptors()
+}
+
+fn generate_service() {
     let method = |name: &str, route: &str, input: &str, output: &str| {
         tonic_build::manual::Method::builder()
             .name(name)
@@ -32,4 +63,43 @@ fn main() {
         ))
         .build();
     tonic_build::manual::Builder::new().compile(&[service]);
+}
+
+/// Takes the descriptor set that lies beside the sources of `envoy-types` (the crate does not export it).
+fn embed_descriptors() -> Result<(), Box<dyn Error>> {
+    let types = envoy_types_folder()?.join("src/generated/types.bin");
+    let whole = fs::read(&types).map_err(|error| format!("{}: {error}", types.display()))?;
+    let whole = FileDescriptorSet::decode(whole.as_slice())?;
+    let by_name: BTreeMap<&str, &FileDescriptorProto> = whole.file.iter().map(|file| (file.name(), file)).collect();
+    let mut wanted: Vec<&str> = ROOTS.to_vec();
+    let mut needed = BTreeSet::new();
+    while let Some(name) = wanted.pop() {
+        let file = by_name.get(name).ok_or_else(|| format!("envoy-types has no {name}"))?;
+        if needed.insert(name) {
+            wanted.extend(file.dependency.iter().map(String::as_str));
+        }
+    }
+    let mut file: Vec<FileDescriptorProto> =
+        whole.file.iter().filter(|file| needed.contains(file.name())).cloned().collect();
+    for file in &mut file {
+        file.source_code_info = None;
+    }
+    let out = Path::new(&env::var("OUT_DIR")?).join("envoy.bin");
+    fs::write(out, FileDescriptorSet { file }.encode_to_vec())?;
+    Ok(())
+}
+
+fn envoy_types_folder() -> Result<PathBuf, Box<dyn Error>> {
+    let output = Command::new(env::var("CARGO")?)
+        .args(["metadata", "--offline", "--format-version", "1"])
+        .current_dir(env::var("CARGO_MANIFEST_DIR")?)
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
+    let package = packages.iter().find(|package| package["name"] == "envoy-types").ok_or("no envoy-types")?;
+    let manifest = package["manifest_path"].as_str().ok_or("envoy-types has no manifest")?;
+    Ok(Path::new(manifest).parent().ok_or("a manifest lies in a folder")?.to_owned())
 }

@@ -64,6 +64,14 @@ impl fmt::Display for Word {
     }
 }
 
+impl Metric {
+    /// The metric of `word` with the reduction that the plain word has: the mean over pods.
+    #[must_use]
+    pub fn plain(word: Word) -> Self {
+        Self { word, reduce: Reduce::Mean }
+    }
+}
+
 /// A measured value with the time it was measured at its source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {

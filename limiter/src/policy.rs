@@ -4,16 +4,22 @@
 //! The command line, admission and the index all call that same function.
 
 pub mod article;
+mod problems;
 pub mod weir;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use jiff::Timestamp;
+use problems::{Problems, is_dns_label, is_dns_name, key, unsupported_words};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     language::ast::{Adapt, Condition, Expression},
-    metric::Reduce,
+    metric::{Metric, Reduce},
     quota::Rate,
 };
 
@@ -64,6 +70,35 @@ pub struct Policy {
     pub metrics: BTreeMap<String, MetricDefinition>,
     /// What to do when a rule's metric is missing.
     pub on_missing: OnMissing,
+}
+
+impl Policy {
+    /// Every metric that its rules and its limit for missing metrics read.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeSet<Metric> {
+        let mut metrics: BTreeSet<Metric> = self.rules.iter().flat_map(Rule::metrics).collect();
+        if let MissingAction::Floor(limit) = &self.on_missing.action {
+            limit.amount.collect_metrics(&mut metrics);
+        }
+        metrics
+    }
+}
+
+impl Rule {
+    /// Every metric that the rule's condition, release and amount read.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeSet<Metric> {
+        let mut metrics = BTreeSet::new();
+        if let Some(when) = &self.when {
+            when.condition.collect_metrics(&mut metrics);
+            when.until.collect_metrics(&mut metrics);
+        }
+        match &self.action {
+            Action::Limit(limit) => limit.amount.collect_metrics(&mut metrics),
+            Action::Adapt(adapt) => metrics.extend(adapt.goals.iter().map(|goal| goal.metric.clone())),
+        }
+        metrics
+    }
 }
 
 /// What a policy applies to.

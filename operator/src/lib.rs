@@ -7,7 +7,17 @@
 //!
 //! Between a change and the gRPC stream every stage is a plain function of values. One task ([`app`]) owns the index.
 
+pub mod admin;
+pub mod app;
+pub mod args;
+pub mod build;
+pub mod command;
 pub mod demo;
+pub mod index;
 pub mod intent;
 pub mod metrics;
+pub mod status;
+pub mod telemetry;
+pub mod translate;
+pub mod watch;
 pub mod xds;

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod client;
 pub mod names;
 pub mod node;
+pub mod print;
 pub mod proxies;
 pub mod resources;
 pub mod server;

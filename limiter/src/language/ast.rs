@@ -1,6 +1,6 @@
 //! Syntax trees of sentences, already typed.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
@@ -122,4 +122,58 @@ pub struct Goal {
     pub metric: Metric,
     /// Kept below this, in the metric's base unit.
     pub below: f64,
+}
+
+impl Expression {
+    /// The value, with `lookup` giving each metric's value in base units. `None` when a metric is missing, a division is by
+    /// zero, or any step is not finite: a number that cannot be computed is never taken for zero.
+    #[must_use]
+    pub fn evaluate(&self, lookup: &impl Fn(&Metric) -> Option<f64>) -> Option<f64> {
+        let value = match self {
+            Self::Number(number) => *number,
+            Self::Metric(metric) => lookup(metric)?,
+            Self::Negative(inner) => -inner.evaluate(lookup)?,
+            Self::Binary { operator, left, right } => {
+                let (left, right) = (left.evaluate(lookup)?, right.evaluate(lookup)?);
+                match operator {
+                    Arithmetic::Add => left + right,
+                    Arithmetic::Subtract => left - right,
+                    Arithmetic::Multiply => left * right,
+                    // x/0 is infinite or NaN, which the check below refuses.
+                    Arithmetic::Divide => left / right,
+                }
+            }
+        };
+        value.is_finite().then_some(value)
+    }
+
+    /// Adds every metric that the expression reads.
+    pub fn collect_metrics(&self, into: &mut BTreeSet<Metric>) {
+        match self {
+            Self::Number(_) => {}
+            Self::Metric(metric) => {
+                into.insert(metric.clone());
+            }
+            Self::Negative(inner) => inner.collect_metrics(into),
+            Self::Binary { left, right, .. } => {
+                left.collect_metrics(into);
+                right.collect_metrics(into);
+            }
+        }
+    }
+}
+
+impl Condition {
+    /// Adds every metric that the condition reads.
+    pub fn collect_metrics(&self, into: &mut BTreeSet<Metric>) {
+        match self {
+            Self::Literal(_) => {}
+            Self::Compare { left, right, .. } => {
+                left.collect_metrics(into);
+                right.collect_metrics(into);
+            }
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.collect_metrics(into)),
+            Self::Not(inner) | Self::Held { condition: inner, .. } => inner.collect_metrics(into),
+        }
+    }
 }

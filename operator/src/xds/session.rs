@@ -78,7 +78,11 @@ impl Session {
             return Some(Push { resource_type: None, response });
         }
         for resource_type in ResourceType::ALL {
-            let names = self.subscriptions[resource_type.index()].changes(&view[resource_type.index()]);
+            let mut names = self.subscriptions[resource_type.index()].changes(&view[resource_type.index()]);
+            if resource_type == ResourceType::Route {
+                // Envoy refuses routes by the response and does not say which it means: each comes alone.
+                names.truncate(1);
+            }
             if !names.is_empty() {
                 return Some(self.push_changes(resource_type, names, &view[resource_type.index()]));
             }

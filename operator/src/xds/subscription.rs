@@ -21,6 +21,9 @@ const MAX_IN_FLIGHT: usize = 64;
 /// Name and version of a resource; no version: removed.
 pub type Held = (Arc<str>, Option<Arc<str>>);
 
+/// Name and version of a resource.
+pub type Versioned = (Arc<str>, Arc<str>);
+
 /// A request that breaks a bound.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -37,7 +40,7 @@ pub struct Outcome {
     /// A response was acknowledged as a whole.
     pub acknowledged: bool,
     /// A response was refused: names and versions concerned.
-    pub refused: Option<Vec<(Arc<str>, Arc<str>)>>,
+    pub refused: Option<Vec<Versioned>>,
 }
 
 /// See the module.
@@ -263,7 +266,7 @@ impl Subscription {
 
     /// Which resources of a refused response were refused. Envoy applies the good clusters and listeners of a response and
     /// names the bad ones; when it names none, or for other types, all count as refused.
-    fn split(&self, resources: Vec<Held>, message: &str) -> (Vec<Held>, Vec<(Arc<str>, Arc<str>)>) {
+    fn split(&self, resources: Vec<Held>, message: &str) -> (Vec<Held>, Vec<Versioned>) {
         let partial = self.resource_type.has_wildcard() && resources.iter().any(|(name, _)| mentions(message, name));
         let mut accepted = Vec::new();
         let mut refused = Vec::new();

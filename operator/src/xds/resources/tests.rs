@@ -1,1 +1,181 @@
+use std::time::Duration;
 
+use envoy_types::pb::{
+    envoy::config::{listener::v3::Listener, route::v3::RouteConfiguration},
+    google::protobuf::value::Kind,
+};
+
+use ::limiter::{
+    policy::{Key, PathMatch, RequestMatch},
+    quota::Rate,
+};
+
+use super::*;
+use crate::intent::{LimitShape, LimitValue, Route};
+
+fn service() -> ServiceKey {
+    ServiceKey { namespace: "ns-a".into(), name: "checkout".into() }
+}
+
+fn value(requests_per_second: u64) -> Option<LimitValue> {
+    let rate = Rate { milli_requests: requests_per_second * 1_000, interval: Duration::from_secs(1) };
+    Some(LimitValue { rate, burst: 5, lowest: rate })
+}
+
+fn limit(bucket: &str, per: Option<Key>, service_wide: bool) -> LimitShape {
+    LimitShape { bucket: bucket.into(), per, service_wide }
+}
+
+fn intent(pods: u16) -> ServiceIntent {
+    let pod = |n: u16| PodIntent {
+        inbound: vec![Inbound {
+            listener: ([127, 0, 0, 1], 15_000 + n).into(),
+            application: ([127, 0, 0, 1], 8_000 + n).into(),
+            protocol: Protocol::Http,
+        }],
+        values: vec![value(100), value(20), value(10), value(5)],
+    };
+    let api = RequestMatch { path: Some(PathMatch::Prefix("/api".into())), ..RequestMatch::default() };
+    ServiceIntent {
+        limits: vec![
+            limit("all", None, true),
+            limit("api-20", None, false),
+            limit("api-10", None, false),
+            limit("client", Some(Key::ClientIp), false),
+        ],
+        routes: vec![
+            Route { name: "api".into(), matches: vec![api], limits: vec![0, 1, 2, 3] },
+            Route { name: "all".into(), matches: Vec::new(), limits: vec![0] },
+        ],
+        pods: (0..pods).map(|n| (format!("p-{n}"), pod(n))).collect(),
+    }
+}
+
+fn decode<M: Message + Default>(resource: &Resource) -> M {
+    let envelope = wire::Resource::decode(resource.encoded.clone()).expect("a resource");
+    assert_eq!((envelope.name.as_str(), envelope.version.as_str()), (&*resource.name, &*resource.version));
+    let any = envelope.resource.expect("a value");
+    assert_eq!(any.type_url, resource.resource_type.type_url());
+    M::decode(any.value).expect("a message")
+}
+
+fn of(resources: &[Resource], resource_type: ResourceType) -> Vec<&Resource> {
+    resources.iter().filter(|resource| resource.resource_type == resource_type).collect()
+}
+
+/// The metadata of a route as text, sorted.
+fn charges(configuration: &RouteConfiguration, route: usize) -> Vec<String> {
+    let metadata = configuration.virtual_hosts[0].routes[route].metadata.as_ref();
+    let Some(fields) = metadata.and_then(|metadata| metadata.filter_metadata.get(names::METADATA)) else {
+        return Vec::new();
+    };
+    let mut text: Vec<String> = fields
+        .fields
+        .iter()
+        .map(|(key, value)| match &value.kind {
+            Some(Kind::StringValue(text)) => format!("{key}={text}"),
+            Some(Kind::NumberValue(number)) => format!("{key}={number}"),
+            other => panic!("{key}: {other:?}"),
+        })
+        .collect();
+    text.sort();
+    text
+}
+
+#[test]
+fn a_port_has_one_resource_of_each_type_under_one_name() {
+    let resources = build(&service(), &intent(2));
+    let types: Vec<_> = resources.iter().map(|resource| resource.resource_type).collect();
+    assert_eq!(types, [ResourceType::ALL, ResourceType::ALL].concat());
+    assert!(resources[..4].iter().all(|resource| &*resource.name == "in/ns-a/checkout/p-0/15000"));
+    assert_eq!(resources[4].node, NodeKey::new("ns-a", "checkout", "p-1"));
+}
+
+#[test]
+fn limits_take_slots_strictest_first_and_routes_lead_to_the_pods_cluster() {
+    let resources = build(&service(), &intent(1));
+    let configuration: RouteConfiguration = decode(of(&resources, ResourceType::Route)[0]);
+    assert_eq!(configuration.name, "in/ns-a/checkout/p-0/15000");
+    let expected = [
+        "bucket-client-0=client",
+        "bucket-plain-0=api-10",
+        "bucket-plain-1=api-20",
+        "bucket-service-0=all",
+        "class-client-0=1",
+        "class-plain-0=0.5",
+        "class-plain-1=0.25",
+        "class-service-0=0.05",
+        "cost-client-0=20000000",
+        "cost-plain-0=10000000",
+        "cost-plain-1=5000000",
+        "cost-service-0=1000000",
+    ];
+    assert_eq!(charges(&configuration, 0), expected);
+    assert_eq!(charges(&configuration, 1), ["bucket-service-0=all", "class-service-0=0.05", "cost-service-0=1000000"]);
+    for route in &configuration.virtual_hosts[0].routes {
+        assert!(format!("{:?}", route.action).contains("in/ns-a/checkout/p-0/15000"));
+    }
+}
+
+#[test]
+fn a_limit_that_is_not_in_force_is_absent() {
+    let mut intent = intent(1);
+    intent.pods.get_mut("p-0").expect("there").values = vec![None; 4];
+    let resources = build(&service(), &intent);
+    let configuration: RouteConfiguration = decode(of(&resources, ResourceType::Route)[0]);
+    assert!(charges(&configuration, 0).is_empty());
+}
+
+#[test]
+fn a_change_of_numbers_encodes_one_route_configuration() {
+    let before = intent(3);
+    let mut after = before.clone();
+    after.pods.get_mut("p-1").expect("there").values[0] = value(50);
+    let old = build(&service(), &before);
+    let new = rebuild(&service(), &before, old.clone(), &after);
+    let versions = |resources: &[Resource]| resources.iter().map(|r| r.version.clone()).collect::<Vec<_>>();
+    assert_eq!(versions(&new), versions(&build(&service(), &after)));
+    let changed: Vec<_> = old
+        .iter()
+        .zip(&new)
+        .filter(|(old, new)| old.encoded.as_ptr() != new.encoded.as_ptr())
+        .map(|(_, new)| (new.resource_type, new.node.pod()))
+        .collect();
+    assert_eq!(changed, [(ResourceType::Route, "p-1")]);
+}
+
+#[test]
+fn versions_are_the_same_in_every_build_and_differ_with_the_part() {
+    let versions = |resources: &[Resource]| resources.iter().map(|r| r.version.clone()).collect::<Vec<_>>();
+    let first = build(&service(), &intent(2));
+    assert_eq!(versions(&first), versions(&build(&service(), &intent(2))));
+    // Pods with the same numbers share the version of their routes.
+    let routes = of(&first, ResourceType::Route);
+    assert_eq!(routes[0].version, routes[1].version);
+    let clusters = of(&first, ResourceType::Cluster);
+    assert_ne!(clusters[0].version, routes[0].version);
+}
+
+#[test]
+fn usual_edits_do_not_change_the_listener() {
+    let before = intent(1);
+    let listener = |intent: &ServiceIntent| of(&build(&service(), intent), ResourceType::Listener)[0].version.clone();
+    let mut after = before.clone();
+    after.limits.push(limit("another", None, false));
+    after.limits.push(limit("another-client", Some(Key::ClientIp), false));
+    after.routes[0].limits.extend([4, 5]);
+    assert_eq!(listener(&before), listener(&after));
+    after.limits.push(limit("tenant", Some(Key::Header("x-tenant".into())), false));
+    after.routes[0].limits.push(6);
+    assert_ne!(listener(&before), listener(&after));
+}
+
+#[test]
+fn bytes_have_no_http_filters_and_no_routes() {
+    let mut intent = intent(1);
+    intent.pods.get_mut("p-0").expect("there").inbound[0].protocol = Protocol::Tcp;
+    let resources = build(&service(), &intent);
+    assert!(of(&resources, ResourceType::Route).is_empty());
+    let listener: Listener = decode(of(&resources, ResourceType::Listener)[0]);
+    assert_eq!(listener.filter_chains[0].filters[0].name, "envoy.filters.network.tcp_proxy");
+}

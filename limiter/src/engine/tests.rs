@@ -1,0 +1,5 @@
+mod explanation;
+mod harness;
+mod missing;
+mod properties;
+mod scenario;

@@ -1,0 +1,102 @@
+//! Collecting problems, and the checks that all kinds of objects share.
+
+use std::collections::BTreeSet;
+
+use crds::ObjectMeta;
+
+use super::{Kind, PolicyKey};
+use crate::{
+    language::SentenceError,
+    metric::{Metric, Word},
+    problem::{Problem, Reason},
+};
+
+/// What is wrong with an object, in the order of its fields.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    fn push(&mut self, field: impl Into<String>, reason: Reason, message: impl Into<String>, help: Option<String>) {
+        self.list.push(Problem { field: field.into(), reason, message: message.into(), help, place: None });
+    }
+
+    /// A value that can never be right.
+    pub(crate) fn invalid(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.push(field, Reason::Invalid, message, None);
+    }
+
+    /// A value that can never be right, and how to mend it.
+    pub(crate) fn add(&mut self, field: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
+        self.push(field, Reason::Invalid, message, Some(help.into()));
+    }
+
+    /// A value that this version does not carry out, and what to do instead.
+    pub(crate) fn not_yet(&mut self, field: impl Into<String>, message: impl Into<String>, help: impl Into<String>) {
+        self.push(field, Reason::NotYetSupported, message, Some(help.into()));
+    }
+
+    /// The sentence, or its mistake as the problem of `field`.
+    pub(crate) fn sentence<T>(
+        &mut self,
+        read: Result<T, SentenceError>,
+        field: impl Into<String>,
+        text: &str,
+    ) -> Option<T> {
+        read.map_err(|error| self.list.push(error.into_problem(field, text))).ok()
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Problem> {
+        self.list
+    }
+}
+
+/// The key of the object with this metadata.
+pub(crate) fn key(kind: Kind, metadata: &ObjectMeta, problems: &mut Problems) -> Option<PolicyKey> {
+    let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let name = metadata.name.clone().unwrap_or_default();
+    if !is_dns_name(&name) {
+        let message = if name.is_empty() {
+            "the object has no name".to_owned()
+        } else {
+            format!("{name:?} is no name of an object")
+        };
+        problems.add("metadata.name", message, "use lower-case letters, digits, `-` and `.`");
+        return None;
+    }
+    if !is_dns_label(&namespace) {
+        problems.invalid("metadata.namespace", format!("{namespace:?} is no name of a namespace"));
+        return None;
+    }
+    Some(PolicyKey { kind, namespace, name })
+}
+
+/// Refuses words that nothing measures yet; a condition on them would look as if it could hold.
+pub(crate) fn unsupported_words(metrics: &BTreeSet<Metric>, field: &str, problems: &mut Problems) {
+    for metric in metrics {
+        match metric.word {
+            Word::Cpu | Word::Memory | Word::Pods | Word::Named(_) => {}
+            Word::Requests | Word::Errors | Word::ErrorsPerSecond | Word::Latency(_) | Word::Inflight => problems
+                .not_yet(
+                    field,
+                    format!("`{}` is not measured yet", metric.word),
+                    "use cpu, memory, pods, or a scraped series of `metrics`",
+                ),
+        }
+    }
+}
+
+/// Whether `text` is a label of RFC 1123: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes.
+pub(crate) fn is_dns_label(text: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= 63
+        && text.bytes().next().is_some_and(alphanumeric)
+        && text.bytes().last().is_some_and(alphanumeric)
+        && text.bytes().all(|b| alphanumeric(b) || b == b'-')
+}
+
+/// Whether `text` is labels of RFC 1123 joined by dots, at most 253 bytes, as names of objects are.
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}

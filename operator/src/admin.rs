@@ -1,0 +1,69 @@
+//! The admin page: health, readiness, Prometheus metrics, and the status of every object as JSON.
+
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::app::StatusRequest;
+
+/// What the page shows.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Weir's own metrics.
+    pub registry: Arc<Registry>,
+    /// Asks the builder for a status.
+    pub status_tx: mpsc::Sender<StatusRequest>,
+    /// Whether everything was read and built once.
+    pub ready_rx: watch::Receiver<bool>,
+}
+
+/// Serves the page until `shutdown`.
+pub async fn serve(listener: TcpListener, page: Page, shutdown: CancellationToken) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .with_state(page);
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    if let Err(error) = served {
+        warn!(%error, "the admin page ended");
+    }
+}
+
+async fn ready(State(page): State<Page>) -> (StatusCode, &'static str) {
+    if *page.ready_rx.borrow() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the folder has not been read and built yet\n")
+    }
+}
+
+async fn metrics(State(page): State<Page>) -> impl IntoResponse {
+    let mut text = String::new();
+    match encode(&mut text, &page.registry) {
+        Ok(()) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(page): State<Page>) -> impl IntoResponse {
+    let (reply_tx, reply_rx) = oneshot::channel();
+    if page.status_tx.send(reply_tx).await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "weir is stopping\n").into_response();
+    }
+    match reply_rx.await {
+        Ok(status) => Json(status).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "weir is stopping\n").into_response(),
+    }
+}

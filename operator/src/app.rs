@@ -1,0 +1,176 @@
+//! Wiring: opens the sockets, starts the rooms as tasks, runs the builder until told to stop.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    admin,
+    build::Builder,
+    metrics::{HealthBoard, PodSample, Provider, Target, scrape::Scraper},
+    status::{self, Status},
+    watch::files,
+    xds::{proxies::Proxies, server, table::Table},
+};
+
+/// How long open streams and requests may take to end after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What `weir run` was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder of YAML.
+    pub folder: PathBuf,
+    /// Where xDS is served.
+    pub xds_address: SocketAddr,
+    /// Where health, metrics and status are served.
+    pub admin_address: SocketAddr,
+    /// How often metrics pages are read.
+    pub scrape_interval: Duration,
+}
+
+/// Asks the builder for a status.
+pub type StatusRequest = oneshot::Sender<Status>;
+
+/// Runs Weir until `shutdown`, then drains.
+///
+/// # Errors
+/// When an address is taken, the folder cannot be listed, or a task ends by itself.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let xds = bind(config.xds_address, "--xds-address", "xDS").await?;
+    let admin = bind(config.admin_address, "--admin-address", "the admin page").await?;
+    let (xds_address, admin_address) = (xds.local_addr()?, admin.local_addr()?);
+
+    let mut registry = Registry::default();
+    let table = Table::new();
+    let proxies = Proxies::new();
+    proxies.register(&mut registry);
+    let health = HealthBoard::default();
+    let counters = Arc::new(status::Counters::default());
+    counters.register(&mut registry);
+
+    let (batches_tx, batches_rx) = mpsc::channel(16);
+    let (samples_tx, samples_rx) = mpsc::channel(1024);
+    let (targets_tx, targets_rx) = watch::channel(Arc::new(Vec::new()));
+    let (status_tx, status_rx) = mpsc::channel(16);
+    let (ready_tx, ready_rx) = watch::channel(false);
+
+    let mut tasks = JoinSet::new();
+    files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
+        .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
+    let scraper = Scraper { interval: config.scrape_interval };
+    let scraping = scraper.spawn(targets_rx, samples_tx, health.clone(), shutdown.clone());
+    tasks.spawn(async move { drop(scraping.await) });
+    let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
+    tasks.spawn(admin::serve(admin, page, shutdown.clone()));
+    let inputs = Inputs { batches_rx, samples_rx, status_rx, targets_tx, ready_tx, health, counters };
+    tasks.spawn(build(Builder::new(table.clone()), proxies.clone(), inputs, shutdown.clone()));
+    tasks.spawn(serve_when_ready(ready_rx, table, proxies, xds, shutdown.clone()));
+    info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
+
+    let mut failure = None;
+    while let Some(ended) = tasks.join_next().await {
+        if !shutdown.is_cancelled() {
+            failure = Some(anyhow::anyhow!("a task of Weir ended by itself: {ended:?}"));
+            shutdown.cancel();
+        }
+        // The first task that ended starts the clock for the others.
+        if tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+            warn!("streams were still open after {DRAIN:?}; ending them");
+            tasks.abort_all();
+        }
+    }
+    info!("weir has stopped; proxies keep what they have");
+    failure.map_or(Ok(()), Err)
+}
+
+async fn bind(address: SocketAddr, flag: &str, what: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag}: {what} cannot be served on {address}"))
+}
+
+/// Nothing is served before the first look at all objects and one build.
+async fn serve_when_ready(
+    mut ready_rx: watch::Receiver<bool>,
+    table: Table,
+    proxies: Proxies,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        ready = ready_rx.wait_for(|ready| *ready) => if ready.is_err() { return },
+    }
+    if let Err(error) = server::serve(table, proxies, listener, shutdown).await {
+        warn!(%error, "the xDS server ended");
+    }
+}
+
+struct Inputs {
+    batches_rx: mpsc::Receiver<files::Batch>,
+    samples_rx: mpsc::Receiver<Vec<PodSample>>,
+    status_rx: mpsc::Receiver<StatusRequest>,
+    targets_tx: watch::Sender<Arc<Vec<Target>>>,
+    ready_tx: watch::Sender<bool>,
+    health: HealthBoard,
+    counters: Arc<status::Counters>,
+}
+
+/// The only task that touches the builder.
+async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutdown: CancellationToken) {
+    let mut transitions = status::Transitions::default();
+    loop {
+        let due = builder.next().map(|next| {
+            let wait = Timestamp::now().duration_until(next);
+            Instant::now() + Duration::try_from(wait).unwrap_or_default()
+        });
+        let timer = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // In this order: a decision never waits for a long list of files that came at the same time.
+            biased;
+            () = shutdown.cancelled() => return,
+            Some(mut samples) = inputs.samples_rx.recv() => {
+                while let Ok(more) = inputs.samples_rx.try_recv() {
+                    samples.extend(more);
+                }
+                builder.observe(samples, Timestamp::now());
+            }
+            () = timer => builder.tick(Timestamp::now()),
+            Some(batch) = inputs.batches_rx.recv() => {
+                let touched = builder.apply(batch.changes, Timestamp::now());
+                if touched {
+                    let targets = builder.targets();
+                    inputs.targets_tx.send_if_modified(|old| {
+                        let differs = **old != *targets;
+                        *old = targets;
+                        differs
+                    });
+                }
+                if batch.initial {
+                    inputs.ready_tx.send_replace(true);
+                }
+            }
+            Some(reply) = inputs.status_rx.recv() => {
+                let mut status = status::status(&builder, &proxies, &inputs.health, Timestamp::now());
+                transitions.keep(&mut status);
+                let _ = reply.send(status);
+            }
+            else => return,
+        }
+        inputs.counters.set(builder.counts());
+    }
+}

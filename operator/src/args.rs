@@ -1,0 +1,183 @@
+//! What can be typed. What it means stands in each command.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::demo::args::{DemoArgs, DemoServiceArgs};
+
+/// Where Weir serves xDS unless told otherwise.
+pub const XDS_ADDRESS: &str = "127.0.0.1:18000";
+/// Where Weir serves health, metrics and status unless told otherwise.
+pub const ADMIN_ADDRESS: &str = "127.0.0.1:18001";
+
+/// Adaptive traffic governance for Envoy: rate limits that follow live metrics, from policies that read like sentences.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, propagate_version = true, max_term_width = 110)]
+pub struct Args {
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Logging.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LogArgs {
+    /// What to log: error, warn, info, debug, trace, or a filter such as `info,operator::xds=debug`.
+    #[arg(long, env = "WEIR_LOG", default_value = "info", global = true, value_name = "FILTER")]
+    pub log: String,
+    /// How to log.
+    #[arg(long, env = "WEIR_LOG_FORMAT", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run Weir: watch a folder of YAML, decide from live metrics, serve Envoy.
+    Run(RunArgs),
+    /// Check files and folders; exit with 1 when something is wrong.
+    Validate(ValidateArgs),
+    /// Say in plain English what the policies of files mean.
+    Explain(ExplainArgs),
+    /// Print what Weir makes of files, offline, one stage at a time.
+    Translate(TranslateArgs),
+    /// Print an Envoy bootstrap for the proxy of one pod.
+    Bootstrap(BootstrapArgs),
+    /// Show what a running Weir has in force, and why.
+    Status(StatusArgs),
+    /// Watch Weir hold a limit on real Envoys: about a minute, on this machine.
+    Demo(DemoArgs),
+    /// The service of the demo: burns CPU for every request.
+    #[command(hide = true)]
+    DemoService(DemoServiceArgs),
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `weir run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// Folder of YAML: policies, Services, EndpointSlices and Pods. Changes take effect at once.
+    #[arg(long, env = "WEIR_CONFIG", value_name = "DIR")]
+    pub config: PathBuf,
+    /// Where to serve xDS to Envoys. Keep it on loopback: standalone streams are not authenticated.
+    #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub xds_address: SocketAddr,
+    /// Where to serve /healthz, /readyz, /metrics and /status.
+    #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub admin_address: SocketAddr,
+    /// How often every target's metrics page is read.
+    #[arg(long, env = "WEIR_SCRAPE_INTERVAL", default_value = "250ms", value_name = "DURATION", value_parser = interval)]
+    pub scrape_interval: Duration,
+}
+
+/// `weir validate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ValidateArgs {
+    /// Files, or folders of YAML.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// `weir explain`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// Files, or folders of YAML.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// `weir translate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TranslateArgs {
+    /// Files, or folders of YAML.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// What to print.
+    #[arg(long, default_value = "intent")]
+    pub stage: Stage,
+    /// Suppose that a metric has had this value on every target for a long time: `cpu=91%`, `queue_depth=12`.
+    #[arg(long = "metric", value_name = "NAME=VALUE", value_parser = assumed)]
+    pub metrics: Vec<(String, f64)>,
+}
+
+/// Stages that can be printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stage {
+    /// What every proxy should do.
+    Intent,
+    /// Envoy's resources.
+    Resources,
+    /// What the objects' status would say.
+    Status,
+}
+
+/// `weir bootstrap`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BootstrapArgs {
+    /// The Service whose pod the proxy stands in front of.
+    #[arg(long, value_name = "NAME")]
+    pub service: String,
+    /// Its namespace.
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+    /// The pod's name, as its EndpointSlice gives it; the name of the machine by default, as in a pod.
+    #[arg(long, env = "HOSTNAME", value_name = "NAME")]
+    pub pod: String,
+    /// Where Weir serves xDS.
+    #[arg(long, default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub xds_address: SocketAddr,
+    /// Where Envoy's own admin page listens.
+    #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS:PORT")]
+    pub proxy_admin_address: SocketAddr,
+}
+
+/// `weir status`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Where the running Weir serves its admin page.
+    #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub admin_address: SocketAddr,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let duration = limiter::language::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(50)..=Duration::from_secs(3600);
+    if allowed.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("expected a duration from 50ms to 1h, found {text:?}"))
+    }
+}
+
+fn assumed(text: &str) -> Result<(String, f64), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as cpu=91%")?;
+    let (number, factor) = match value.strip_suffix('%') {
+        Some(number) => (number, 0.01),
+        None => (value, 1.0),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| format!("expected a number or a percentage, found {value:?}"))?;
+    if !number.is_finite() {
+        return Err(format!("expected a finite number, found {value:?}"));
+    }
+    Ok((name.trim().to_owned(), number * factor))
+}

@@ -1,0 +1,261 @@
+//! The builder: the one owner of the index, which runs the pure stages and publishes what they give.
+//!
+//! In: changes, samples and the passing of time. Out: resources in the mesh-wide table, targets to scrape, a status on request.
+//! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use limiter::{engine::Phase, metric::Word};
+use tracing::{info, warn};
+
+use crate::{
+    index::{Change, Index, ServiceView},
+    intent::{ServiceIntent, ServiceKey},
+    metrics::{PodSample, Series, Target, store::Store},
+    translate::{
+        self, Report,
+        decide::{Rules, decide, qualified},
+    },
+    xds::{
+        resources::{self, Resource},
+        table::Table,
+    },
+};
+
+/// What was done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Services that were translated again.
+    pub builds: u64,
+    /// Services whose rules were stepped.
+    pub decisions: u64,
+    /// Resources that differed and were published.
+    pub resources: u64,
+}
+
+/// One service as it was last built.
+#[derive(Debug, Default)]
+pub struct Built {
+    /// Its rules.
+    pub rules: Rules,
+    /// What its proxies should do.
+    pub intent: ServiceIntent,
+    /// What translation said.
+    pub reports: Vec<Report>,
+    /// What was published.
+    pub resources: Vec<Resource>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Builder {
+    index: Index,
+    store: Store,
+    built: BTreeMap<ServiceKey, Built>,
+    /// Services by the time at which time alone can change a decision.
+    timers: BTreeSet<(Timestamp, ServiceKey)>,
+    table: Table,
+    counts: Counts,
+}
+
+impl Builder {
+    /// A builder that publishes to `table`.
+    #[must_use]
+    pub fn new(table: Table) -> Self {
+        Self {
+            index: Index::default(),
+            store: Store::default(),
+            built: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            table,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes changes in, and builds every service that they touch, once. Returns whether the targets may differ.
+    pub fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> bool {
+        let mut services = BTreeSet::new();
+        for change in changes {
+            if let Change::Apply { key, origin, object } = &change {
+                log_refusal(key, origin, object);
+            }
+            services.extend(self.index.apply(change).services);
+        }
+        for service in &services {
+            self.build(service, now, true);
+        }
+        !services.is_empty()
+    }
+
+    /// Takes samples in and decides their services again.
+    pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
+        for service in &self.store.insert(samples) {
+            self.build(service, now, false);
+        }
+    }
+
+    /// Decides again whatever is due by time alone.
+    pub fn tick(&mut self, now: Timestamp) {
+        let due: Vec<ServiceKey> =
+            self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service.clone()).collect();
+        for service in due {
+            self.build(&service, now, false);
+        }
+    }
+
+    /// When `tick` is due.
+    #[must_use]
+    pub fn next(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(time, _)| *time)
+    }
+
+    /// Decides one service; translates and publishes it when `changed` or when a decision moved a number.
+    fn build(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) {
+        let Some(view) = self.index.service(key) else {
+            if let Some(built) = self.built.remove(key) {
+                forget_timer(&mut self.timers, key, &built.rules);
+                self.store.forget_service(key);
+                self.table.remove(key);
+            }
+            return;
+        };
+        let mut built = self.built.remove(key).unwrap_or_default();
+        forget_timer(&mut self.timers, key, &built.rules);
+        let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
+        if changed {
+            let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
+            self.store.retain_pods(key, &pods);
+        }
+        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
+        self.counts.decisions += 1;
+        log_transitions(&built.rules, &rules);
+        let moved = changed || !same_numbers(&built.rules, &rules);
+        built.rules = rules;
+        if moved {
+            let (intent, reports) = translate::translate(&view, &built.rules.decisions);
+            self.counts.builds += 1;
+            if intent != built.intent || built.resources.is_empty() {
+                built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
+                let published = self.table.replace(key, built.resources.clone());
+                self.counts.resources += published.resources as u64;
+                built.intent = intent;
+            }
+            built.reports = reports;
+        }
+        if let Some(next) = built.rules.next {
+            self.timers.insert((next, key.clone()));
+        }
+        self.built.insert(key.clone(), built);
+    }
+
+    /// Every pod whose metrics page some rule needs.
+    #[must_use]
+    pub fn targets(&self) -> Arc<Vec<Target>> {
+        let views = self.index.service_keys().filter_map(|key| self.index.service(key));
+        Arc::new(views.flat_map(|view| targets_of(&view)).collect())
+    }
+
+    /// The index, for status.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// A service as it was last built.
+    #[must_use]
+    pub fn built(&self, key: &ServiceKey) -> Option<&Built> {
+        self.built.get(key)
+    }
+
+    /// Where everything is published.
+    #[must_use]
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey, rules: &Rules) {
+    if let Some(next) = rules.next {
+        timers.remove(&(next, key.clone()));
+    }
+}
+
+/// Whether both decide the same limits, whatever they say of them.
+fn same_numbers(old: &Rules, new: &Rules) -> bool {
+    old.decisions.len() == new.decisions.len()
+        && new.decisions.iter().all(|(key, decision)| {
+            old.decisions.get(key).is_some_and(|old| old.limit == decision.limit && old.lowest == decision.lowest)
+        })
+}
+
+fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
+    let mut wanted = false;
+    let mut series = Vec::new();
+    for policy in &view.policies {
+        for metric in policy.metrics() {
+            match &metric.word {
+                Word::Cpu | Word::Memory => wanted = true,
+                Word::Named(name) => {
+                    let Some(definition) = policy.metrics.get(name) else { continue };
+                    let qualified = qualified(policy, &metric).word.to_string();
+                    let Some(definition) = Series::from_definition(&qualified, &definition.source) else { continue };
+                    wanted = true;
+                    if !series.contains(&definition) {
+                        series.push(definition);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    if !wanted {
+        return Vec::new();
+    }
+    let with_page = view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
+    with_page
+        .map(|(pod, endpoint, (address, path))| Target {
+            service: view.key.clone(),
+            pod: (*pod).to_owned(),
+            url: format!("http://{address}{path}"),
+            cpu_limit_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
+            memory_limit_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
+            series: series.clone(),
+        })
+        .collect()
+}
+
+fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
+    use crate::index::Object;
+    if let Object::Policy { problems, .. } | Object::Undecodable(problems) = object {
+        for problem in problems {
+            warn!(object = %key, %origin, %problem, "an object is refused; what was accepted before stays in force");
+        }
+    }
+}
+
+/// A rule that begins or ends to limit is worth a line; a number that moves is not.
+fn log_transitions(old: &Rules, new: &Rules) {
+    for (key, decision) in &new.decisions {
+        let before = old.decisions.get(key).map_or(Phase::Idle, |old| old.phase);
+        let limits = |phase| matches!(phase, Phase::Limiting | Phase::Releasing);
+        if before != decision.phase && (limits(before) || limits(decision.phase)) {
+            info!(
+                service = %key.service, policy = %key.policy, rule = %key.rule, from = ?before, to = ?decision.phase,
+                why = %decision.explanation, "a rule moved"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

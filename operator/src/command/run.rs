@@ -1,0 +1,35 @@
+//! `weir run`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    app::{self, Config},
+    args::RunArgs,
+};
+
+pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM: draining"),
+            _ = interrupt.recv() => info!("interrupted: draining"),
+        }
+        stop.cancel();
+    });
+    let config = Config {
+        folder: args.config,
+        xds_address: args.xds_address,
+        admin_address: args.admin_address,
+        scrape_interval: args.scrape_interval,
+    };
+    app::run(config, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,435 @@
+//! The index: all objects that Weir knows, as validated models, and which services a change touches.
+//!
+//! In: [`Change`]s from any source of objects, one at a time. Out: [`Dirty`], then views of single services for `translate`.
+//! Pure: a replayed list of changes gives the same index. A bad object costs only itself; the last good policy of an object
+//! that was edited badly stays in force and the object's status says so.
+
+pub mod model;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use limiter::{
+    policy::{Kind, Policy, PolicyKey, Targets},
+    problem::Problem,
+};
+use serde::Serialize;
+
+pub use self::view::{Endpoint, ServiceView};
+use self::model::{EndpointSliceModel, PodModel, ServiceModel};
+use crate::intent::ServiceKey;
+
+/// Kinds of objects that Weir reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ObjectKind {
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `v1` Pod.
+    Pod,
+    /// An object that becomes a policy.
+    Policy(Kind),
+}
+
+/// Identity of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectKey {
+    /// Kind.
+    pub kind: ObjectKind,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let resource = match self.kind {
+            ObjectKind::Service => "services",
+            ObjectKind::EndpointSlice => "endpointslices.discovery.k8s.io",
+            ObjectKind::Pod => "pods",
+            ObjectKind::Policy(kind) => {
+                let (namespace, name) = (self.namespace.clone(), self.name.clone());
+                return PolicyKey { kind, namespace, name }.fmt(f);
+            }
+        };
+        write!(f, "{resource}/{}/{}", self.namespace, self.name)
+    }
+}
+
+/// An object as a source read it, already converted to its model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A Service.
+    Service(ServiceModel),
+    /// An EndpointSlice.
+    EndpointSlice(EndpointSliceModel),
+    /// A Pod.
+    Pod(PodModel),
+    /// A policy; `None` when it could not be understood, with the problems that say why.
+    Policy {
+        /// The policy, as far as it could be understood.
+        policy: Option<Box<Policy>>,
+        /// What is wrong with it. Any problem means that it is not accepted.
+        problems: Vec<Problem>,
+    },
+    /// The object could not be read as its kind at all.
+    Undecodable(Vec<Problem>),
+}
+
+/// One change, from any source.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// An object is new or different.
+    Apply {
+        /// Which.
+        key: ObjectKey,
+        /// Where it stands, for people: a file and line, or nothing.
+        origin: String,
+        /// What it is now.
+        object: Object,
+    },
+    /// An object is gone.
+    Delete(ObjectKey),
+    /// Something outside any object is wrong with the source (a file that is not UTF-8); an empty list clears it.
+    Source {
+        /// The file or watch.
+        origin: String,
+        /// What is wrong.
+        problems: Vec<Problem>,
+    },
+}
+
+/// What a change touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services whose intent may differ now.
+    pub services: BTreeSet<ServiceKey>,
+    /// Whether any object differs at all.
+    pub any: bool,
+}
+
+/// A policy object: what was last accepted, and what its newest text is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyEntry {
+    /// Where the object stands.
+    pub origin: String,
+    /// Counts the texts of the object: `metadata.generation`, or 1, 2, … where the source has none.
+    pub generation: i64,
+    /// The newest accepted policy, which is in force.
+    pub accepted: Option<Policy>,
+    /// The newest text when it was understood, accepted or not; for explanations.
+    pub newest: Option<Policy>,
+    /// Why the newest text is not accepted; empty when it is.
+    pub problems: Vec<Problem>,
+}
+
+/// All objects.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    services: BTreeMap<ServiceKey, ServiceModel>,
+    /// By Service, then by the slice's own name.
+    slices: BTreeMap<ServiceKey, BTreeMap<String, EndpointSliceModel>>,
+    /// Which Service a slice belongs to, by the slice's namespace and name.
+    slice_owner: BTreeMap<(String, String), ServiceKey>,
+    /// Which Services have an endpoint that is this pod, by the pod's namespace and name.
+    pod_services: BTreeMap<(String, String), BTreeSet<ServiceKey>>,
+    pods: BTreeMap<(String, String), PodModel>,
+    policies: BTreeMap<PolicyKey, PolicyEntry>,
+    /// Accepted policies that name a Service, by it: a service is decided four times a second and must not search them all.
+    naming: BTreeMap<ServiceKey, BTreeSet<PolicyKey>>,
+    /// Accepted policies with a selector, by namespace.
+    selecting: BTreeMap<String, BTreeSet<PolicyKey>>,
+    undecodable: BTreeMap<ObjectKey, (String, Vec<Problem>)>,
+    sources: BTreeMap<String, Vec<Problem>>,
+}
+
+impl Index {
+    /// Takes one change in and says what it touched.
+    pub fn apply(&mut self, change: Change) -> Dirty {
+        match change {
+            Change::Apply { key, origin, object } => self.apply_object(key, origin, object),
+            Change::Delete(key) => self.delete(&key),
+            Change::Source { origin, problems } => {
+                let before = if problems.is_empty() {
+                    self.sources.remove(&origin)
+                } else {
+                    self.sources.insert(origin.clone(), problems)
+                };
+                Dirty { any: before.as_ref() != self.sources.get(&origin), ..Dirty::default() }
+            }
+        }
+    }
+
+    fn apply_object(&mut self, key: ObjectKey, origin: String, object: Object) -> Dirty {
+        if !matches!(object, Object::Undecodable(_)) {
+            self.undecodable.remove(&key);
+        }
+        let service = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
+        match object {
+            Object::Service(model) => {
+                if self.services.get(&service) == Some(&model) {
+                    return Dirty::default();
+                }
+                self.services.insert(service.clone(), model);
+                dirty([service])
+            }
+            Object::EndpointSlice(model) => {
+                let owner = ServiceKey { namespace: key.namespace.clone(), name: model.service.clone() };
+                let old = self.slice_owner.insert((key.namespace.clone(), key.name.clone()), owner.clone());
+                let mut touched = vec![owner.clone()];
+                if let Some(old) = old.filter(|old| *old != owner) {
+                    self.remove_slice(&old, &key.name);
+                    touched.push(old);
+                }
+                if self.slices.get(&owner).and_then(|slices| slices.get(&key.name)) == Some(&model) {
+                    return Dirty::default();
+                }
+                self.remove_slice(&owner, &key.name);
+                for endpoint in &model.endpoints {
+                    let pod = (key.namespace.clone(), endpoint.pod.clone());
+                    self.pod_services.entry(pod).or_default().insert(owner.clone());
+                }
+                self.slices.entry(owner).or_default().insert(key.name, model);
+                dirty(touched)
+            }
+            Object::Pod(model) => {
+                let pod = (key.namespace.clone(), key.name.clone());
+                if self.pods.get(&pod) == Some(&model) {
+                    return Dirty::default();
+                }
+                let services = self.services_of_pod(&pod);
+                self.pods.insert(pod, model);
+                dirty(services)
+            }
+            Object::Policy { policy, problems } => {
+                let key = policy_key(&key);
+                self.apply_policy(key, origin, policy.map(|boxed| *boxed), problems)
+            }
+            Object::Undecodable(problems) => {
+                if let ObjectKind::Policy(_) = key.kind {
+                    return self.apply_policy(policy_key(&key), origin, None, problems);
+                }
+                self.undecodable.insert(key, (origin, problems));
+                Dirty { any: true, ..Dirty::default() }
+            }
+        }
+    }
+
+    fn apply_policy(
+        &mut self,
+        key: PolicyKey,
+        origin: String,
+        newest: Option<Policy>,
+        problems: Vec<Problem>,
+    ) -> Dirty {
+        let old = self.policies.get(&key);
+        if let Some(old) = old
+            && old.problems == problems
+            && old.origin == origin
+            && same_policy(old.newest.as_ref(), newest.as_ref())
+        {
+            return Dirty::default();
+        }
+        let given = newest.as_ref().map_or(0, |policy| policy.generation);
+        let generation = if given > 0 { given } else { old.map_or(0, |old| old.generation) + 1 };
+        let newest = newest.map(|policy| Policy { generation, ..policy });
+        let accepted = if problems.is_empty() {
+            newest.clone()
+        } else {
+            old.and_then(|old| old.accepted.clone())
+        };
+        let mut touched = Vec::new();
+        if let Some(policy) = self.policies.remove(&key).and_then(|old| old.accepted) {
+            touched = self.targets(&policy);
+            self.unregister(&policy);
+        }
+        if let Some(policy) = &accepted {
+            touched.extend(self.targets(policy));
+            self.register(policy);
+        }
+        self.policies.insert(key, PolicyEntry { origin, generation, accepted, newest, problems });
+        dirty(touched)
+    }
+
+    fn delete(&mut self, key: &ObjectKey) -> Dirty {
+        let service = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
+        let mut found = self.undecodable.remove(key).is_some();
+        let touched = match key.kind {
+            ObjectKind::Service => {
+                found |= self.services.remove(&service).is_some();
+                vec![service]
+            }
+            ObjectKind::EndpointSlice => {
+                let owner = self.slice_owner.remove(&(key.namespace.clone(), key.name.clone()));
+                found |= owner.is_some();
+                owner.inspect(|owner| self.remove_slice(owner, &key.name)).into_iter().collect()
+            }
+            ObjectKind::Pod => {
+                let pod = (key.namespace.clone(), key.name.clone());
+                found |= self.pods.remove(&pod).is_some();
+                self.services_of_pod(&pod)
+            }
+            ObjectKind::Policy(_) => {
+                let entry = self.policies.remove(&policy_key(key));
+                found |= entry.is_some();
+                let policy = entry.and_then(|entry| entry.accepted);
+                policy.map(|policy| {
+                    self.unregister(&policy);
+                    self.targets(&policy)
+                }).unwrap_or_default()
+            }
+        };
+        if found { dirty(touched) } else { Dirty::default() }
+    }
+
+    fn remove_slice(&mut self, owner: &ServiceKey, name: &str) {
+        let Some(slices) = self.slices.get_mut(owner) else { return };
+        let Some(gone) = slices.remove(name) else { return };
+        for endpoint in gone.endpoints {
+            if slices.values().any(|slice| slice.names_pod(&endpoint.pod)) {
+                continue;
+            }
+            let pod = (owner.namespace.clone(), endpoint.pod);
+            if let Some(services) = self.pod_services.get_mut(&pod) {
+                services.remove(owner);
+                if services.is_empty() {
+                    self.pod_services.remove(&pod);
+                }
+            }
+        }
+        if slices.is_empty() {
+            self.slices.remove(owner);
+        }
+    }
+
+    fn register(&mut self, policy: &Policy) {
+        let namespace = &policy.key.namespace;
+        match &policy.targets {
+            Targets::Services(names) => {
+                for name in names {
+                    let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
+                    self.naming.entry(service).or_default().insert(policy.key.clone());
+                }
+            }
+            Targets::Selector(_) => {
+                self.selecting.entry(namespace.clone()).or_default().insert(policy.key.clone());
+            }
+        }
+    }
+
+    fn unregister(&mut self, policy: &Policy) {
+        let namespace = &policy.key.namespace;
+        match &policy.targets {
+            Targets::Services(names) => {
+                for name in names {
+                    let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
+                    if let Some(policies) = self.naming.get_mut(&service) {
+                        policies.remove(&policy.key);
+                        if policies.is_empty() {
+                            self.naming.remove(&service);
+                        }
+                    }
+                }
+            }
+            Targets::Selector(_) => {
+                if let Some(policies) = self.selecting.get_mut(namespace) {
+                    policies.remove(&policy.key);
+                }
+            }
+        }
+    }
+
+    fn services_of_pod(&self, pod: &(String, String)) -> Vec<ServiceKey> {
+        self.pod_services.get(pod).into_iter().flatten().cloned().collect()
+    }
+
+    /// The services that a policy applies to now. Services named by a policy are listed even when they do not exist.
+    #[must_use]
+    pub fn targets(&self, policy: &Policy) -> Vec<ServiceKey> {
+        let namespace = &policy.key.namespace;
+        match &policy.targets {
+            Targets::Services(names) => {
+                names.iter().map(|name| ServiceKey { namespace: namespace.clone(), name: name.clone() }).collect()
+            }
+            Targets::Selector(labels) => self
+                .services
+                .iter()
+                .filter(|(key, model)| key.namespace == *namespace && contains(&model.labels, labels))
+                .map(|(key, _)| key.clone())
+                .collect(),
+        }
+    }
+
+    /// Every service that exists.
+    pub fn service_keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.services.keys()
+    }
+
+    /// One service with its endpoints and accepted policies; `None` when the Service does not exist.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<ServiceView<'_>> {
+        let (key, model) = self.services.get_key_value(key)?;
+        let naming = self.naming.get(key).into_iter().flatten();
+        let selecting = self.selecting.get(&key.namespace).into_iter().flatten();
+        let named: BTreeSet<&PolicyKey> = naming.chain(selecting).collect();
+        let accepted = named.into_iter().filter_map(|policy| self.policies.get(policy)?.accepted.as_ref());
+        let applies = accepted.filter(|policy| match &policy.targets {
+            Targets::Services(_) => true,
+            Targets::Selector(labels) => contains(&model.labels, labels),
+        });
+        Some(view::build(key, model, self.slices.get(key), &self.pods, applies.collect()))
+    }
+
+    /// Every policy object, accepted or not.
+    pub fn policies(&self) -> impl Iterator<Item = (&PolicyKey, &PolicyEntry)> {
+        self.policies.iter()
+    }
+
+    /// One policy object.
+    #[must_use]
+    pub fn policy(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        self.policies.get(key)
+    }
+
+    /// What is wrong outside of policies: files that cannot be read, objects that cannot be decoded; by origin.
+    #[must_use]
+    pub fn other_problems(&self) -> BTreeMap<String, Vec<Problem>> {
+        let mut all = self.sources.clone();
+        for (origin, problems) in self.undecodable.values() {
+            all.entry(origin.clone()).or_default().extend(problems.iter().cloned());
+        }
+        all
+    }
+}
+
+fn dirty(services: impl IntoIterator<Item = ServiceKey>) -> Dirty {
+    Dirty { services: services.into_iter().collect(), any: true }
+}
+
+fn policy_key(key: &ObjectKey) -> PolicyKey {
+    let ObjectKind::Policy(kind) = key.kind else {
+        return PolicyKey { kind: Kind::SmartLimiter, namespace: key.namespace.clone(), name: key.name.clone() };
+    };
+    PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() }
+}
+
+fn contains(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// Equal but for the generation, which the index itself counts where the source does not.
+fn same_policy(old: Option<&Policy>, new: Option<&Policy>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            let generation = if new.generation > 0 { new.generation } else { old.generation };
+            *old == Policy { generation, ..new.clone() }
+        }
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! Validated models of Kubernetes objects: only what Weir uses of them.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Pod, Service},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+use limiter::problem::{Problem, Reason};
+
+use crate::intent::Protocol;
+
+/// Label of an EndpointSlice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Annotation of a Pod, with the port at the end: where the application answers what arrives at that port.
+const INBOUND: &str = "inbound.weir.dev/";
+/// Containers that are proxies, not the application.
+const PROXY_CONTAINERS: [&str; 3] = ["envoy", "istio-proxy", "weir-proxy"];
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceModel {
+    /// Its labels, which selectors match.
+    pub labels: BTreeMap<String, String>,
+    /// Protocol by port name, from `appProtocol` or the name's prefix.
+    pub protocols: BTreeMap<String, Protocol>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointSliceModel {
+    /// The Service it belongs to.
+    pub service: String,
+    /// Ports of every endpoint.
+    pub ports: Vec<PortModel>,
+    /// Endpoints.
+    pub endpoints: Vec<EndpointModel>,
+}
+
+impl EndpointSliceModel {
+    /// Whether an endpoint of this slice is the pod.
+    #[must_use]
+    pub fn names_pod(&self, pod: &str) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.pod == pod)
+    }
+}
+
+/// A port of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortModel {
+    /// Its name, which is the Service port's.
+    pub name: String,
+    /// The pods' port.
+    pub port: u16,
+    /// From the slice's `appProtocol`, when it has one.
+    pub protocol: Option<Protocol>,
+}
+
+/// An endpoint of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointModel {
+    /// The pod's name, or the address when the endpoint has no `targetRef`.
+    pub pod: String,
+    /// The pod's address.
+    pub address: IpAddr,
+    /// Takes requests. Kubernetes says: absent means ready.
+    pub ready: bool,
+}
+
+/// A Pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodModel {
+    /// Where the application answers, by the port that clients use.
+    pub inbound: BTreeMap<u16, SocketAddr>,
+    /// Port of the metrics page.
+    pub metrics_port: Option<u16>,
+    /// Path of the metrics page.
+    pub metrics_path: Option<String>,
+    /// CPU that the application's containers may use.
+    pub cpu_cores: Option<Resource>,
+    /// Memory that the application's containers may use, in bytes.
+    pub memory_bytes: Option<Resource>,
+}
+
+/// A resource of the application's containers, summed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resource {
+    /// Cores or bytes; above zero.
+    pub amount: f64,
+    /// It is the request, since a container has no limit.
+    pub from_request: bool,
+}
+
+fn invalid(field: impl Into<String>, message: impl Into<String>, help: &str) -> Problem {
+    Problem {
+        field: field.into(),
+        reason: Reason::Invalid,
+        message: message.into(),
+        help: (!help.is_empty()).then(|| help.to_owned()),
+        place: None,
+    }
+}
+
+impl From<Service> for ServiceModel {
+    fn from(service: Service) -> Self {
+        let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+        let protocols = ports
+            .into_iter()
+            .map(|port| {
+                let name = port.name.unwrap_or_default();
+                let protocol = protocol(port.app_protocol.as_deref(), &name);
+                (name, protocol)
+            })
+            .collect();
+        Self { labels: service.metadata.labels.unwrap_or_default(), protocols }
+    }
+}
+
+/// What a port speaks: `appProtocol` first, else the name's prefix as Istio reads it, else HTTP.
+fn protocol(app_protocol: Option<&str>, name: &str) -> Protocol {
+    let word = app_protocol.unwrap_or_else(|| name.split('-').next().unwrap_or_default());
+    match word.to_ascii_lowercase().as_str() {
+        "kubernetes.io/h2c" | "http2" | "h2c" | "grpc" | "grpc-web" => Protocol::Http2,
+        "tcp" | "tls" | "https" | "mysql" | "postgres" | "redis" | "mongo" | "kafka" => Protocol::Tcp,
+        _ => Protocol::Http,
+    }
+}
+
+impl TryFrom<EndpointSlice> for EndpointSliceModel {
+    type Error = Vec<Problem>;
+
+    fn try_from(slice: EndpointSlice) -> Result<Self, Self::Error> {
+        let mut problems = Vec::new();
+        let service = slice.metadata.labels.unwrap_or_default().remove(SERVICE_NAME);
+        if service.is_none() {
+            let field = format!("metadata.labels[{SERVICE_NAME}]");
+            problems.push(invalid(field, "the label is missing", "set it to the name of the Service"));
+        }
+        let mut ports = Vec::new();
+        for (position, port) in slice.ports.unwrap_or_default().into_iter().enumerate() {
+            if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+                continue; // UDP and SCTP do not pass a proxy of ours
+            }
+            let number = port.port.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+            let Some(number) = number else {
+                let message = format!("expected a port from 1 to 65535, found {:?}", port.port);
+                problems.push(invalid(format!("ports[{position}].port"), message, ""));
+                continue;
+            };
+            let name = port.name.unwrap_or_default();
+            let protocol = port.app_protocol.map(|word| protocol(Some(&word), &name));
+            ports.push(PortModel { name, port: number, protocol });
+        }
+        let mut endpoints = Vec::new();
+        for (position, endpoint) in slice.endpoints.into_iter().enumerate() {
+            let text = endpoint.addresses.first().cloned().unwrap_or_default();
+            let Ok(address) = text.parse::<IpAddr>() else {
+                let message = format!("expected an IP address, found {text:?}");
+                problems.push(invalid(format!("endpoints[{position}].addresses[0]"), message, ""));
+                continue;
+            };
+            let ready = endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+            let target = endpoint.target_ref.filter(|target| target.kind.as_deref().is_none_or(|kind| kind == "Pod"));
+            let pod = target.and_then(|target| target.name).unwrap_or(text);
+            if pod.contains('/') || pod.is_empty() {
+                let message = format!("expected a pod's name, found {pod:?}");
+                problems.push(invalid(format!("endpoints[{position}].targetRef.name"), message, ""));
+                continue;
+            }
+            endpoints.push(EndpointModel { pod, address, ready });
+        }
+        match service {
+            Some(service) if problems.is_empty() => Ok(Self { service, ports, endpoints }),
+            _ => Err(problems),
+        }
+    }
+}
+
+impl TryFrom<Pod> for PodModel {
+    type Error = Vec<Problem>;
+
+    fn try_from(pod: Pod) -> Result<Self, Self::Error> {
+        let mut problems = Vec::new();
+        let mut model = Self::default();
+        for (name, value) in pod.metadata.annotations.unwrap_or_default() {
+            let field = format!("metadata.annotations[{name}]");
+            if let Some(port) = name.strip_prefix(INBOUND) {
+                match (port.parse::<u16>(), value.parse::<SocketAddr>()) {
+                    (Ok(port), Ok(address)) if port > 0 && address.port() > 0 => {
+                        model.inbound.insert(port, address);
+                    }
+                    _ => problems.push(invalid(
+                        field,
+                        format!("expected `{INBOUND}PORT: ADDRESS:PORT`, found the value {value:?}"),
+                        "for example inbound.weir.dev/8080: 127.0.0.1:9000",
+                    )),
+                }
+            } else if name == "prometheus.io/port" {
+                match value.parse::<u16>() {
+                    Ok(port) if port > 0 => model.metrics_port = Some(port),
+                    _ => problems.push(invalid(field, format!("expected a port, found {value:?}"), "")),
+                }
+            } else if name == "prometheus.io/path" {
+                if value.starts_with('/') && value.parse::<http::uri::PathAndQuery>().is_ok() {
+                    model.metrics_path = Some(value);
+                } else {
+                    problems.push(invalid(field, format!("expected a path that begins with `/`, found {value:?}"), ""));
+                }
+            }
+        }
+        let spec = pod.spec.unwrap_or_default();
+        let mut cpu = Sum::default();
+        let mut memory = Sum::default();
+        for (position, container) in spec.containers.into_iter().enumerate() {
+            if PROXY_CONTAINERS.contains(&container.name.as_str()) {
+                continue;
+            }
+            let resources = container.resources.unwrap_or_default();
+            let (limits, requests) = (resources.limits.unwrap_or_default(), resources.requests.unwrap_or_default());
+            let field = format!("spec.containers[{position}].resources");
+            for (sum, name) in [(&mut cpu, "cpu"), (&mut memory, "memory")] {
+                if let Err(problem) = sum.add(&field, name, limits.get(name), requests.get(name)) {
+                    problems.push(problem);
+                }
+            }
+        }
+        model.cpu_cores = cpu.resource();
+        model.memory_bytes = memory.resource();
+        if problems.is_empty() { Ok(model) } else { Err(problems) }
+    }
+}
+
+/// Adds up one resource over containers; one container without limit and request makes the sum unknown.
+#[derive(Default)]
+struct Sum {
+    amount: f64,
+    containers: u32,
+    from_request: bool,
+    unknown: bool,
+}
+
+impl Sum {
+    fn add(
+        &mut self,
+        field: &str,
+        name: &str,
+        limit: Option<&Quantity>,
+        request: Option<&Quantity>,
+    ) -> Result<(), Problem> {
+        self.containers += 1;
+        let Some(given) = limit.or(request) else {
+            self.unknown = true;
+            return Ok(());
+        };
+        self.from_request |= limit.is_none();
+        let part = if limit.is_some() { "limits" } else { "requests" };
+        self.amount += quantity(&given.0).ok_or_else(|| {
+            let message = format!("expected a quantity above zero such as 500m, 2 or 512Mi, found {:?}", given.0);
+            invalid(format!("{field}.{part}.{name}"), message, "")
+        })?;
+        Ok(())
+    }
+
+    fn resource(&self) -> Option<Resource> {
+        let known = self.containers > 0 && !self.unknown && self.amount > 0.0;
+        known.then_some(Resource { amount: self.amount, from_request: self.from_request })
+    }
+}
+
+/// A Kubernetes quantity above zero as a number: `500m` is 0.5, `512Mi` is 536870912.
+fn quantity(text: &str) -> Option<f64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    // `1e3` and `1E3` are numbers; `1E` is an exa.
+    if let Ok(value) = text.parse::<f64>() {
+        return (value.is_finite() && value > 0.0).then_some(value);
+    }
+    let factor = match &text[digits.len()..] {
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0_f64.powi(2),
+        "Gi" => 1024.0_f64.powi(3),
+        "Ti" => 1024.0_f64.powi(4),
+        "Pi" => 1024.0_f64.powi(5),
+        "Ei" => 1024.0_f64.powi(6),
+        _ => return None,
+    };
+    digits.parse::<f64>().ok().map(|value| value * factor).filter(|value| value.is_finite() && *value > 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_quantities_as_kubernetes_does() {
+        for (text, value) in [("500m", 0.5), ("2", 2.0), ("1e3", 1000.0), ("512Mi", 536_870_912.0), ("1E", 1e18)] {
+            assert_eq!(quantity(text), Some(value), "{text}");
+        }
+        for text in ["", "m", "-1", "0", "NaN", "inf", "1e400", "5 cores", "12é"] {
+            assert_eq!(quantity(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn protocol_comes_from_app_protocol_then_name() {
+        assert_eq!(protocol(Some("kubernetes.io/h2c"), "http"), Protocol::Http2);
+        assert_eq!(protocol(None, "grpc-api"), Protocol::Http2);
+        assert_eq!(protocol(None, "tcp-db"), Protocol::Tcp);
+        assert_eq!(protocol(None, ""), Protocol::Http);
+    }
+}

@@ -1,0 +1,149 @@
+use super::*;
+use crate::watch::decode;
+
+fn changes(text: &str) -> Vec<Change> {
+    let file = decode::decode(text.as_bytes()).expect("readable");
+    assert_eq!(file.problems, [], "{text}");
+    let changes = file.objects.into_iter();
+    changes.map(|d| Change::Apply { key: d.key, origin: format!("a.yaml:{}", d.line), object: d.object }).collect()
+}
+
+fn apply(index: &mut Index, text: &str) -> Dirty {
+    let mut dirty = Dirty::default();
+    for change in changes(text) {
+        let more = index.apply(change);
+        dirty.any |= more.any;
+        dirty.services.extend(more.services);
+    }
+    dirty
+}
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: checkout, namespace: ns-a, labels: {tier: web}}
+spec: {ports: [{name: http, port: 80, targetPort: 8080}]}
+";
+const SLICE: &str = "
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: checkout-1, namespace: ns-a, labels: {kubernetes.io/service-name: checkout}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [127.0.1.1], targetRef: {kind: Pod, name: pod-1}}
+- {addresses: [127.0.1.2], targetRef: {kind: Pod, name: pod-2}, conditions: {ready: false}}
+";
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: pod-1, namespace: ns-a, annotations: {inbound.weir.dev/8080: '127.0.1.1:9000', prometheus.io/port: '9100'}}
+spec: {containers: [{name: app, resources: {limits: {cpu: 500m, memory: 64Mi}}}, {name: envoy}]}
+";
+const POLICY: &str = "
+apiVersion: weir.dev/v1alpha1
+kind: SmartLimiter
+metadata: {name: p, namespace: ns-a}
+spec:
+  targetRefs: [{kind: Service, name: checkout}]
+  rules: [{name: r, limit: 30 requests per second across all pods}]
+";
+
+fn checkout() -> ServiceKey {
+    ServiceKey { namespace: "ns-a".to_owned(), name: "checkout".to_owned() }
+}
+
+#[test]
+fn joins_a_service_with_its_slices_pods_and_policies_in_any_order() {
+    let texts = [SERVICE, SLICE, POD, POLICY];
+    for first in 0..4 {
+        let mut index = Index::default();
+        for offset in 0..4 {
+            let dirty = apply(&mut index, texts[(first + offset) % 4]);
+            assert!(dirty.any);
+        }
+        let key = checkout();
+        let view = index.service(&key).expect("the service exists");
+        assert_eq!(view.ready_pods().collect::<Vec<_>>(), ["pod-1"]);
+        let pod = &view.endpoints["pod-1"];
+        assert_eq!(pod.inbound[0].listener.to_string(), "127.0.1.1:8080");
+        assert_eq!(pod.inbound[0].application.to_string(), "127.0.1.1:9000");
+        let (page, path) = pod.metrics.as_ref().expect("a page");
+        assert_eq!((page.to_string().as_str(), path.as_str()), ("127.0.1.1:9100", "/metrics"));
+        assert_eq!(pod.cpu_cores.map(|cpu| cpu.amount), Some(0.5), "the proxy's container is left out");
+        assert_eq!(view.endpoints["pod-2"].inbound[0].application.to_string(), "127.0.0.1:8080");
+        assert_eq!(view.policies.len(), 1);
+    }
+}
+
+#[test]
+fn the_same_object_again_touches_nothing() {
+    let mut index = Index::default();
+    for text in [SERVICE, SLICE, POD, POLICY] {
+        assert!(apply(&mut index, text).services.contains(&checkout()) || text == POD);
+        assert_eq!(apply(&mut index, text), Dirty::default(), "{text}");
+    }
+}
+
+#[test]
+fn a_bad_edit_keeps_the_last_good_policy_and_counts_the_generation() {
+    let mut index = Index::default();
+    apply(&mut index, SERVICE);
+    apply(&mut index, POLICY);
+    apply(&mut index, &POLICY.replace("30 requests", "0 requests"));
+    let (_, entry) = index.policies().next().expect("one policy");
+    assert_eq!(entry.generation, 2);
+    assert!(!entry.problems.is_empty());
+    assert_eq!(entry.accepted.as_ref().map(|policy| policy.generation), Some(1));
+    assert_eq!(index.service(&checkout()).expect("it exists").policies.len(), 1);
+    // Mended: in force again.
+    apply(&mut index, &POLICY.replace("30 requests", "40 requests"));
+    let (_, entry) = index.policies().next().expect("one policy");
+    assert_eq!((entry.generation, entry.problems.len()), (3, 0));
+}
+
+#[test]
+fn deleting_a_policy_touches_its_services() {
+    let mut index = Index::default();
+    apply(&mut index, SERVICE);
+    apply(&mut index, POLICY);
+    let Some(Change::Apply { key, .. }) = changes(POLICY).pop() else { panic!("one object") };
+    assert!(index.apply(Change::Delete(key.clone())).services.contains(&checkout()));
+    assert_eq!(index.apply(Change::Delete(key)), Dirty::default(), "gone already");
+    assert_eq!(index.service(&checkout()).expect("it exists").policies.len(), 0);
+}
+
+#[test]
+fn a_slice_that_moves_to_another_service_touches_both() {
+    let mut index = Index::default();
+    apply(&mut index, SERVICE);
+    apply(&mut index, SLICE);
+    let dirty = apply(&mut index, &SLICE.replace("service-name: checkout", "service-name: other"));
+    assert_eq!(dirty.services.len(), 2);
+    assert!(index.service(&checkout()).expect("it exists").endpoints.is_empty());
+}
+
+#[test]
+fn a_selector_follows_the_labels_of_services() {
+    let mut index = Index::default();
+    let policy = POLICY.replace(
+        "targetRefs: [{kind: Service, name: checkout}]",
+        "selector: {matchLabels: {tier: web}}",
+    );
+    apply(&mut index, &policy);
+    apply(&mut index, SERVICE);
+    assert_eq!(index.service(&checkout()).expect("it exists").policies.len(), 1);
+    apply(&mut index, &SERVICE.replace("tier: web", "tier: batch"));
+    assert_eq!(index.service(&checkout()).expect("it exists").policies.len(), 0);
+}
+
+#[test]
+fn an_undecodable_object_is_reported_and_costs_only_itself() {
+    let mut index = Index::default();
+    apply(&mut index, SERVICE);
+    apply(&mut index, &POD.replace("cpu: 500m", "cpu: 5 cores"));
+    let problems = index.other_problems();
+    assert_eq!(problems["a.yaml:2"][0].field, "spec.containers[0].resources.limits.cpu");
+    apply(&mut index, POD);
+    assert!(index.other_problems().is_empty());
+}

@@ -1,0 +1,240 @@
+//! What Weir says of every object: built from reports, decisions and what proxies said.
+//!
+//! Pure but for [`Counters`]. For people and never the source of a decision. `conditions` has the conditions, this file the
+//! numbers.
+
+mod conditions;
+mod counters;
+
+use std::collections::BTreeMap;
+
+use crds::status::{ObservedValue, ProxyCounts, RulePhase, RuleStatus, SmartLimiterStatus};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use limiter::{
+    engine::{Decision, Phase},
+    policy::{Action, PolicyKey, Rule},
+    problem::Problem,
+    quota,
+};
+use serde::{Deserialize, Serialize};
+
+pub use self::counters::Counters;
+use crate::{
+    build::{Builder, Built},
+    index::{PolicyEntry, ServiceView},
+    intent::ServiceKey,
+    metrics::HealthBoard,
+    translate::{Report, RuleKey},
+    xds::{NodeKey, proxies::Proxies, table::Table},
+};
+
+/// Everything that a running Weir has to say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Every policy object, accepted or not.
+    pub policies: Vec<PolicyReport>,
+    /// What is wrong outside of policies, by file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub problems: BTreeMap<String, Vec<Problem>>,
+    /// Proxies that are connected, by node id; those that belong to no known pod are said to be so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub proxies: BTreeMap<String, ProxyReport>,
+}
+
+/// One policy object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyReport {
+    /// `smartlimiters.weir.dev/<namespace>/<name>`.
+    pub key: String,
+    /// File and line.
+    pub origin: String,
+    /// Counts the texts of the object.
+    pub generation: i64,
+    /// As the object's own status would say it.
+    pub status: SmartLimiterStatus,
+}
+
+/// One connected proxy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProxyReport {
+    /// Since when, if it is connected now; a proxy that went away with a refusal is remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected_since: Option<Timestamp>,
+    /// Its pod is an endpoint of its service.
+    pub known: bool,
+    /// What it refused of the newest versions, in its own words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+/// Since when each condition of each policy has the status it has. The one thing a status remembers.
+#[derive(Debug, Default)]
+pub struct Transitions(BTreeMap<(String, String), (String, Time)>);
+
+impl Transitions {
+    /// Gives every condition whose status is as it was the time at which that began.
+    pub fn keep(&mut self, status: &mut Status) {
+        let mut kept = BTreeMap::new();
+        for policy in &mut status.policies {
+            for condition in &mut policy.status.conditions {
+                let key = (policy.key.clone(), condition.type_.clone());
+                if let Some((before, since)) = self.0.get(&key)
+                    && *before == condition.status
+                {
+                    condition.last_transition_time = since.clone();
+                }
+                kept.insert(key, (condition.status.clone(), condition.last_transition_time.clone()));
+            }
+        }
+        self.0 = kept;
+    }
+}
+
+/// The status of everything at `now`.
+#[must_use]
+pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: Timestamp) -> Status {
+    let index = builder.index();
+    let connected = proxies.snapshot();
+    let policies = index
+        .policies()
+        .map(|(key, entry)| {
+            let targets = entry.newest.as_ref().or(entry.accepted.as_ref());
+            let targets = targets.map(|policy| index.targets(policy)).unwrap_or_default();
+            let targets: Vec<Target<'_>> = targets
+                .into_iter()
+                .map(|service| Target {
+                    built: builder.built(&service),
+                    view: index.service(&service).map(|view| Endpoints::of(&view)),
+                    service,
+                })
+                .collect();
+            PolicyReport {
+                key: key.to_string(),
+                origin: entry.origin.clone(),
+                generation: entry.generation,
+                status: policy_status(key, entry, &targets, builder.table(), proxies, health, now),
+            }
+        })
+        .collect();
+    let proxies = connected
+        .iter()
+        .map(|(node, proxy)| {
+            let view = index.service(&node.service_key());
+            let known = view.is_some_and(|view| view.endpoints.contains_key(node.pod()));
+            let refused = proxy.refusals.iter().map(|refusal| refusal.message.clone()).collect();
+            (node.to_string(), ProxyReport { connected_since: proxy.connected_since, known, refused })
+        })
+        .collect();
+    Status { policies, problems: index.other_problems(), proxies }
+}
+
+/// A service that a policy applies to.
+struct Target<'a> {
+    service: ServiceKey,
+    built: Option<&'a Built>,
+    /// `None`: the Service does not exist.
+    view: Option<Endpoints>,
+}
+
+/// What conditions need of a service's view.
+struct Endpoints {
+    pods: Vec<String>,
+    /// Pods whose CPU or memory is a fraction of the request, having no limit; and those with neither.
+    from_request: bool,
+    without_cpu: bool,
+    without_memory: bool,
+}
+
+impl Endpoints {
+    fn of(view: &ServiceView<'_>) -> Self {
+        let pods = view.endpoints.values();
+        let resources = pods.clone().flat_map(|endpoint| [endpoint.cpu_cores, endpoint.memory_bytes]);
+        Self {
+            pods: view.endpoints.keys().map(|pod| (*pod).to_owned()).collect(),
+            from_request: resources.flatten().any(|resource| resource.from_request),
+            without_cpu: pods.clone().any(|endpoint| endpoint.cpu_cores.is_none()),
+            without_memory: pods.clone().any(|endpoint| endpoint.memory_bytes.is_none()),
+        }
+    }
+}
+
+impl Target<'_> {
+    fn node(&self, pod: &str) -> NodeKey {
+        NodeKey::of(&self.service, pod)
+    }
+
+    /// What is decided about a rule of a policy on this service, and what translation said of it.
+    fn rule(&self, policy: &PolicyKey, rule: &str) -> Option<(&Decision, Option<&Report>)> {
+        let built = self.built?;
+        let key = RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() };
+        let decision = built.rules.decisions.get(&key)?;
+        Some((decision, built.reports.iter().find(|report| report.key == key)))
+    }
+}
+
+fn policy_status(
+    key: &PolicyKey,
+    entry: &PolicyEntry,
+    targets: &[Target<'_>],
+    table: &Table,
+    proxies: &Proxies,
+    health: &HealthBoard,
+    now: Timestamp,
+) -> SmartLimiterStatus {
+    let delivery = conditions::delivery(targets, table, proxies);
+    let mut rules = Vec::new();
+    for target in targets {
+        for rule in entry.accepted.iter().flat_map(|policy| &policy.rules) {
+            if let Some((decision, report)) = target.rule(key, &rule.name) {
+                rules.push(rule_status(rule, &target.service.name, decision, report));
+            }
+        }
+    }
+    SmartLimiterStatus {
+        observed_generation: Some(entry.generation),
+        proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
+        conditions: conditions::conditions(entry, targets, &delivery, health, now),
+        rules,
+    }
+}
+
+fn rule_status(rule: &Rule, target: &str, decision: &Decision, report: Option<&Report>) -> RuleStatus {
+    let shares = report.map(|report| report.shares.as_slice()).unwrap_or_default();
+    let observed = decision.observed.iter().map(|observed| ObservedValue {
+        metric: observed.metric.clone(),
+        value: observed.value,
+        source: observed.source.clone(),
+        at: Some(Time(observed.at)),
+    });
+    let trouble = report.and_then(|report| report.trouble.as_ref());
+    RuleStatus {
+        name: rule.name.clone(),
+        target: target.to_owned(),
+        phase: phase(decision.phase),
+        limit: decision.limit.map(|rate| match &rule.action {
+            Action::Limit(limit) => limit.describe(rate),
+            Action::Adapt(_) => rate.to_string(),
+        }),
+        per_second: decision.limit.map(|rate| rate.per_second()),
+        shares: (!shares.is_empty()).then(|| quota::describe(shares)),
+        observed: observed.collect(),
+        since: Some(Time(decision.since)),
+        message: Some(match trouble {
+            Some(trouble) => format!("not carried out: {trouble}"),
+            None => decision.explanation.clone(),
+        }),
+    }
+}
+
+fn phase(phase: Phase) -> RulePhase {
+    match phase {
+        Phase::Idle => RulePhase::Idle,
+        Phase::Pending => RulePhase::Pending,
+        Phase::Limiting => RulePhase::Limiting,
+        Phase::Releasing => RulePhase::Releasing,
+    }
+}

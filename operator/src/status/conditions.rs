@@ -1,0 +1,223 @@
+//! The four conditions of a policy. Numbers that move stand in status fields, never in these messages.
+
+use crds::conditions::{ConditionReason as Reason, ConditionType};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use limiter::{
+    engine::Phase,
+    metric::{Metric, Word},
+    policy::{Mode, Policy},
+    problem,
+};
+
+use super::Target;
+use crate::{
+    index::PolicyEntry,
+    metrics::HealthBoard,
+    xds::{proxies::Proxies, table::Table},
+};
+
+/// How far a policy's newest numbers have come.
+pub(super) struct Delivery {
+    /// Pods of the targets, each with one proxy.
+    pub(super) total: u32,
+    /// Proxies that have acknowledged the newest version of all they were given.
+    pub(super) programmed: u32,
+    connected: u32,
+    /// Node and what it said of a version that it refused.
+    refused: Vec<(String, String)>,
+}
+
+pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies) -> Delivery {
+    let mut delivery = Delivery { total: 0, programmed: 0, connected: 0, refused: Vec::new() };
+    for target in targets {
+        let Some(endpoints) = &target.view else { continue };
+        for pod in &endpoints.pods {
+            delivery.total += 1;
+            let node = target.node(pod);
+            if !proxies.is_connected(&node) {
+                continue;
+            }
+            delivery.connected += 1;
+            if let Some(refusal) = proxies.refusals(&node).pop() {
+                delivery.refused.push((node.to_string(), refusal.message));
+            } else if proxies.programmed(&node, &table.versions(&node)) {
+                delivery.programmed += 1;
+            }
+        }
+    }
+    delivery
+}
+
+pub(super) fn conditions(
+    entry: &PolicyEntry,
+    targets: &[Target<'_>],
+    delivery: &Delivery,
+    health: &HealthBoard,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let (limiting, since) = limiting(entry, targets);
+    let all = [
+        (ConditionType::Accepted, accepted(entry, targets), now),
+        (ConditionType::Programmed, programmed(entry, targets, delivery), now),
+        (ConditionType::MetricsAvailable, metrics(entry, targets, health), now),
+        (ConditionType::Limiting, limiting, since.unwrap_or(now)),
+    ];
+    let condition = |(type_, (status, reason, message), since): (ConditionType, Verdict, Timestamp)| Condition {
+        type_: type_.to_string(),
+        status: if status { "True" } else { "False" }.to_owned(),
+        reason: reason.to_string(),
+        message,
+        observed_generation: Some(entry.generation),
+        last_transition_time: Time(since),
+    };
+    all.into_iter().map(condition).collect()
+}
+
+type Verdict = (bool, Reason, String);
+
+fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
+    if let Some(first) = entry.problems.first() {
+        let mut message = entry.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        if let Some(kept) = &entry.accepted {
+            message.push_str(&format!("; generation {} stays in force", kept.generation));
+        }
+        let reason = match first.reason {
+            problem::Reason::Invalid => Reason::Invalid,
+            problem::Reason::NotYetSupported => Reason::NotYetSupported,
+            problem::Reason::Conflicted => Reason::Conflicted,
+        };
+        return (false, reason, message);
+    }
+    let missing: Vec<_> =
+        targets.iter().filter(|target| target.view.is_none()).map(|target| target.service.to_string()).collect();
+    if !missing.is_empty() {
+        let message = format!("there is no Service {}: create it, or name one that exists", missing.join(", "));
+        return (false, Reason::TargetNotFound, message);
+    }
+    if targets.is_empty() {
+        return (false, Reason::TargetNotFound, "no Service of the namespace has these labels".to_owned());
+    }
+    (true, Reason::Accepted, "the policy is understood and its targets exist".to_owned())
+}
+
+fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) -> Verdict {
+    let Some(policy) = &entry.accepted else {
+        return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
+    };
+    let troubles: Vec<String> = targets
+        .iter()
+        .flat_map(|target| policy.rules.iter().filter_map(|rule| target.rule(&policy.key, &rule.name)?.1))
+        .filter_map(|report| Some(format!("rule {}: {}", report.key.rule, report.trouble.as_ref()?)))
+        .collect();
+    if !troubles.is_empty() {
+        return (false, Reason::NotCarriedOut, troubles.join("; "));
+    }
+    if let Some((node, message)) = delivery.refused.first() {
+        let more = match delivery.refused.len() {
+            1 => String::new(),
+            count => format!(" (and {} more proxies)", count - 1),
+        };
+        return (false, Reason::Rejected, format!("the proxy {node}{more} refused it and keeps what it had: {message}"));
+    }
+    if delivery.total == 0 {
+        let message = "the targets have no endpoints: add an EndpointSlice with the label kubernetes.io/service-name";
+        return (false, Reason::NoEndpoints, message.to_owned());
+    }
+    if delivery.connected == 0 {
+        let message = "no proxy of the targets is connected: start Envoy with the output of `weir bootstrap`";
+        return (false, Reason::NoProxies, message.to_owned());
+    }
+    if delivery.connected < delivery.total {
+        return (false, Reason::Pending, "some pods of the targets have no proxy connected".to_owned());
+    }
+    if delivery.programmed < delivery.total {
+        return (false, Reason::Pending, "some proxies have not acknowledged the newest version yet".to_owned());
+    }
+    (true, Reason::Programmed, "every proxy of the targets has acknowledged the newest version".to_owned())
+}
+
+fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) -> Verdict {
+    let Some(policy) = &entry.accepted else {
+        return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
+    };
+    let needed = policy.metrics();
+    if needed.iter().all(|metric| metric.word == Word::Pods) {
+        return (true, Reason::NotNeeded, "no rule looks at a metric".to_owned());
+    }
+    for target in targets {
+        let rules = policy.rules.iter().filter_map(|rule| target.rule(&policy.key, &rule.name));
+        let mut missing: Vec<&Metric> = rules.flat_map(|(decision, _)| &decision.missing).collect();
+        missing.sort();
+        missing.dedup();
+        if missing.is_empty() {
+            continue;
+        }
+        let words: Vec<_> = missing.iter().map(|metric| metric.word.to_string()).collect();
+        let mut message = format!("{} of {} is missing", words.join(", "), target.service);
+        if let Some(why) = why_missing(target, &missing, health) {
+            message.push_str(": ");
+            message.push_str(&why);
+        }
+        return (false, Reason::Missing, message);
+    }
+    let from_request = targets.iter().filter_map(|target| target.view.as_ref()).any(|view| view.from_request);
+    let message = if from_request {
+        "every metric is fresh; cpu and memory are fractions of the request where a container has no limit"
+    } else {
+        "every metric is fresh"
+    };
+    (true, Reason::Available, message.to_owned())
+}
+
+fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard) -> Option<String> {
+    let view = target.view.as_ref()?;
+    if view.pods.is_empty() {
+        return Some("the Service has no endpoints".to_owned());
+    }
+    for pod in &view.pods {
+        let Some(pod_health) = health.pod(&target.service, pod) else { continue };
+        if let Some(error) = pod_health.last_error {
+            return Some(format!("pod {pod}: {}", error.message));
+        }
+        if let Some(why) = missing.iter().find_map(|metric| pod_health.unavailable.get(&metric.word)) {
+            return Some(format!("pod {pod}: {why}"));
+        }
+    }
+    let is_missing = |word: &Word| missing.iter().any(|metric| metric.word == *word);
+    if is_missing(&Word::Cpu) && view.without_cpu {
+        return Some("a pod has no manifest with resources.limits.cpu".to_owned());
+    }
+    if is_missing(&Word::Memory) && view.without_memory {
+        return Some("a pod has no manifest with resources.limits.memory".to_owned());
+    }
+    None
+}
+
+fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Timestamp>) {
+    let rules = |policy: &Policy, mode: Mode| -> Vec<(String, Phase, Timestamp)> {
+        let rules = policy.rules.iter().filter(|rule| rule.mode == mode);
+        let standing = rules.flat_map(|rule| {
+            let decided = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+            decided.map(move |(decision, _)| (rule, decision))
+        });
+        let limiting = standing.filter(|(_, decision)| matches!(decision.phase, Phase::Limiting | Phase::Releasing));
+        limiting.map(|(rule, decision)| (rule.name.clone(), decision.phase, decision.since)).collect()
+    };
+    let Some(policy) = &entry.accepted else {
+        return ((false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned()), None);
+    };
+    let mut enforced = rules(policy, Mode::Enforce);
+    enforced.dedup_by(|a, b| a.0 == b.0);
+    if let Some(since) = enforced.iter().map(|(_, _, since)| *since).min() {
+        let releasing = enforced.iter().all(|(_, phase, _)| *phase == Phase::Releasing);
+        let reason = if releasing { Reason::Releasing } else { Reason::Limiting };
+        let names: Vec<_> = enforced.into_iter().map(|(name, _, _)| name).collect();
+        return ((true, reason, format!("in force: {}", names.join(", "))), Some(since));
+    }
+    if rules(policy, Mode::Shadow).is_empty() {
+        ((false, Reason::Idle, "no rule holds now; this is normal".to_owned()), None)
+    } else {
+        ((false, Reason::Shadow, "only rules in shadow mode hold now".to_owned()), None)
+    }
+}

@@ -1,0 +1,185 @@
+//! One service's view and the decisions about it, to its intent and reports.
+//!
+//! Pure. `decide` steps the rules; [`translate`] turns policies into limit shapes, `routes` finds which requests take which
+//! limits, and each pod gets its share of every number. Shapes and routes depend only on policies, so a decision moves numbers
+//! and nothing else.
+
+pub mod decide;
+mod routes;
+
+use std::collections::BTreeMap;
+
+use limiter::{
+    engine::Decision,
+    policy::{Action, Limit, Mode, Policy, PolicyKey, Rule, Scope, default_burst},
+    quota::{self, Rate},
+};
+use serde::Serialize;
+
+use crate::{
+    index::ServiceView,
+    intent::{LimitShape, LimitValue, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
+};
+
+/// One rule of one policy on one service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct RuleKey {
+    /// The service.
+    pub service: ServiceKey,
+    /// The policy.
+    pub policy: PolicyKey,
+    /// The rule's name.
+    pub rule: String,
+}
+
+/// What is decided about each rule.
+pub type Decisions = BTreeMap<RuleKey, Decision>;
+
+/// What translation has to say about one rule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Which rule.
+    pub key: RuleKey,
+    /// What each ready pod gets, largest first; empty without a limit in force.
+    pub shares: Vec<Rate>,
+    /// Why the rule is not carried out, although it was accepted.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why an accepted rule cannot be carried out on a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Trouble {
+    /// Its matches and those of other rules overlap in too many ways.
+    TooManyRoutes,
+    /// No port of the service speaks HTTP.
+    NoHttpPort,
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooManyRoutes => write!(
+                f,
+                "its matches overlap those of other rules in more than {} ways: use fewer, or matches that exclude each other",
+                routes::MOST
+            ),
+            Self::NoHttpPort => {
+                f.write_str("no port of the Service speaks HTTP: set appProtocol: http on it, or name it http-…")
+            }
+        }
+    }
+}
+
+/// Translates one service.
+#[must_use]
+pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceIntent, Vec<Report>) {
+    let mut reports: BTreeMap<RuleKey, Report> = BTreeMap::new();
+    let mut rules = Vec::new();
+    let has_http = view.endpoints.values().flat_map(|endpoint| &endpoint.inbound).any(|i| i.protocol != Protocol::Tcp);
+    let no_http = !has_http && view.endpoints.values().any(|endpoint| !endpoint.inbound.is_empty());
+    for policy in &view.policies {
+        for rule in &policy.rules {
+            let key =
+                RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
+            let trouble = no_http.then_some(Trouble::NoHttpPort);
+            reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), trouble });
+            if let Action::Limit(limit) = &rule.action {
+                rules.push(Limited { key, policy, rule, limit });
+            }
+        }
+    }
+
+    // Enforced rules become limits; a rule in shadow mode is decided and reported, and never reaches a proxy.
+    let (enforced, shadow): (Vec<_>, Vec<_>) = rules.into_iter().partition(|limited| limited.rule.mode == Mode::Enforce);
+    let limits: Vec<LimitShape> = enforced.iter().map(Limited::shape).collect();
+    let (routes, left_out) = build_routes(&enforced);
+    for position in left_out {
+        if let Some(report) = reports.get_mut(&enforced[position].key) {
+            report.trouble.get_or_insert(Trouble::TooManyRoutes);
+        }
+    }
+
+    let ready: Vec<&str> = view.ready_pods().collect();
+    let mut pods: BTreeMap<String, PodIntent> = view
+        .endpoints
+        .iter()
+        .map(|(pod, endpoint)| {
+            let values = vec![None; limits.len()];
+            ((*pod).to_owned(), PodIntent { inbound: endpoint.inbound.clone(), values })
+        })
+        .collect();
+    for (position, limited) in enforced.iter().enumerate() {
+        let Some(values) = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready.len())) else {
+            continue;
+        };
+        for (pod, intent) in &mut pods {
+            // A pod that is not ready takes no share of the total; should a request reach it, the smallest share applies.
+            let share = ready.iter().position(|name| name == pod).and_then(|place| values.get(place));
+            intent.values[position] = share.or(values.last()).copied();
+        }
+        if let Some(report) = reports.get_mut(&limited.key) {
+            report.shares = values.iter().map(|value| value.rate).collect();
+        }
+    }
+    for limited in &shadow {
+        let values = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready.len()));
+        if let (Some(values), Some(report)) = (values, reports.get_mut(&limited.key)) {
+            report.shares = values.iter().map(|value| value.rate).collect();
+        }
+    }
+    (ServiceIntent { limits, routes, pods }, reports.into_values().collect())
+}
+
+/// A rule with a rate limit.
+struct Limited<'a> {
+    key: RuleKey,
+    policy: &'a Policy,
+    rule: &'a Rule,
+    limit: &'a Limit,
+}
+
+impl Limited<'_> {
+    fn shape(&self) -> LimitShape {
+        LimitShape {
+            bucket: format!("{}/{}", self.policy.key, self.rule.name),
+            per: self.limit.per.clone(),
+            service_wide: self.rule.matches.is_empty() && self.limit.per.is_none(),
+        }
+    }
+
+    /// The number of each ready pod (of one, when none is ready), largest first; `None` without a limit in force.
+    fn values(&self, decision: &Decision, ready: usize) -> Option<Vec<LimitValue>> {
+        let (rate, lowest) = (decision.limit?, decision.lowest.or(decision.limit)?);
+        let pods = u32::try_from(ready.max(1)).unwrap_or(u32::MAX);
+        let divide = |total: Rate| match self.limit.scope {
+            Scope::AcrossAllPods => quota::shares(total, pods),
+            Scope::PerPod => vec![total; ready.max(1)],
+        };
+        let burst = self.rule.burst.map(|burst| match self.limit.scope {
+            Scope::AcrossAllPods => burst.div_ceil(pods),
+            Scope::PerPod => burst,
+        });
+        let values = divide(rate).into_iter().zip(divide(lowest)).map(|(rate, lowest)| LimitValue {
+            rate,
+            burst: burst.unwrap_or_else(|| default_burst(lowest)).max(1),
+            lowest,
+        });
+        Some(values.collect())
+    }
+}
+
+/// Routes of the service, and the positions of limits whose matches found no room.
+fn build_routes(enforced: &[Limited<'_>]) -> (Vec<Route>, Vec<usize>) {
+    let mut regions = routes::Regions::new();
+    let mut left_out = Vec::new();
+    for (position, limited) in enforced.iter().enumerate() {
+        if !regions.add(position, &limited.rule.matches) {
+            left_out.push(position);
+        }
+    }
+    let routes = regions.into_routes(|position| enforced[position].rule.name.as_str());
+    (routes, left_out)
+}
+
+#[cfg(test)]
+mod tests;

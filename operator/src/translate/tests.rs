@@ -1,0 +1,114 @@
+use jiff::Timestamp;
+use limiter::engine::Phase;
+
+use super::*;
+use crate::{
+    index::{Change, Index},
+    watch::decode,
+};
+
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: checkout, namespace: ns-a}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: checkout-1, namespace: ns-a, labels: {kubernetes.io/service-name: checkout}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [127.0.1.1], targetRef: {kind: Pod, name: pod-1}}
+- {addresses: [127.0.1.2], targetRef: {kind: Pod, name: pod-2}}
+- {addresses: [127.0.1.3], targetRef: {kind: Pod, name: pod-3}}
+- {addresses: [127.0.1.4], targetRef: {kind: Pod, name: pod-4}, conditions: {ready: false}}
+";
+
+fn index(rules: &str) -> Index {
+    let policy = format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {{name: p, namespace: ns-a}}\n\
+         spec:\n  targetRefs: [{{kind: Service, name: checkout}}]\n  rules:\n{rules}"
+    );
+    let mut index = Index::default();
+    for text in [MANIFESTS, &policy] {
+        for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
+            let change = Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object };
+            index.apply(change);
+        }
+    }
+    let (_, entry) = index.policies().next().expect("one policy");
+    assert_eq!(entry.problems, []);
+    index
+}
+
+fn checkout() -> ServiceKey {
+    ServiceKey { namespace: "ns-a".to_owned(), name: "checkout".to_owned() }
+}
+
+/// Every rule limits to its own number, as without a condition.
+fn translated(index: &Index) -> (ServiceIntent, Vec<Report>) {
+    let key = checkout();
+    let view = index.service(&key).expect("it exists");
+    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
+    let rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    translate(&view, &rules.decisions)
+}
+
+fn per_pod(intent: &ServiceIntent, limit: usize) -> Vec<Option<u64>> {
+    intent.pods.values().map(|pod| pod.values[limit].map(|value| value.rate.milli_requests)).collect()
+}
+
+#[test]
+fn a_total_is_divided_among_ready_pods_exactly() {
+    let index = index("  - {name: all, limit: 100 requests per second across all pods, burst: 10}\n");
+    let (intent, reports) = translated(&index);
+    // The pod that is not ready has the smallest share, and counts in no sum.
+    assert_eq!(per_pod(&intent, 0), [Some(33_334), Some(33_333), Some(33_333), Some(33_333)]);
+    assert_eq!(reports[0].shares.iter().map(|share| share.milli_requests).sum::<u64>(), 100_000);
+    assert_eq!(intent.pods["pod-1"].values[0].map(|value| value.burst), Some(4), "10 among 3, rounded up");
+}
+
+#[test]
+fn a_limit_per_pod_is_whole_on_every_pod() {
+    let index = index("  - {name: all, limit: 10 requests per second per pod, burst: 7}\n");
+    let (intent, _) = translated(&index);
+    assert_eq!(per_pod(&intent, 0), [Some(10_000); 4]);
+    assert_eq!(intent.pods["pod-1"].values[0].map(|value| value.burst), Some(7));
+}
+
+#[test]
+fn shadow_rules_are_reported_and_never_reach_a_proxy() {
+    let index = index("  - {name: all, mode: Shadow, limit: 9 requests per second across all pods}\n");
+    let (intent, reports) = translated(&index);
+    assert_eq!(intent.limits, []);
+    assert_eq!(reports[0].shares.len(), 3);
+}
+
+#[test]
+fn a_decision_moves_numbers_and_nothing_else() {
+    let index = index("  - {name: hot, when: cpu > 80%, limit: 9 requests per second per pod}\n");
+    let key = checkout();
+    let view = index.service(&key).expect("it exists");
+    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
+    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let (idle, _) = translate(&view, &rules.decisions);
+    let decision = rules.decisions.values_mut().next().expect("one rule");
+    assert_eq!((decision.phase, decision.limit), (Phase::Idle, None));
+    let rate = Rate { milli_requests: 9000, interval: std::time::Duration::from_secs(1) };
+    (decision.phase, decision.limit, decision.lowest) = (Phase::Limiting, Some(rate), Some(rate));
+    let (hot, _) = translate(&view, &rules.decisions);
+    assert_eq!((&idle.limits, &idle.routes), (&hot.limits, &hot.routes));
+    assert_eq!(per_pod(&idle, 0), [None; 4]);
+    assert_eq!(per_pod(&hot, 0), [Some(9000); 4]);
+}
+
+#[test]
+fn a_service_without_an_http_port_says_so() {
+    let mut index = index("  - {name: all, limit: 9 requests per second per pod}\n");
+    let text = MANIFESTS.replace("{name: http, port: 8080}", "{name: db, port: 8080, appProtocol: tcp}");
+    for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
+        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+    }
+    let (_, reports) = translated(&index);
+    assert_eq!(reports[0].trouble, Some(Trouble::NoHttpPort));
+}
