@@ -35,7 +35,7 @@ const ROOMS: &[Room] = &[
 ];
 
 /// They put the rooms together, so they may use anything.
-const WIRING: [&str; 7] = ["lib", "main", "app", "args", "admin", "cli", "demo"];
+const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
 const PURE: [&[&str]; 6] =
