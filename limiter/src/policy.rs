@@ -174,6 +174,24 @@ pub struct Limit {
     pub text: String,
 }
 
+impl Limit {
+    /// `rate` with whom it is for: `30 requests per second across all pods`.
+    #[must_use]
+    pub fn describe(&self, rate: Rate) -> String {
+        let per = match &self.per {
+            None => String::new(),
+            Some(Key::ClientIp) => " per client ip".to_owned(),
+            Some(Key::Header(name)) => format!(" per header {name}"),
+        };
+        let scope = match (self.scope, &self.per) {
+            (Scope::AcrossAllPods, _) => " across all pods",
+            (Scope::PerPod, None) => " per pod",
+            (Scope::PerPod, Some(_)) => " at each pod",
+        };
+        format!("{rate}{per}{scope}")
+    }
+}
+
 /// Whose requests share a limit's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Scope {

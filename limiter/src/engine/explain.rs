@@ -11,7 +11,7 @@ use crate::{
     condition::{self, Outcome, Truth, elapsed},
     language::ast::{Arithmetic, Comparison, Condition, Expression},
     metric::{Metric, Reduce, Word},
-    policy::{Key, Limit, Mode, Scope, When},
+    policy::{Mode, When},
     quota::Rate,
 };
 
@@ -65,7 +65,7 @@ fn without_metrics(facts: &Facts<'_>) -> String {
     } else {
         joined(facts.missing.iter().map(|metric| absence(facts, metric)), " and ")
     };
-    let limit = facts.in_force.map(|rate| in_words(rate, facts.view.limit));
+    let limit = facts.in_force.map(|rate| facts.view.limit.describe(rate));
     let limit = limit.as_deref();
     let never = facts.missing.iter().any(|metric| !facts.view.observations.samples.contains_key(*metric));
     let consequence = match (facts.shown.phase, limit) {
@@ -128,7 +128,7 @@ fn with_metrics(facts: &Facts<'_>, when: &When) -> String {
             _ => format!("{lead}{} (releases {}){note}", limiting(facts, "still "), until.when()),
         },
         Phase::Releasing => {
-            let now_at = facts.in_force.map(|rate| in_words(rate, facts.view.limit)).unwrap_or_default();
+            let now_at = facts.in_force.map(|rate| facts.view.limit.describe(rate)).unwrap_or_default();
             match facts.state.ramp.map(|ramp| ramp.cause) {
                 Some(Cause::Missing) => format!("{lead}letting go since metrics were missing, now {now_at}"),
                 Some(Cause::Floor) => format!("{lead}letting go of the floor, now {now_at}"),
@@ -146,7 +146,7 @@ fn limiting(facts: &Facts<'_>, still: &str) -> String {
     match facts.in_force {
         Some(rate) => format!(
             "{still}limiting to {} since {}",
-            in_words(rate, facts.view.limit),
+            facts.view.limit.describe(rate),
             clock(facts.shown.since, facts.view.now)
         ),
         None => "no limit".to_owned(),
@@ -178,21 +178,6 @@ fn sight(facts: &Facts<'_>, metric: &Metric) -> String {
         Some(value) => format!("{} {verb} {}", spelling(metric), Unit::of(metric).write(value)),
         None => format!("{} {verb} missing", spelling(metric)),
     }
-}
-
-/// A rate with whom it is for.
-fn in_words(rate: Rate, limit: &Limit) -> String {
-    let per = match &limit.per {
-        None => String::new(),
-        Some(Key::ClientIp) => " per client ip".to_owned(),
-        Some(Key::Header(name)) => format!(" per header {name}"),
-    };
-    let scope = match (limit.scope, &limit.per) {
-        (Scope::AcrossAllPods, _) => " across all pods",
-        (Scope::PerPod, None) => " per pod",
-        (Scope::PerPod, Some(_)) => " at each pod",
-    };
-    format!("{rate}{per}{scope}")
 }
 
 /// A condition in words.

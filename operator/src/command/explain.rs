@@ -28,7 +28,7 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
             };
             policies += 1;
             say!("{} ({}:{})", decoded.key, input.path.display(), decoded.line);
-            for line in policy.iter().flat_map(|policy| limiter::language::explain::explain(policy)) {
+            for line in policy.iter().flat_map(|policy| limiter::language::explain(policy)) {
                 say!("  {line}");
             }
             if !problems.is_empty() {

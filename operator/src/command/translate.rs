@@ -119,7 +119,7 @@ impl Staged {
                     all.push(json!({
                         "name": *resource.name,
                         "version": *resource.version,
-                        "resource": print::print(resource)?,
+                        "resource": print::json(resource)?,
                     }));
                 }
                 Value::Array(all)

@@ -54,7 +54,7 @@ fn cost(text: &str) -> Result<Duration, String> {
 fn cores(text: &str) -> Result<f64, String> {
     let expected = || format!("expected a number above 0 and at most 1, found {text:?}");
     let cores: f64 = text.parse().map_err(|_| expected())?;
-    (cores >= 0.001 && cores <= 1.0).then_some(cores).ok_or_else(expected)
+    (0.001..=1.0).contains(&cores).then_some(cores).ok_or_else(expected)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub const COST: Duration = Duration::from_millis(4);
 /// Cores of each replica; the manifests say the same.
 pub const CPU: f64 = 0.2;
 /// Requests per second that the policy lets through in all; the manifest says the same.
-pub const LIMIT_PER_SECOND: f64 = 105.0;
+pub const LIMIT_PER_SECOND: f64 = 90.0;
 /// Requests that a replica's share of the limit lets through at once (the default burst of such a limit).
 pub const BURST: f64 = 5.0;
 

@@ -81,21 +81,23 @@ pub async fn serve(listen: SocketAddr, config: Config, shutdown: CancellationTok
 /// The single worker: first come, first served.
 fn work(queue: &mpsc::Receiver<Job>, config: Config) {
     let mut free_at = Instant::now();
+    let mut paid = process_cpu();
     loop {
-        let mut used_before = process_cpu();
         let job = match queue.try_recv() {
             Ok(job) => job,
             Err(_) => {
                 let Ok(job) = queue.recv() else { return };
-                // What was used while idle was within the limit and is not paid for again.
-                used_before = process_cpu();
+                // What was used while idle was within the limit.
+                paid = process_cpu();
                 job
             }
         };
         let start = free_at.max(Instant::now());
         burn(config.cost);
-        let used = process_cpu().saturating_sub(used_before).clamp(config.cost, config.cost * 3);
-        free_at = start + used.div_f64(config.cpu);
+        // All of the process counts, as in a container: also what taking and refusing requests has cost meanwhile.
+        let used = process_cpu();
+        free_at = start + used.saturating_sub(paid).max(config.cost).div_f64(config.cpu);
+        paid = used;
         std::thread::sleep(free_at.saturating_duration_since(Instant::now()));
         // The client may have left.
         let _ = job.send(());

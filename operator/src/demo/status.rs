@@ -8,7 +8,7 @@ use super::scenario::{NAMESPACE, SERVICE};
 
 /// The rule as it stands.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct RuleView {
+pub(super) struct RuleView {
     /// `Idle`, `Pending`, `Limiting` or `Releasing`.
     pub phase: String,
     /// The limit in force, in requests per second over all pods.
@@ -22,7 +22,7 @@ pub struct RuleView {
 }
 
 /// Asks Weir. Absent: it does not answer, or has no such policy.
-pub async fn fetch(admin: SocketAddr) -> Option<RuleView> {
+pub(super) async fn fetch(admin: SocketAddr) -> Option<RuleView> {
     let (status, text) = super::get(admin, "/status", Duration::from_secs(1)).await.ok()?;
     if status != 200 {
         return None;

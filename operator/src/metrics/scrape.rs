@@ -258,8 +258,9 @@ impl Reader {
                     tracing::info!(%service, pod = target.pod, "metrics can be read again");
                 }
                 if health.unavailable != unavailable {
+                    // Whether any rule needs the word is not known here; where one does, its status says so.
                     for (word, reason) in &unavailable {
-                        tracing::warn!(%service, pod = target.pod, %word, reason, "metric is unavailable");
+                        tracing::debug!(%service, pod = target.pod, %word, reason, "metric is unavailable");
                     }
                     health.unavailable = unavailable;
                 }

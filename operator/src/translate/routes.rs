@@ -42,8 +42,12 @@ impl Regions {
                     region.limits.push(limit);
                     split.push(region);
                 } else if let Some(both) = conjoin(&region.matches, wanted) {
-                    let limits = region.limits.iter().copied().chain([limit]).collect();
-                    split.push(Region { matches: both, limits });
+                    // Inside a region that stands before it, it would never be reached.
+                    let inside = |earlier: &Region| earlier.matches.iter().all(|part| implies(&both, part));
+                    if !split.iter().any(inside) {
+                        let limits = region.limits.iter().copied().chain([limit]).collect();
+                        split.push(Region { matches: both, limits });
+                    }
                     split.push(region);
                 } else {
                     split.push(region);

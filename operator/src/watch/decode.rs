@@ -86,7 +86,11 @@ pub fn decode(bytes: &[u8]) -> Result<File, Unreadable> {
         let help = Some("delete the file to remove its objects".to_owned());
         return Err(Unreadable(problem("file", "the file is empty", help)));
     }
-    let documents = serde_saphyr::from_multiple::<serde_saphyr::Spanned<Value>>(text).map_err(|error| {
+    // A folder may keep a whole mesh in one file, so allow more than the parser's own bounds; what aliases may blow up to
+    // stays bounded.
+    let budget = serde_saphyr::budget! { max_documents: 100_000, max_events: 8_000_000, max_nodes: 4_000_000 };
+    let options = serde_saphyr::options! { budget: budget };
+    let documents = serde_saphyr::from_multiple_with_options::<serde_saphyr::Spanned<Value>>(text, options).map_err(|error| {
         let message = error.to_string();
         let first = message.lines().next().unwrap_or("not YAML").to_owned();
         Unreadable(problem("file", format!("not YAML: {first}"), None))

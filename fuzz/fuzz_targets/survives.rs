@@ -1,0 +1,4 @@
+#![no_main]
+//! The body of the property test of the same name, on texts that the fuzzer finds.
+
+libfuzzer_sys::fuzz_target!(|text: &str| limiter::language::fuzzing::survives(text));
