@@ -2,7 +2,7 @@
 
 use crate::{
     language::{
-        ast::{Adapt, Expression},
+        ast::{Adapt, Condition, Expression},
         display::interval_name,
         units::write_duration,
     },
@@ -66,10 +66,12 @@ fn explain_rule(rule: &Rule) -> Vec<String> {
         } else {
             " (derived from the condition: 90% of each threshold, held three times as long)"
         };
-        lines.push(format!(
-            "It is released when {}{origin}; the limit then doubles each second until it vanishes.",
-            when.until
-        ));
+        lines.push(match &when.until {
+            Condition::Literal(false) => "It is never released.".to_owned(),
+            until => {
+                format!("It is released when {until}{origin}; the limit then doubles each second until it vanishes.")
+            }
+        });
     }
     if let Some(burst) = rule.burst {
         let noun = if burst == 1 { "request" } else { "requests" };

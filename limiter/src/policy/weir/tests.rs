@@ -285,6 +285,14 @@ fn names_of_objects_are_checked() {
 }
 
 #[test]
+fn explains_a_rule_that_always_holds() {
+    let rule = json!({"name": "a", "when": "true", "limit": "1 request per day per pod"});
+    let (policy, _) = read(with(rule, json!({})));
+    let lines = explain(&policy.unwrap());
+    assert!(lines.contains(&"It is never released.".to_owned()), "{lines:?}");
+}
+
+#[test]
 fn explains_a_policy_in_plain_english() {
     let (policy, _) = read(json!({
         "targetRefs": [{"kind": "Service", "name": "reviews"}],
