@@ -59,18 +59,20 @@ const INTERRUPTED: u8 = 130;
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
-    tokio::select! {
+    let (code, stage) = tokio::select! {
         biased;
-        code = perform(&args, &stop) => code,
+        performed = perform(&args, &stop) => performed?,
         // Dropping the performance ends every child and gives the terminal back.
         () = stop.cancelled() => {
             say("interrupted; everything was stopped");
-            Ok(ExitCode::from(INTERRUPTED))
+            return Ok(ExitCode::from(INTERRUPTED));
         }
-    }
+    };
+    stage.stop().await;
+    Ok(code)
 }
 
-async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
     let timeline = Timeline::new(args.seconds);
     let addresses = Addresses::choose()?;
     say(&format!(
@@ -116,8 +118,7 @@ async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<Ex
         stage.keep_folder();
         say(&format!("logs: {}", stage.folder().display()));
     }
-    stage.stop().await;
-    Ok(ExitCode::from(u8::from(!passed)))
+    Ok((ExitCode::from(u8::from(!passed)), stage))
 }
 
 /// Runs the load to its end, shows it, and notes what is to be seen beside it.

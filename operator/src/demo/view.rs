@@ -10,7 +10,7 @@ use ratatui::{
     backend::CrosstermBackend,
     crossterm::{
         cursor, execute,
-        terminal::{EnterAlternateScreen, LeaveAlternateScreen},
+        terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen},
     },
     layout::{Constraint, Layout},
     style::{Color, Style, Stylize},
@@ -124,9 +124,8 @@ struct Screen {
 
 impl Screen {
     fn enter() -> Option<Self> {
-        execute!(std::io::stdout(), EnterAlternateScreen, cursor::Hide).ok()?;
-        let terminal = Terminal::new(CrosstermBackend::new(std::io::stdout()));
-        let screen = terminal.and_then(|mut terminal| terminal.clear().map(|()| Self { terminal }));
+        execute!(std::io::stdout(), EnterAlternateScreen, Clear(ClearType::All), cursor::Hide).ok()?;
+        let screen = Terminal::new(CrosstermBackend::new(std::io::stdout())).map(|terminal| Self { terminal });
         if screen.is_err() {
             leave();
         }
