@@ -38,9 +38,15 @@ impl ConditionType {
         use ConditionReason as R;
         match self {
             Self::Accepted => &[R::Accepted, R::Invalid, R::NotYetSupported, R::Conflicted, R::TargetNotFound],
-            Self::Programmed => {
-                &[R::Programmed, R::Pending, R::NoEndpoints, R::NoProxies, R::Rejected, R::NotCarriedOut, R::NotAccepted]
-            },
+            Self::Programmed => &[
+                R::Programmed,
+                R::Pending,
+                R::NoEndpoints,
+                R::NoProxies,
+                R::Rejected,
+                R::NotCarriedOut,
+                R::NotAccepted,
+            ],
             Self::MetricsAvailable => &[R::Available, R::NotNeeded, R::Missing, R::NotAccepted],
             Self::Limiting => &[R::Limiting, R::Releasing, R::Shadow, R::Idle, R::NotAccepted],
         }

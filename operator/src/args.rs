@@ -175,7 +175,8 @@ fn assumed(text: &str) -> Result<(String, f64), String> {
         Some(number) => (number, 0.01),
         None => (value, 1.0),
     };
-    let number: f64 = number.trim().parse().map_err(|_| format!("expected a number or a percentage, found {value:?}"))?;
+    let number: f64 =
+        number.trim().parse().map_err(|_| format!("expected a number or a percentage, found {value:?}"))?;
     if !number.is_finite() {
         return Err(format!("expected a finite number, found {value:?}"));
     }

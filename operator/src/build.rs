@@ -221,7 +221,8 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
     if !wanted {
         return Vec::new();
     }
-    let with_page = view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
+    let with_page =
+        view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
     with_page
         .map(|(pod, endpoint, (address, path))| Target {
             service: view.key.clone(),

@@ -29,7 +29,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Translate(args) => translate::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Status(args) => status::run(&args).await,
-        Command::Demo(_) => anyhow::bail!("not merged yet"),
+        Command::Demo(args) => crate::demo::run(args).await,
         Command::DemoService(args) => crate::demo::service::run(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "weir", &mut std::io::stdout());

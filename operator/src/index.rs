@@ -15,8 +15,8 @@ use limiter::{
 };
 use serde::Serialize;
 
-pub use self::view::{Endpoint, ServiceView};
 use self::model::{EndpointSliceModel, PodModel, ServiceModel};
+pub use self::view::{Endpoint, ServiceView};
 use crate::intent::ServiceKey;
 
 /// Kinds of objects that Weir reads.
@@ -235,11 +235,7 @@ impl Index {
         let given = newest.as_ref().map_or(0, |policy| policy.generation);
         let generation = if given > 0 { given } else { old.map_or(0, |old| old.generation) + 1 };
         let newest = newest.map(|policy| Policy { generation, ..policy });
-        let accepted = if problems.is_empty() {
-            newest.clone()
-        } else {
-            old.and_then(|old| old.accepted.clone())
-        };
+        let accepted = if problems.is_empty() { newest.clone() } else { old.and_then(|old| old.accepted.clone()) };
         let mut touched = Vec::new();
         if let Some(policy) = self.policies.remove(&key).and_then(|old| old.accepted) {
             touched = self.targets(&policy);
@@ -275,10 +271,12 @@ impl Index {
                 let entry = self.policies.remove(&policy_key(key));
                 found |= entry.is_some();
                 let policy = entry.and_then(|entry| entry.accepted);
-                policy.map(|policy| {
-                    self.unregister(&policy);
-                    self.targets(&policy)
-                }).unwrap_or_default()
+                policy
+                    .map(|policy| {
+                        self.unregister(&policy);
+                        self.targets(&policy)
+                    })
+                    .unwrap_or_default()
             }
         };
         if found { dirty(touched) } else { Dirty::default() }

@@ -79,8 +79,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     let no_http = !has_http && view.endpoints.values().any(|endpoint| !endpoint.inbound.is_empty());
     for policy in &view.policies {
         for rule in &policy.rules {
-            let key =
-                RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
+            let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
             let trouble = no_http.then_some(Trouble::NoHttpPort);
             reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), trouble });
             if let Action::Limit(limit) = &rule.action {
@@ -90,7 +89,8 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     }
 
     // Enforced rules become limits; a rule in shadow mode is decided and reported, and never reaches a proxy.
-    let (enforced, shadow): (Vec<_>, Vec<_>) = rules.into_iter().partition(|limited| limited.rule.mode == Mode::Enforce);
+    let (enforced, shadow): (Vec<_>, Vec<_>) =
+        rules.into_iter().partition(|limited| limited.rule.mode == Mode::Enforce);
     let limits: Vec<LimitShape> = enforced.iter().map(Limited::shape).collect();
     let (routes, left_out) = build_routes(&enforced);
     for position in left_out {
@@ -109,7 +109,8 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
         })
         .collect();
     for (position, limited) in enforced.iter().enumerate() {
-        let Some(values) = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready.len())) else {
+        let Some(values) = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready.len()))
+        else {
             continue;
         };
         for (pod, intent) in &mut pods {

@@ -84,8 +84,7 @@ fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::Ob
     let mut found = Vec::new();
     for (path, line, key) in objects {
         let ObjectKind::Policy(kind) = key.kind else { continue };
-        let policy_key =
-            limiter::policy::PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
+        let policy_key = limiter::policy::PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
         let Some(policy) = index.policy(&policy_key).and_then(|entry| entry.newest.as_ref()) else { continue };
         let targets = index.targets(policy);
         let mut say = |field: &str, message: String, help: Option<&str>| {
@@ -123,11 +122,8 @@ fn note(field: &str, message: String, help: Option<String>) -> Problem {
 
 pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     let (found, objects) = findings(&args.paths)?;
-    let renderer = if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        Renderer::styled()
-    } else {
-        Renderer::plain()
-    };
+    let renderer =
+        if std::io::IsTerminal::is_terminal(&std::io::stdout()) { Renderer::styled() } else { Renderer::plain() };
     for finding in &found {
         say!("{}", finding.render(&renderer));
     }

@@ -126,10 +126,8 @@ fn a_slice_that_moves_to_another_service_touches_both() {
 #[test]
 fn a_selector_follows_the_labels_of_services() {
     let mut index = Index::default();
-    let policy = POLICY.replace(
-        "targetRefs: [{kind: Service, name: checkout}]",
-        "selector: {matchLabels: {tier: web}}",
-    );
+    let policy =
+        POLICY.replace("targetRefs: [{kind: Service, name: checkout}]", "selector: {matchLabels: {tier: web}}");
     apply(&mut index, &policy);
     apply(&mut index, SERVICE);
     assert_eq!(index.service(&checkout()).expect("it exists").policies.len(), 1);

@@ -118,7 +118,11 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
             1 => String::new(),
             count => format!(" (and {} more proxies)", count - 1),
         };
-        return (false, Reason::Rejected, format!("the proxy {node}{more} refused it and keeps what it had: {message}"));
+        return (
+            false,
+            Reason::Rejected,
+            format!("the proxy {node}{more} refused it and keeps what it had: {message}"),
+        );
     }
     if delivery.total == 0 {
         let message = "the targets have no endpoints: add an EndpointSlice with the label kubernetes.io/service-name";

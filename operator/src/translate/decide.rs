@@ -52,8 +52,7 @@ pub fn decide(
             .filter_map(|(metric, sample)| names.get(&metric).map(|name| (name.clone(), sample)))
             .collect();
         for rule in &policy.rules {
-            let key =
-                RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
+            let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
             let state = old.states.get(&key).cloned().unwrap_or_default();
             let (state, decision) = engine::step(rule, &policy.on_missing, &state, &observations, now);
             new.next = engine::next_change(rule, &state, now).into_iter().chain(new.next).min();

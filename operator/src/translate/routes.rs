@@ -31,8 +31,11 @@ impl Regions {
     pub(super) fn add(&mut self, limit: usize, matches: &[RequestMatch]) -> bool {
         let everything = [RequestMatch::default()];
         let matches = if matches.is_empty() { &everything[..] } else { matches };
-        let mut regions: Vec<Region> =
-            self.0.iter().map(|region| Region { matches: region.matches.clone(), limits: region.limits.clone() }).collect();
+        let mut regions: Vec<Region> = self
+            .0
+            .iter()
+            .map(|region| Region { matches: region.matches.clone(), limits: region.limits.clone() })
+            .collect();
         for wanted in matches {
             let mut split = Vec::with_capacity(regions.len());
             for mut region in regions {
@@ -73,20 +76,24 @@ impl Regions {
             format!("{position}:{rules}")
         };
         let named = self.0.into_iter().enumerate();
-        named.map(|(i, region)| Route { name: name(i, &region), matches: region.matches, limits: region.limits }).collect()
+        named
+            .map(|(i, region)| Route { name: name(i, &region), matches: region.matches, limits: region.limits })
+            .collect()
     }
 }
 
 /// Whether every request that `region` fits is one that `wanted` fits; false also when that cannot be told.
 fn implies(region: &[RequestMatch], wanted: &RequestMatch) -> bool {
-    let path = wanted
-        .path
-        .as_ref()
-        .is_none_or(|wanted| region.iter().filter_map(|part| part.path.as_ref()).any(|path| path_implies(path, wanted)));
+    let path = wanted.path.as_ref().is_none_or(|wanted| {
+        region.iter().filter_map(|part| part.path.as_ref()).any(|path| path_implies(path, wanted))
+    });
     let method = wanted.method.is_none() || region.iter().any(|part| part.method == wanted.method);
-    let headers = wanted.headers.iter().all(|(name, value)| region.iter().any(|part| part.headers.get(name) == Some(value)));
-    let queries =
-        wanted.query_params.iter().all(|(name, value)| region.iter().any(|part| part.query_params.get(name) == Some(value)));
+    let headers =
+        wanted.headers.iter().all(|(name, value)| region.iter().any(|part| part.headers.get(name) == Some(value)));
+    let queries = wanted
+        .query_params
+        .iter()
+        .all(|(name, value)| region.iter().any(|part| part.query_params.get(name) == Some(value)));
     path && method && headers && queries
 }
 
@@ -253,7 +260,8 @@ mod tests {
             });
             path_fits && part.method.as_deref().is_none_or(|want| want == method) && header_fits
         };
-        let tier = |value: ValueMatch| RequestMatch { headers: [("tier".to_owned(), value)].into(), ..Default::default() };
+        let tier =
+            |value: ValueMatch| RequestMatch { headers: [("tier".to_owned(), value)].into(), ..Default::default() };
         let rules = [
             vec![],
             vec![path(Prefix("/a".to_owned())), method("PUT")],
@@ -274,9 +282,7 @@ mod tests {
                     let mut took = route.1.clone();
                     took.sort_unstable();
                     let wanted: Vec<_> = (0..rules.len())
-                        .filter(|n| {
-                            rules[*n].is_empty() || rules[*n].iter().any(|part| fits(part, path, method, tier))
-                        })
+                        .filter(|n| rules[*n].is_empty() || rules[*n].iter().any(|part| fits(part, path, method, tier)))
                         .collect();
                     assert_eq!(took, wanted, "{method} {path} tier {tier:?}");
                 }

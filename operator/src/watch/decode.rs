@@ -90,11 +90,12 @@ pub fn decode(bytes: &[u8]) -> Result<File, Unreadable> {
     // stays bounded.
     let budget = serde_saphyr::budget! { max_documents: 100_000, max_events: 8_000_000, max_nodes: 4_000_000 };
     let options = serde_saphyr::options! { budget: budget };
-    let documents = serde_saphyr::from_multiple_with_options::<serde_saphyr::Spanned<Value>>(text, options).map_err(|error| {
-        let message = error.to_string();
-        let first = message.lines().next().unwrap_or("not YAML").to_owned();
-        Unreadable(problem("file", format!("not YAML: {first}"), None))
-    })?;
+    let documents =
+        serde_saphyr::from_multiple_with_options::<serde_saphyr::Spanned<Value>>(text, options).map_err(|error| {
+            let message = error.to_string();
+            let first = message.lines().next().unwrap_or("not YAML").to_owned();
+            Unreadable(problem("file", format!("not YAML: {first}"), None))
+        })?;
     let mut file = File::default();
     for document in documents {
         let line = usize::try_from(document.referenced.line()).unwrap_or(1).max(1);
@@ -133,7 +134,11 @@ fn decode_document(value: Value, line: usize, file: &mut File) {
                 .map(|(version, name, _)| format!("{version} {name}"))
                 .collect();
             let help = format!("this version of Weir reads {}", known.join(", "));
-            file.problems.push(problem("kind", format!("line {line}: unknown kind `{api_version} {kind}`"), Some(help)));
+            file.problems.push(problem(
+                "kind",
+                format!("line {line}: unknown kind `{api_version} {kind}`"),
+                Some(help),
+            ));
         } else {
             file.ignored.push((line, format!("{api_version} {kind}")));
         }
@@ -189,8 +194,17 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Problem>> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
         let field = if field == "." { "object".to_owned() } else { field };
-        vec![problem(field, error.into_inner().to_string(), None)]
+        let message = error.into_inner().to_string();
+        let help = nearest_name(&message).map(|name| format!("did you mean `{name}`?"));
+        vec![problem(field, message, help)]
     })
+}
+
+/// The known name nearest to the unknown one, out of serde's "unknown field `x`, expected one of `a`, `b`".
+fn nearest_name(message: &str) -> Option<&str> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next().filter(|_| message.starts_with("unknown "))?;
+    limiter::language::nearest(unknown, quoted)
 }
 
 /// RFC 1123 subdomain, as Kubernetes requires of names. Also what makes names safe as parts of xDS resource names.

@@ -45,11 +45,11 @@ pub fn json(resource: &Resource) -> Result<Value, Error> {
     encoded(&resource.name, &resource.encoded)
 }
 
-/// Like [`json`], of the encoded `Resource` alone (a table's entry, or out of a response); `name` is for errors.
+/// Like [`json()`], of the encoded `Resource` alone (a table's entry, or out of a response); `name` is for errors.
 ///
 /// # Errors
 ///
-/// As [`json`].
+/// As [`json()`].
 pub fn encoded(name: &str, bytes: &[u8]) -> Result<Value, Error> {
     let decode_error = |source| Error::Decode { name: name.into(), source };
     let wire::Resource { version, resource, name: own_name } = wire::Resource::decode(bytes).map_err(decode_error)?;

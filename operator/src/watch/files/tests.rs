@@ -91,7 +91,8 @@ async fn a_change_of_the_folder_is_noticed() {
     let first = batches_rx.recv().await.expect("the first look");
     assert!(first.initial && first.changes.is_empty());
     write(&dir, "a.yaml", SERVICE);
-    let next = tokio::time::timeout(Duration::from_secs(10), batches_rx.recv()).await.expect("in time").expect("a batch");
+    let next =
+        tokio::time::timeout(Duration::from_secs(10), batches_rx.recv()).await.expect("in time").expect("a batch");
     assert_eq!(said(&next.changes), ["apply services/default/checkout a.yaml:1"]);
     shutdown.cancel();
     task.await.expect("ends");
