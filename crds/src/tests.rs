@@ -117,7 +117,6 @@ fn unknown_fields_and_values_are_refused_by_name() {
 #[test]
 fn every_reason_belongs_to_a_condition() {
     let listed: BTreeSet<_> = ConditionType::ALL.iter().flat_map(|kind| kind.reasons()).copied().collect();
-    assert_eq!(listed.len(), 17);
     for reason in listed {
         // What the API server demands of a reason.
         assert!(reason.as_str().bytes().all(|b| b.is_ascii_alphanumeric()), "{reason}");

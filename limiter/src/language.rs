@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use explain::explain;
 pub(crate) use sentences::is_header_name;
 pub use units::{write_duration, write_value};
-pub use vocabulary::{Vocabulary, dimension};
+pub use vocabulary::{Vocabulary, dimension, nearest};
 
 use crate::{
     language::{

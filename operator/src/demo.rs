@@ -150,8 +150,6 @@ async fn play(
     loop {
         tokio::select! {
             report = &mut load => {
-                picture.live = live_rx.borrow().clone();
-                view.show(&picture);
                 return Ok((report, history));
             }
             Some(batch) = samples.recv() => {

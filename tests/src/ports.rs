@@ -1,9 +1,12 @@
-//! Free TCP ports for servers that cannot be told to pick one themselves.
+//! Free TCP ports for servers that cannot be told to pick one themselves, and loopback networks of a test's own.
 
 use std::{
     collections::BTreeSet,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    sync::LazyLock,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 /// Ports this process has handed out. The kernel may offer a port again as soon as it is closed; a test never should.
@@ -26,6 +29,33 @@ pub fn free() -> SocketAddr {
             return address;
         }
         refused.push(listener);
+    }
+}
+
+/// A part of the loopback network that no other test of this process uses, and hardly one of another process.
+#[derive(Clone, Copy, Debug)]
+pub struct Network([u8; 2]);
+
+impl Network {
+    /// The next one.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let process = u8::try_from(2 + std::process::id() % 250).expect("at most 251");
+        Self([process, NEXT.fetch_add(1, Ordering::Relaxed)])
+    }
+
+    /// An address in it.
+    #[must_use]
+    pub fn address(self, host: u8) -> IpAddr {
+        Ipv4Addr::new(127, self.0[0], self.0[1], host).into()
+    }
+
+    /// A port that is free on every address of it, as far as this process goes.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        free().port()
     }
 }
 

@@ -174,6 +174,48 @@ impl Weir {
         http::get_json(self.admin, "/status").await
     }
 
+    /// One number of `/metrics`: the sum of all series of this name, 0 where there are none.
+    ///
+    /// # Panics
+    ///
+    /// When the page cannot be read.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let page = http::get(self.admin, "/metrics").await.expect("the metrics page answers");
+        let text = String::from_utf8_lossy(page.body()).into_owned();
+        let values = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
+        });
+        values.sum()
+    }
+
+    /// Waits until the status says so; `look` gives what was seen instead.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come to that in time.
+    pub async fn until<T>(
+        &self,
+        deadline: Duration,
+        what: &str,
+        look: impl Fn(&crate::status::View) -> Result<T, String>,
+    ) -> T {
+        eventually(deadline, what, async || {
+            let status = self.status().await.map_err(|error| format!("{error:#}"))?;
+            look(&crate::status::View(status))
+        })
+        .await
+    }
+
+    /// Sends SIGKILL and waits for the end: the crash that a proxy must bear.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be ended.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
     /// Sends SIGTERM and waits for the end.
     ///
     /// # Errors

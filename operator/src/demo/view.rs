@@ -40,9 +40,9 @@ pub(super) struct Picture {
 }
 
 impl Picture {
-    /// The newest second that is over.
+    /// The newest second whose requests have all been answered or timed out.
     fn second(&self) -> Option<usize> {
-        usize::try_from(self.live.elapsed.as_secs()).ok()?.checked_sub(1)
+        usize::try_from(self.live.elapsed.as_secs()).ok()?.checked_sub(2)
     }
 
     fn newest(&self) -> Vec<Summary> {
@@ -73,7 +73,7 @@ impl Picture {
             newest.iter().map(|sum| value(sum).to_string()).collect::<Vec<_>>().join("+")
         };
         let p99 = newest.iter().filter_map(|sum| sum.p99).max();
-        let second = self.live.elapsed.as_secs();
+        let second = self.second().map_or(0, |second| second + 1);
         format!(
             "{second:>3}/{} s  {:<6}  limit {:<18}  cpu {:>5}  answered {:>8}/s  429 {:>8}/s  failed {:>8}/s  p99 {}",
             timeline.seconds(),
@@ -92,7 +92,7 @@ impl Picture {
 pub(super) struct View {
     timeline: Timeline,
     screen: Option<Screen>,
-    last_line: Option<u64>,
+    last_line: Option<usize>,
 }
 
 impl View {
@@ -109,8 +109,9 @@ impl View {
             let _ = screen.terminal.draw(|frame| draw(frame, picture, &self.timeline));
             return;
         }
-        let second = picture.live.elapsed.as_secs();
-        if second > 0 && self.last_line.replace(second) != Some(second) {
+        let second = picture.second();
+        if second.is_some() && self.last_line != second {
+            self.last_line = second;
             let _ = writeln!(std::io::stdout(), "{}", picture.line(&self.timeline));
         }
     }
@@ -124,7 +125,8 @@ struct Screen {
 impl Screen {
     fn enter() -> Option<Self> {
         execute!(std::io::stdout(), EnterAlternateScreen, cursor::Hide).ok()?;
-        let screen = Terminal::new(CrosstermBackend::new(std::io::stdout())).map(|terminal| Self { terminal });
+        let terminal = Terminal::new(CrosstermBackend::new(std::io::stdout()));
+        let screen = terminal.and_then(|mut terminal| terminal.clear().map(|()| Self { terminal }));
         if screen.is_err() {
             leave();
         }
@@ -194,7 +196,7 @@ fn replica_table(picture: &Picture) -> Table<'static> {
     });
     Table::new(rows.collect::<Vec<_>>(), [Constraint::Ratio(1, 7); 7])
         .header(Row::new(header).bold())
-        .block(Block::bordered().title("The last second, by replica"))
+        .block(Block::bordered().title("The newest whole second, by replica"))
 }
 
 fn draw_chart(frame: &mut Frame<'_>, area: ratatui::layout::Rect, picture: &Picture, timeline: &Timeline) {
@@ -260,7 +262,7 @@ mod tests {
             proxies: Some((3, 3)),
         };
         Picture {
-            live: Live { elapsed: Duration::from_millis(15_200), targets: vec![vec![second; 16]; 3] },
+            live: Live { elapsed: Duration::from_millis(16_200), targets: vec![vec![second; 16]; 3] },
             rule: Some(rule),
             cpu: Some(0.91),
             with_limit: true,
@@ -287,7 +289,7 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(120, 40)).unwrap();
         terminal.draw(|frame| draw(frame, &picture(), &Timeline::new(60))).unwrap();
         let screen = terminal.backend().to_string();
-        for part in ["15 of 60 s", "105/s (35 x3)", "proxies 3 of 3", "cpu is 91 %, above 80 %", "burner-2", "answered"]
+        for part in ["16 of 60 s", "105/s (35 x3)", "proxies 3 of 3", "cpu is 91 %, above 80 %", "burner-2", "answered"]
         {
             assert!(screen.contains(part), "{part} in\n{screen}");
         }

@@ -194,8 +194,17 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Problem>> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
         let field = if field == "." { "object".to_owned() } else { field };
-        vec![problem(field, error.into_inner().to_string(), None)]
+        let message = error.into_inner().to_string();
+        let help = nearest_name(&message).map(|name| format!("did you mean `{name}`?"));
+        vec![problem(field, message, help)]
     })
+}
+
+/// The known name nearest to the unknown one, out of serde's "unknown field `x`, expected one of `a`, `b`".
+fn nearest_name(message: &str) -> Option<&str> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next().filter(|_| message.starts_with("unknown "))?;
+    limiter::language::nearest(unknown, quoted)
 }
 
 /// RFC 1123 subdomain, as Kubernetes requires of names. Also what makes names safe as parts of xDS resource names.

@@ -34,6 +34,14 @@ fn names_the_field_of_a_wrong_type() {
 }
 
 #[test]
+fn suggests_the_nearest_field() {
+    let text = "apiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {name: a}\nspec: {rulez: []}\n";
+    let said = problems(text);
+    assert!(said[0].starts_with("spec.rulez: unknown field `rulez`"), "{said:?}");
+    assert!(said[0].ends_with("(did you mean `rules`?)"), "{said:?}");
+}
+
+#[test]
 fn names_must_be_dns_names() {
     let said = problems("apiVersion: v1\nkind: Service\nmetadata: {name: a/b}\n");
     assert!(said[0].contains("expected a DNS name"), "{said:?}");

@@ -1,0 +1,107 @@
+//! Real Envoys in front of the pods of a [`Service`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use operator::{
+    demo::envoy::Envoy,
+    xds::bootstrap::{Options, bootstrap},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{mesh::Service, ports, temp_dir, weir::Weir};
+
+const START: Duration = Duration::from_secs(30);
+
+/// A running Envoy in front of one pod. Killed when dropped; its log is printed when the test is failing.
+#[derive(Debug)]
+pub struct Proxy {
+    envoy: Envoy,
+    // Holds its configuration and its log.
+    home: TempDir,
+}
+
+impl Proxy {
+    /// Starts the proxy of a pod and waits until it is live.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get live.
+    pub async fn start(weir: &Weir, service: &Service, pod: usize) -> Self {
+        Self::start_with(weir, service, pod, |_| {}).await
+    }
+
+    /// Starts the proxies of all pods.
+    ///
+    /// # Panics
+    ///
+    /// When one does not get live.
+    pub async fn start_all(weir: &Weir, service: &Service) -> Vec<Self> {
+        let mut proxies = Vec::new();
+        for pod in 0..service.pods.len() {
+            proxies.push(Self::start(weir, service, pod).await);
+        }
+        proxies
+    }
+
+    /// As [`Self::start`], after a change of the bootstrap.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get live.
+    pub async fn start_with(weir: &Weir, service: &Service, pod: usize, change: impl FnOnce(&mut Value)) -> Self {
+        let mut configuration = bootstrap(&Options {
+            service: service.name.clone(),
+            namespace: service.namespace.clone(),
+            pod: service.pods[pod].name.clone(),
+            xds_address: weir.xds,
+            admin_address: ports::free(),
+        });
+        change(&mut configuration);
+        let home = temp_dir();
+        let envoy = Envoy::start(&configuration, home.path(), "envoy", &[]).expect("Envoy starts");
+        let mut proxy = Self { envoy, home };
+        proxy.envoy.wait_ready(START).await.expect("Envoy gets live");
+        proxy
+    }
+
+    /// What its admin page says at `path`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer 200.
+    pub async fn admin(&self, path: &str) -> String {
+        let (status, text) = self.envoy.admin(path).await.expect("Envoy's admin page answers");
+        assert_eq!(status, 200, "{path}: {text}");
+        text
+    }
+
+    /// Counters and gauges whose names match the regular expression.
+    ///
+    /// # Panics
+    ///
+    /// When its admin page does not answer.
+    pub async fn stats(&self, filter: &str) -> BTreeMap<String, u64> {
+        let text = self.admin(&format!("/stats?filter={filter}")).await;
+        let pairs = text.lines().filter_map(|line| line.split_once(": "));
+        pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+    }
+
+    /// One counter or gauge; 0 where there is none of this name.
+    ///
+    /// # Panics
+    ///
+    /// When its admin page does not answer.
+    pub async fn stat(&self, name: &str) -> u64 {
+        self.stats(&format!("^{}$", name.replace('.', "%5C."))).await.remove(name).unwrap_or(0)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.home.path().join("envoy.log")).unwrap_or_default();
+            eprintln!("--- log of Envoy\n{log}");
+        }
+    }
+}
