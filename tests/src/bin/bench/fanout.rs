@@ -83,11 +83,18 @@ async fn measure() -> anyhow::Result<Vec<Row>> {
     let mut clients = JoinSet::new();
     for pod in 0..STREAMS {
         let node = format!("{}/{}/{}-{pod}", mesh::NAMESPACE, mesh::SERVICE, mesh::SERVICE);
-        clients.spawn(client(address, node, arrivals.clone()));
+        let arrivals = arrivals.clone();
+        clients.spawn(async move {
+            let outcome = client(address, &node, arrivals).await;
+            outcome.with_context(|| format!("the client of {node}"))
+        });
     }
     tokio::select! {
         all = arrivals.all() => drop(all?),
-        Some(ended) = clients.join_next() => { ended??; anyhow::bail!("a client's stream ended"); }
+        Some(ended) = clients.join_next() => {
+            let seen = arrivals.count.load(Ordering::Relaxed);
+            ended?.with_context(|| format!("{seen} of {STREAMS} clients have the first state"))?;
+        }
     }
     // Freed memory of the start has time to be used again or returned.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -147,8 +154,8 @@ async fn measure() -> anyhow::Result<Vec<Row>> {
 }
 
 /// Subscribes as Envoy does, takes everything and acknowledges it, for ever.
-async fn client(address: SocketAddr, node: String, arrivals: Arc<Arrivals>) -> anyhow::Result<()> {
-    let mut client = DeltaClient::connect(address, &node).await?;
+async fn client(address: SocketAddr, node: &str, arrivals: Arc<Arrivals>) -> anyhow::Result<()> {
+    let mut client = DeltaClient::connect(address, node).await?;
     client.subscribe(ResourceType::Cluster, &[]).await?;
     client.subscribe(ResourceType::Listener, &[]).await?;
     loop {
@@ -185,6 +192,7 @@ impl Server {
             .args(["fanout-server", &STREAMS.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
         let commands = child.stdin.take().context("stdin was piped")?;

@@ -15,7 +15,7 @@ use operator::{
 };
 use tempfile::TempDir;
 use testkit::ports;
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::{http, mesh};
@@ -90,7 +90,7 @@ impl Rig {
         let folder = testkit::temp_dir();
         let (serving, folder_of_envoy) = (proxies.clone(), &folder);
         let envoy = runtime.block_on(async move {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+            let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into())?;
             let xds_address = listener.local_addr()?;
             tokio::spawn(server::serve(table, serving, listener, CancellationToken::new()));
             start_envoy(xds_address, folder_of_envoy).await

@@ -30,6 +30,8 @@ const BUSY: f64 = 1.0;
 const FORGOTTEN: Duration = Duration::from_millis(1200);
 /// From a written file to the rule in the proxy, with much to spare.
 const APPLIED: Duration = Duration::from_millis(500);
+/// Requests before the step, all of which must pass.
+const EARLY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
@@ -56,8 +58,10 @@ async fn measure() -> anyhow::Result<Vec<Row>> {
         write_rule(config.path(), round)?;
         // Steps are spread over the interval of reads.
         let spread = Duration::from_millis(((round * 97) % 250) as u64);
+        // Until then the rule of the last round may still limit.
+        tokio::time::sleep(APPLIED).await;
         let mut connection = Connection::open(address, None).await?;
-        let early = until_limited(&mut connection, APPLIED + spread).await?;
+        let early = until_limited(&mut connection, EARLY + spread).await?;
         anyhow::ensure!(early.is_none(), "limited before the step; the log of weir:\n{}", weir.log());
         let start = clock::now();
         cpu.run_at(BUSY);

@@ -10,16 +10,20 @@ use std::{
 
 use jiff::Timestamp;
 use operator::{
+    args::{LogArgs, LogFormat},
     build::Builder,
+    telemetry,
     xds::{proxies::Proxies, server, table::Table},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock, mesh};
 
 pub(crate) fn serve(pods: usize) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Spans and log lines cost memory and time too.
+    telemetry::init(&LogArgs { log: "info".to_owned(), log_format: LogFormat::Text });
     let (commands_tx, commands_rx) = mpsc::channel(16);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -35,7 +39,7 @@ pub(crate) fn serve(pods: usize) -> anyhow::Result<()> {
 
 async fn run(pods: usize, mut commands_rx: mpsc::Receiver<String>) -> anyhow::Result<()> {
     let table = Table::new();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into())?;
     let port = listener.local_addr()?.port();
     let mut builder = Builder::new(table.clone());
     builder.apply(mesh::changes(&mesh::service(mesh::SERVICE, pods))?, Timestamp::now());
