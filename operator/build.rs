@@ -40,7 +40,7 @@ fn generate_service() {
             .route_name(route)
             .input_type(format!("crate::xds::wire::{input}"))
             .output_type(format!("crate::xds::wire::{output}"))
-            .codec_path("tonic_prost::ProstCodec")
+            .codec_path("crate::xds::wire::Codec")
             .client_streaming()
             .server_streaming()
             .build()

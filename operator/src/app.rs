@@ -47,8 +47,8 @@ pub type StatusRequest = oneshot::Sender<Status>;
 /// # Errors
 /// When an address is taken, the folder cannot be listed, or a task ends by itself.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let xds = bind(config.xds_address, "--xds-address", "xDS").await?;
-    let admin = bind(config.admin_address, "--admin-address", "the admin page").await?;
+    let xds = bind(config.xds_address, "--xds-address", "xDS")?;
+    let admin = bind(config.admin_address, "--admin-address", "the admin page")?;
     let (xds_address, admin_address) = (xds.local_addr()?, admin.local_addr()?);
 
     let mut registry = Registry::default();
@@ -94,8 +94,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     failure.map_or(Ok(()), Err)
 }
 
-async fn bind(address: SocketAddr, flag: &str, what: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{flag}: {what} cannot be served on {address}"))
+fn bind(address: SocketAddr, flag: &str, what: &str) -> anyhow::Result<TcpListener> {
+    server::bind(address).with_context(|| format!("{flag}: {what} cannot be served on {address}"))
 }
 
 /// Nothing is served before the first look at all objects and one build.

@@ -53,7 +53,8 @@ pub struct Subscription {
     wildcard: bool,
     /// The subscription to everything waits for an answer, if only an empty one: Envoy holds its start until then.
     answer: bool,
-    names: BTreeMap<Arc<str>, Name>,
+    /// Boxed: a stream has few names, and the map makes room for eleven at once.
+    names: BTreeMap<Arc<str>, Box<Name>>,
     /// Bytes of the keys of `names`.
     name_bytes: usize,
     /// Names to send once more although their version did not change; kept for names that are not subscribed yet.
@@ -294,7 +295,7 @@ impl Subscription {
             return Err(TooManyNames(self.resource_type));
         }
         let name: Arc<str> = name.into();
-        self.names.insert(name.clone(), Name::default());
+        self.names.insert(name.clone(), Box::default());
         Ok(name)
     }
 

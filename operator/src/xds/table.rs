@@ -75,29 +75,32 @@ impl Table {
     /// Makes `resources` all that `service` has, and wakes the streams of the nodes for which that is a difference.
     /// A resource whose version has not changed keeps its bytes.
     pub fn replace(&self, service: &ServiceKey, resources: Vec<Resource>) -> Changed {
-        let mut by_node: BTreeMap<NodeKey, [Names; 4]> = BTreeMap::new();
-        for resource in resources {
-            let Resource { resource_type, name, node, version, encoded } = resource;
-            by_node.entry(node).or_default()[resource_type.index()].insert(name, Entry { version, encoded });
+        let mut resources = resources;
+        // The stage before gives them in this order, so this only looks.
+        if !resources.is_sorted_by(|one, next| one.node <= next.node) {
+            resources.sort_by(|one, other| one.node.cmp(&other.node));
         }
+        let nodes: Vec<NodeKey> =
+            resources.chunk_by(|one, next| one.node == next.node).map(|of| of[0].node.clone()).collect();
         let mut changed = Changed::default();
         let mut state = self.0.write();
         let before = state.services.remove(service).unwrap_or_default();
-        for node in before.iter().filter(|node| !by_node.contains_key(node)) {
+        for node in before.iter().filter(|node| nodes.binary_search(node).is_err()) {
             let view = state.nodes.remove(node).unwrap_or_default();
             changed.resources += view.iter().map(|names| names.len()).sum::<usize>();
             changed.nodes += 1;
             state.wake(node);
         }
-        if !by_node.is_empty() {
-            state.services.insert(service.clone(), by_node.keys().cloned().collect());
+        if !nodes.is_empty() {
+            state.services.insert(service.clone(), nodes);
         }
-        for (node, names) in by_node {
-            let differences = state.replace_node(&node, names);
+        for of_node in resources.chunk_by(|one, next| one.node == next.node) {
+            let node = &of_node[0].node;
+            let differences = state.replace_node(node, of_node);
             if differences > 0 {
                 changed.resources += differences;
                 changed.nodes += 1;
-                state.wake(&node);
+                state.wake(node);
             }
         }
         changed
@@ -150,22 +153,28 @@ impl Table {
 
 impl State {
     /// Returns the number of differences; touches nothing if there are none.
-    fn replace_node(&mut self, node: &NodeKey, new: [Names; 4]) -> usize {
+    fn replace_node(&mut self, node: &NodeKey, new: &[Resource]) -> usize {
         let view = self.nodes.entry(node.clone()).or_default();
         let mut differences = 0;
-        for (held, mut names) in view.iter_mut().zip(new) {
-            let gone = held.keys().filter(|name| !names.contains_key(*name)).count();
-            let mut other = gone;
-            for (name, entry) in &mut names {
-                match held.get(name) {
-                    Some(old) if old.version == entry.version => *entry = old.clone(),
-                    _ => other += 1,
-                }
+        for (resource_type, held) in ResourceType::ALL.into_iter().zip(view) {
+            let of_type = || new.iter().filter(|resource| resource.resource_type == resource_type);
+            let kept = |resource: &Resource| held.get(&resource.name).filter(|old| old.version == resource.version);
+            // Most changes touch one type; the others are only compared.
+            if of_type().count() == held.len() && of_type().all(|resource| kept(resource).is_some()) {
+                continue;
             }
-            if other > 0 {
-                *held = Arc::new(names);
-            }
-            differences += other;
+            differences += of_type().filter(|resource| kept(resource).is_none()).count();
+            let names: Names = of_type()
+                .map(|resource| {
+                    let entry = kept(resource).cloned().unwrap_or_else(|| Entry {
+                        version: resource.version.clone(),
+                        encoded: resource.encoded.clone(),
+                    });
+                    (resource.name.clone(), entry)
+                })
+                .collect();
+            differences += held.keys().filter(|name| !names.contains_key(*name)).count();
+            *held = Arc::new(names);
         }
         differences
     }

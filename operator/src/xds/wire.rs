@@ -1,10 +1,19 @@
 //! The messages of delta ADS as we need them: wire compatible with `envoy.service.discovery.v3`, but a response carries
 //! each `Resource` as bytes that were encoded once for all streams. Fields that we do not use are skipped on reading.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, marker::PhantomData};
 
 use bytes::Bytes;
 use prost::Message;
+use tonic::codec::BufferSettings;
+use tonic_prost::{ProstDecoder, ProstEncoder};
+
+/// First sizes of a stream's buffers, in bytes; they grow as messages need. tonic would take 8 KiB for each, and hold them
+/// as long as the stream is open and idle. Most requests are ACKs, most responses one route configuration.
+const READ_BUFFER: usize = 512;
+const WRITE_BUFFER: usize = 2048;
+/// Bytes that are encoded before they are handed to the transport; tonic's own value.
+const YIELD_AT: usize = 32 * 1024;
 
 /// `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
 #[derive(Clone, PartialEq, Message)]
@@ -144,6 +153,35 @@ impl Node {
             Some(v) => format!("{name} {}.{}.{}", v.major_number, v.minor_number, v.patch),
             None => name,
         }
+    }
+}
+
+/// How the generated service encodes and decodes: like [`tonic_prost::ProstCodec`], with small buffers.
+#[derive(Debug)]
+pub struct Codec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(BufferSettings::new(WRITE_BUFFER, YIELD_AT))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder::new(BufferSettings::new(READ_BUFFER, YIELD_AT))
     }
 }
 

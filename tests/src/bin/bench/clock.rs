@@ -1,0 +1,33 @@
+//! Clocks that several processes of one machine share, and what the system counted of this one.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::time::{ClockId, clock_gettime};
+
+/// CLOCK_MONOTONIC: comparable between processes, unlike an `Instant`.
+pub(crate) fn now() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// CPU time that this process has used.
+pub(crate) fn process_cpu() -> Duration {
+    read(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// CPU time that this thread has used.
+pub(crate) fn thread_cpu() -> Duration {
+    read(ClockId::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn read(clock: ClockId) -> Duration {
+    Duration::from(clock_gettime(clock).expect("Linux has this clock"))
+}
+
+/// Resident memory of this process in bytes.
+pub(crate) fn resident_bytes() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/self/status has no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib * 1024)
+}

@@ -1,0 +1,108 @@
+//! `make bench`: reproduces each number of docs/performance.md on real processes and prints it beside its goal.
+//!
+//! In: names of benchmarks, Envoy from `ENVOY_BIN` or `make envoy`. Out: a Markdown table on stdout, progress on stderr.
+//! A missed goal is a finding, not a failure: only a benchmark that could not run ends the program with 1.
+
+mod build;
+mod clock;
+mod enforce;
+mod fanout;
+mod http;
+mod mesh;
+mod rates;
+mod report;
+mod rig;
+mod step;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use report::Row;
+
+/// Measures Weir on this machine and prints each number beside its goal.
+#[derive(Debug, Parser)]
+#[command(name = "bench", subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+struct Args {
+    /// What to measure; everything unless named.
+    #[arg(value_name = "NAME")]
+    names: Vec<Name>,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// Time to build a service of 1,000 pods, and one of 1,000 services, from nothing and after one change.
+    Build,
+    /// One changed limit to 1,000 connected delta streams: time to the last, CPU of a push, memory of a stream.
+    Fanout,
+    /// From a push to the first 429 on a real Envoy, and connections closed by changes.
+    Enforce,
+    /// Requests that a real Envoy admits against limit x time + burst, from 1 per day to 20,000 per second.
+    Rates,
+    /// From a step of a metric to the first 429, through a whole `weir run` that reads a metrics page.
+    Step,
+}
+
+/// Processes that the benchmarks start for themselves.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Weir with this many pods, told what to do on stdin.
+    #[command(hide = true)]
+    FanoutServer {
+        /// Pods of the service.
+        pods: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match args.part {
+        Some(Part::FanoutServer { pods }) => fanout::server::serve(pods),
+        None if args.names.is_empty() => measure(Name::value_variants()),
+        None => measure(&args.names),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs every benchmark, even after one that could not run, and prints what was measured.
+fn measure(names: &[Name]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", report::HEAD)?;
+    let mut failures = Vec::new();
+    for name in names {
+        let word = name.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        eprintln!("# {word}");
+        match run(*name) {
+            Ok(rows) => {
+                for row in rows {
+                    writeln!(out, "{}", row.markdown(&word))?;
+                }
+            }
+            Err(error) => {
+                eprintln!("{word} could not run: {error:#}");
+                failures.push(word);
+            }
+        }
+        out.flush()?;
+    }
+    anyhow::ensure!(failures.is_empty(), "could not run: {}", failures.join(", "));
+    Ok(())
+}
+
+fn run(name: Name) -> anyhow::Result<Vec<Row>> {
+    match name {
+        Name::Build => build::run(),
+        Name::Fanout => fanout::run(),
+        Name::Enforce => enforce::run(),
+        Name::Rates => rates::run(),
+        Name::Step => step::run(),
+    }
+}
