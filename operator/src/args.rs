@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 use crate::demo::args::{DemoArgs, DemoServiceArgs};
 
@@ -27,7 +28,7 @@ pub struct Args {
 #[derive(Clone, Debug, clap::Args)]
 pub struct LogArgs {
     /// What to log: error, warn, info, debug, trace, or a filter such as `info,operator::xds=debug`.
-    #[arg(long, env = "WEIR_LOG", default_value = "info", global = true, value_name = "FILTER")]
+    #[arg(long, env = "WEIR_LOG", default_value = "info", global = true, value_name = "FILTER", value_parser = filter)]
     pub log: String,
     /// How to log.
     #[arg(long, env = "WEIR_LOG_FORMAT", default_value = "text", global = true)]
@@ -157,6 +158,13 @@ pub struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match text.parse::<EnvFilter>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; write a level (error, warn, info, debug, trace) or target=level,…")),
+    }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

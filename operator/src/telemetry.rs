@@ -8,7 +8,8 @@ use crate::args::{LogArgs, LogFormat};
 
 /// Starts logging. A second call changes nothing.
 pub fn init(args: &LogArgs) {
-    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The filter was parsed when it was typed.
+    let filter = EnvFilter::new(&args.log);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = match args.log_format {
         LogFormat::Json => builder.json().try_init(),

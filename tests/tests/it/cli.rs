@@ -7,7 +7,7 @@ use std::{
 
 use testkit::{
     envoy_bin, eventually,
-    http::Connection,
+    http::{self, Connection},
     mesh::{Service, limiter, put},
     ports, project_root,
     proxy::Proxy,
@@ -251,8 +251,8 @@ async fn sigterm_under_load_ends_weir_and_fails_no_request() {
     let _proxy = Proxy::start(&weir, &service, 0).await;
     let inbound = service.pods[0].inbound;
     let mut connection = Connection::open(inbound, None).await.unwrap();
-    eventually(DEADLINE, "the limit is in force", async || match connection.get("/").await.unwrap() {
-        429 => Ok(()),
+    eventually(DEADLINE, "the limit is in force", async || match http::get(inbound, "/").await.unwrap().status() {
+        ::http::StatusCode::TOO_MANY_REQUESTS => Ok(()),
         other => Err(other),
     })
     .await;
