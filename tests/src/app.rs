@@ -175,7 +175,9 @@ async fn metrics(stream: &mut TcpStream, page: Page, state: &Mutex<State>) -> st
         Page::Close => Err(std::io::ErrorKind::ConnectionAborted.into()),
         Page::Hang => std::future::pending().await,
         Page::Endless => {
-            stream.write_all(b"HTTP/1.1 200 said\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+            stream
+                .write_all(b"HTTP/1.1 200 said\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n")
+                .await?;
             let mut ticks = tokio::time::interval(Duration::from_millis(5));
             loop {
                 ticks.tick().await;

@@ -25,10 +25,9 @@ impl View {
     /// The keys that are there instead.
     pub fn policy(&self, key: &str) -> Result<&Value, String> {
         let policies = self.0["policies"].as_array().map_or(&[][..], Vec::as_slice);
-        policies
-            .iter()
-            .find(|policy| policy["key"] == key)
-            .ok_or_else(|| format!("no {key} among {:?}", policies.iter().map(|policy| &policy["key"]).collect::<Vec<_>>()))
+        policies.iter().find(|policy| policy["key"] == key).ok_or_else(|| {
+            format!("no {key} among {:?}", policies.iter().map(|policy| &policy["key"]).collect::<Vec<_>>())
+        })
     }
 
     /// A condition of a policy.

@@ -194,7 +194,11 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Problem>> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
         let field = if field == "." { "object".to_owned() } else { field };
-        let message = error.into_inner().to_string();
+        let mut message = error.into_inner().to_string();
+        // serde speaks of Rust's types.
+        for integer in ["i32", "i64", "u16", "u32", "u64"] {
+            message = message.replace(&format!("expected {integer}"), "expected a whole number");
+        }
         let help = nearest_name(&message).map(|name| format!("did you mean `{name}`?"));
         vec![problem(field, message, help)]
     })

@@ -307,7 +307,7 @@ mod tests {
             ),
             ("operator/src/intent.rs", "fn a(b: crate::index::Model) {}", "intent may not use the room index"),
             ("operator/src/intent.rs", "mod a { use super::super::xds::b; }", "intent may not use the room xds"),
-            ("operator/src/status/writer.rs", "use crate::xds::table::Table;", "status may not use the room xds"),
+            ("operator/src/status/writer.rs", "use crate::watch::files::Folder;", "status may not use the room watch"),
             ("operator/src/xds/server.rs", "use crds::SmartLimiter;", "xds::server may not use the crate crds"),
             ("operator/src/intent.rs", "use envoy_types::pb;", "intent may not use the crate envoy_types"),
             ("operator/src/xds/names.rs", "fn a() { kube::b() }", "xds::names may not use the crate kube"),

@@ -46,7 +46,9 @@ pub fn weak_tests(files: &[File]) -> Vec<String> {
     let switched_off = find(&rust, &SWITCHED_OFF, |_, _| true)
         .map(|place| format!("{place}: a test runs, and says by assertions what is right"));
     let sleeping = find(&rust, &[SLEEP], |file, at| {
+        // A benchmark paces its load.
         is_test(&file.path)
+            && !file.path.starts_with("tests/src/bin/")
             && (file.text[..at].ends_with("thread::")
                 || (file.path.starts_with("tests/") && file.text[..at].ends_with("::")))
     })

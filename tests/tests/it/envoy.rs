@@ -1,5 +1,5 @@
 //! Limits on real Envoys, from the folder of YAML to the 429.
 
-mod limits; // what is limited: the article, matches, clients, gRPC, several rules
 mod lifecycle; // what must not happen: closed connections, refilled buckets, re-sent configuration
+mod limits; // what is limited: the article, matches, clients, gRPC, several rules
 mod refusal; // a proxy that says no, beside one that does not

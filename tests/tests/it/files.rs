@@ -50,8 +50,11 @@ async fn said(arguments: &[&str], path: Option<&Path>) -> String {
 async fn a_file_that_cannot_be_read_keeps_what_it_said() {
     let (folder, weir, _service) = start().await;
     let half = policy(99).split_at(policy(99).find("rules:").unwrap() + 9).0.to_owned() + "{name: \"cal";
-    let cases: [(&[u8], &[&str]); 3] =
-        [(half.as_bytes(), &["not YAML"]), (b"kind: Sma\xff\xfe", &["line 1 is not UTF-8", "UTF-8"]), (b"", &["empty", "delete"])];
+    let cases: [(&[u8], &[&str]); 3] = [
+        (half.as_bytes(), &["not YAML"]),
+        (b"kind: Sma\xff\xfe", &["line 1 is not UTF-8", "UTF-8"]),
+        (b"", &["empty", "delete"]),
+    ];
     for (bytes, words) in cases {
         // Written in place, as a shell's `>` does.
         std::fs::write(folder.path().join("policy.yaml"), bytes).unwrap();
@@ -79,10 +82,14 @@ async fn an_object_that_is_wrong_keeps_its_last_good_form_and_costs_only_itself(
     let (folder, weir, service) = start().await;
     let neighbour = Service::start("ns-a", "cart", 1).await;
     neighbour.write(folder.path());
-    put(folder.path(), "neighbour.yaml", &limiter("ns-a", "cart", "- name: calm\n  limit: 7 requests per second per pod"));
+    put(
+        folder.path(),
+        "neighbour.yaml",
+        &limiter("ns-a", "cart", "- name: calm\n  limit: 7 requests per second per pod"),
+    );
     let wrong = [
         ("limit: [30]", "spec.rules[0].limit", "string"),
-        ("limit: 30 requests per second per pot", "spec.rules[0].limit", "per pod"),
+        ("limit: 30 requests per second per pot", "spec.rules[0].limit", "did you mean `pod`?"),
         ("limit: 0 requests per second per pod", "spec.rules[0].limit", "1 request per day"),
         ("burst: -1\n  limit: 3 requests per second per pod", "spec.rules[0].burst", "1 to 1000000"),
     ];
@@ -124,7 +131,11 @@ async fn files_may_be_renamed_deleted_and_doubled() {
     weir.until(DEADLINE, "it is found under its new name", |status| {
         in_force(status, 30)?;
         let origin = &status.policy(KEY)?["origin"];
-        if origin.as_str().is_some_and(|origin| origin.starts_with("renamed.yml:")) { Ok(()) } else { Err(origin.to_string()) }
+        if origin.as_str().is_some_and(|origin| origin.starts_with("renamed.yml:")) {
+            Ok(())
+        } else {
+            Err(origin.to_string())
+        }
     })
     .await;
     std::fs::create_dir(path("more")).unwrap();

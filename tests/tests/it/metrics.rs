@@ -43,7 +43,8 @@ async fn a_page_that_fails_holds_the_limit_and_says_why() {
     }
     let weir = Weir::start(folder.path(), &[]).await;
     for service in &services {
-        weir.until(DEADLINE, "it is hot", |status| status.phase(&key(&service.name), "hot", "Limiting").map(drop)).await;
+        weir.until(DEADLINE, "it is hot", |status| status.phase(&key(&service.name), "hot", "Limiting").map(drop))
+            .await;
     }
     let good = services.pop().unwrap();
     for (service, (_, page, _)) in services.iter_mut().zip(cases.clone()) {
@@ -67,7 +68,8 @@ async fn a_page_that_fails_holds_the_limit_and_says_why() {
     // The good one is read all the time, and its rule follows.
     let reads = good.pods[0].app.reads();
     good.burn(0.1);
-    weir.until(DEADLINE, "the good one is released", |status| status.phase(&key("good"), "hot", "Idle").map(drop)).await;
+    weir.until(DEADLINE, "the good one is released", |status| status.phase(&key("good"), "hot", "Idle").map(drop))
+        .await;
     assert!(good.pods[0].app.reads() > reads + 10, "read {} times only", good.pods[0].app.reads() - reads);
     // By now much more than `after` has passed: all the others hold still.
     let status = weir.status().await.unwrap();

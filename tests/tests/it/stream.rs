@@ -119,7 +119,11 @@ async fn what_is_referred_to_comes_first_and_a_change_sends_one_resource() {
     std::fs::remove_file(world.folder.path().join("ns-a.checkout.yaml")).unwrap();
     for expected in [Route, Listener, Cluster] {
         let (resource_type, response) = next(&mut client).await;
-        assert_eq!((resource_type, response.removed_resources), (expected, vec![name.clone()]), "removal goes backwards");
+        assert_eq!(
+            (resource_type, response.removed_resources),
+            (expected, vec![name.clone()]),
+            "removal goes backwards"
+        );
     }
 }
 
@@ -240,11 +244,13 @@ async fn a_flood_ends_its_own_stream_and_leaves_the_neighbour_alone() {
         assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
         assert!(status.message().contains("5000 names"), "{status}");
     }
-    world.weir.until(DEADLINE, "only the neighbour is left", |status| match &status.0["proxies"] {
-        proxies if proxies.as_object().is_some_and(|proxies| proxies.len() == 1) => Ok(()),
-        proxies => Err(proxies.to_string()),
-    })
-    .await;
+    world
+        .weir
+        .until(DEADLINE, "only the neighbour is left", |status| match &status.0["proxies"] {
+            proxies if proxies.as_object().is_some_and(|proxies| proxies.len() == 1) => Ok(()),
+            proxies => Err(proxies.to_string()),
+        })
+        .await;
     world.streams(1.0).await;
 }
 
@@ -273,17 +279,22 @@ async fn streams_that_break_off_leave_nothing_behind() {
     for round in 0..20 {
         let mut client = DeltaClient::connect(world.weir.xds, &format!("ns-a/checkout/passing-{round}")).await.unwrap();
         client.subscribe(Cluster, &[]).await.unwrap();
-        client.send(DeltaDiscoveryRequest { type_url: "type.googleapis.com/none".into(), ..Default::default() }).await.unwrap();
+        client
+            .send(DeltaDiscoveryRequest { type_url: "type.googleapis.com/none".into(), ..Default::default() })
+            .await
+            .unwrap();
         if round % 2 == 0 {
             timeout(DEADLINE, client.next()).await.unwrap().unwrap();
         }
     }
     world.streams(1.0).await;
-    world.weir.until(DEADLINE, "only one proxy is known", |status| match &status.0["proxies"] {
-        proxies if proxies.as_object().is_some_and(|proxies| proxies.len() == 1) => Ok(()),
-        proxies => Err(proxies.to_string()),
-    })
-    .await;
+    world
+        .weir
+        .until(DEADLINE, "only one proxy is known", |status| match &status.0["proxies"] {
+            proxies if proxies.as_object().is_some_and(|proxies| proxies.len() == 1) => Ok(()),
+            proxies => Err(proxies.to_string()),
+        })
+        .await;
     // The one that stayed is served as before.
     world.limit(44);
     assert_eq!(next(&mut client).await.0, Route);

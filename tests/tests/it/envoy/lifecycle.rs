@@ -111,5 +111,5 @@ async fn limits_outlive_a_killed_weir_and_nothing_is_sent_again_when_it_is_back(
     weir.until(DEADLINE, "a change is programmed", |status| status.programmed(KEY, 2)).await;
     assert_ne!(held(&proxy).await, before);
     stop_tx.send(true).unwrap();
-    assert!(traffic.await.unwrap() > 50, "traffic went on all the time");
+    assert!(traffic.await.unwrap() > 10, "traffic went on all the time");
 }

@@ -1,5 +1,6 @@
 //! What is limited, and how much gets through.
 
+use operator::xds::resources::limiter::CLASSES;
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
@@ -169,13 +170,21 @@ async fn every_client_address_and_every_header_value_has_a_bucket_of_its_own() {
 
     for (number, tenant) in [(11, "red"), (12, "blue")] {
         let mut client = world.client(number).await;
-        assert_eq!(admitted(&mut client, 3, || http::Request::get("/tenant").header("x-tenant", tenant)).await, 2, "{tenant}");
+        assert_eq!(
+            admitted(&mut client, 3, || http::Request::get("/tenant").header("x-tenant", tenant)).await,
+            2,
+            "{tenant}"
+        );
     }
     let mut client = world.client(13).await;
     let red = || http::Request::get("/tenant").header("x-tenant", "red");
     assert_eq!(admitted(&mut client, 1, red).await, 0, "the bucket is the tenant's, not the client's");
     let mut client = world.client(14).await;
-    assert_eq!(admitted(&mut client, 3, || http::Request::get("/tenant")).await, 3, "without the header only the client's");
+    assert_eq!(
+        admitted(&mut client, 3, || http::Request::get("/tenant")).await,
+        3,
+        "without the header only the client's"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,7 +205,7 @@ async fn a_request_must_pass_every_rule_and_a_narrow_refusal_costs_the_service_n
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_grpc_call_gets_its_own_status_and_a_shadow_rule_refuses_nothing() {
     let world = world(
-        "- name: calls\n  matches: [{path: {type: PathPrefix, value: /grpc}}]\n  limit: 5 requests per hour per pod\n  burst: 1
+        "- name: calls\n  matches: [{path: {type: PathPrefix, value: /grpc.Service}}]\n  limit: 5 requests per hour per pod\n  burst: 1
 - name: shadow\n  mode: Shadow\n  matches: [{path: {type: PathPrefix, value: /shadow}}]\n  limit: 5 requests per hour per pod\n  burst: 1",
     )
     .await;
@@ -213,10 +222,10 @@ async fn a_refused_grpc_call_gets_its_own_status_and_a_shadow_rule_refuses_nothi
     }
     assert_eq!(seen, BTreeSet::from(["8".to_owned()]), "RESOURCE_EXHAUSTED");
     assert_eq!(client.burst("/shadow", 10).await.unwrap(), (10, 0));
-    world.weir.until(DEADLINE, "the shadow rule is said to hold", |status| {
-        status.phase(KEY, "shadow", "Limiting").map(drop)
-    })
-    .await;
+    world
+        .weir
+        .until(DEADLINE, "the shadow rule is said to hold", |status| status.phase(KEY, "shadow", "Limiting").map(drop))
+        .await;
 }
 
 /// Adds up shares such as `33.334 x1, 33.333 x2`, in thousandths; and counts the pods.
@@ -248,33 +257,39 @@ async fn shares_follow_the_ready_pods_and_add_up_exactly() {
         .await
     };
     assert_eq!(shares(3).await, "33.334 x1, 33.333 x2");
-    let costs = async |proxies: &[Proxy]| {
-        let mut costs = Vec::new();
+    // Requests per hour, out of the class of the bucket and the cost of a request.
+    let rates = async |proxies: &[Proxy]| {
+        let mut rates = Vec::new();
         for proxy in proxies {
             let dump: serde_json::Value =
                 serde_json::from_str(&proxy.admin("/config_dump?resource=dynamic_route_configs").await).unwrap();
             let route = &dump["configs"][0]["route_config"]["virtual_hosts"][0]["routes"][0];
-            costs.push(route["metadata"]["filter_metadata"]["rl"]["cost-service-0"].as_f64().unwrap_or_else(|| panic!("{dump}")));
+            let limit = &route["metadata"]["filter_metadata"]["rl"];
+            let class = CLASSES.iter().find(|class| limit["class-service-0"] == class.name).unwrap();
+            let cost = limit["cost-service-0"].as_f64().unwrap();
+            rates.push(f64::from(class.tokens_per_second()) * 3600.0 / cost);
         }
-        costs
+        rates
     };
-    let three = costs(&proxies).await;
+    let near = |rates: &[f64], wanted: f64| rates.iter().all(|rate| (rate / wanted - 1.0).abs() < 0.001);
+    let three = rates(&proxies).await;
+    assert!(near(&three, 33.333), "{three:?}");
     service.pods[1].ready = false;
     service.write(folder.path());
     assert_eq!(shares(2).await, "50 x2");
-    let two = costs(&proxies).await;
-    assert!(two[0] < three[0] && two[2] < three[2], "{three:?} then {two:?}: a larger share costs less");
+    let two = rates(&proxies).await;
+    assert!(near(&two, 50.0), "{two:?}: a pod that is not ready has the smallest share");
     service.pods[1].ready = true;
     service.add().await;
     service.write(folder.path());
     proxies.push(Proxy::start(&weir, &service, 3).await);
     assert_eq!(shares(4).await, "25 x4");
-    let four = costs(&proxies).await;
-    assert!(four.iter().all(|cost| (cost - four[0]).abs() < 1.0), "{four:?}");
+    let four = rates(&proxies).await;
+    assert!(near(&four, 25.0), "{four:?}");
     service.pods.truncate(3);
     service.write(folder.path());
     assert_eq!(shares(3).await, "33.334 x1, 33.333 x2");
-    assert_eq!(costs(&proxies[..3]).await, three);
+    assert_eq!(rates(&proxies[..3]).await, three);
     // The pod that is gone serves nothing any more.
     eventually(DEADLINE, "its listener is gone", async || {
         let listeners = proxies[3].admin("/listeners").await;
