@@ -106,14 +106,13 @@ pub(crate) fn requests(path: &str, count: usize) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: checkout\r\n\r\n").repeat(count).into_bytes()
 }
 
-/// Load on one path: every connection sends `depth` requests, waits for all answers, then for `pause`.
+/// Load on one path: every connection sends a request, waits for the answer, then for `pause`.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) address: SocketAddr,
     pub(crate) from: Option<SocketAddr>,
     pub(crate) path: &'static str,
     pub(crate) connections: usize,
-    pub(crate) depth: usize,
     pub(crate) pause: Duration,
 }
 
@@ -160,17 +159,15 @@ impl Load {
     }
 
     async fn one(&self, mut connection: Connection, end: Duration) -> anyhow::Result<Tally> {
-        let requests = requests(self.path, self.depth);
+        let request = requests(self.path, 1);
         let first = clock::now();
         let mut tally = Tally { admitted: 0, limited: 0, first, last: first };
         while clock::now() < end {
-            connection.send(&requests).await?;
-            for _ in 0..self.depth {
-                match connection.status().await? {
-                    200 => tally.admitted += 1,
-                    429 => tally.limited += 1,
-                    other => anyhow::bail!("the proxy answered {other}"),
-                }
+            connection.send(&request).await?;
+            match connection.status().await? {
+                200 => tally.admitted += 1,
+                429 => tally.limited += 1,
+                other => anyhow::bail!("the proxy answered {other}"),
             }
             tally.last = clock::now();
             if !self.pause.is_zero() {

@@ -55,8 +55,7 @@ pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
         enforce(&mut rig, &[rule])?;
         let fast = limit.per_second > 1000.0;
         let load = Load {
-            connections: if fast { 16 } else { 2 },
-            depth: if fast { 32 } else { 1 },
+            connections: if fast { 64 } else { 2 },
             pause: Duration::from_millis(*pause),
             ..rig_load(&rig, "/")
         };
@@ -76,7 +75,7 @@ fn enforce(rig: &mut Rig, rules: &[String]) -> anyhow::Result<()> {
 }
 
 fn rig_load(rig: &Rig, path: &'static str) -> Load {
-    Load { address: rig.address, from: None, path, connections: 2, depth: 1, pause: Duration::from_millis(1) }
+    Load { address: rig.address, from: None, path, connections: 2, pause: Duration::from_millis(1) }
 }
 
 /// Runs loads at once on a thread of their own, and `meanwhile` every 100 ms on this one.
@@ -195,7 +194,7 @@ fn churn(rig: &mut Rig) -> anyhow::Result<Row> {
             changes += 1;
         }
     };
-    let load = Load { address, from: None, path: "/", connections: 2, depth: 1, pause: Duration::ZERO };
+    let load = Load { address, from: None, path: "/", connections: 2, pause: Duration::ZERO };
     let tallies = drive(vec![load], Duration::from_secs(10), Some(&mut change))?;
     let (tally, expected) = (&tallies[0], limit.expected(tallies[0].seconds()));
     Ok(Row::goal(
