@@ -8,7 +8,7 @@ use tokio::{
     sync::mpsc,
     time::timeout,
 };
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -150,16 +150,17 @@ impl AggregatedDiscoveryService for Ads {
                 Err(status) => {
                     debug!(%status, "stream ends");
                     // Waits at most for the response before it; a peer that reads neither is noticed by the pings.
-                    let _ = response_tx.send(Err(status)).await;
+                    let _ = response_tx.send(Box::new(Err(status))).await;
                 }
             }
         };
         tokio::spawn(stream.instrument(info_span!("stream", %peer, node = tracing::field::Empty)));
-        Ok(Response::new(Box::pin(ReceiverStream::new(response_rx))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(response_rx).map(|response| *response))))
     }
 }
 
-type ResponseTx = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+/// Boxed, since a channel holds room for 32 messages however few it may take: 4 KB less for each stream.
+type ResponseTx = mpsc::Sender<Box<Result<DeltaDiscoveryResponse, Status>>>;
 
 /// Reads the first request, which says who is there, and serves the stream to its end.
 async fn open(
@@ -230,7 +231,7 @@ impl ProxyStream {
                                 removed = response.removed_resources.len(),
                                 "push"
                             );
-                            permit.send(Ok(response));
+                            permit.send(Box::new(Ok(response)));
                         }
                     }
                 }
