@@ -1,14 +1,11 @@
 //! Files and folders that a command was given, read as the folder source reads them.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
 use anyhow::Context;
 use limiter::problem::Problem;
 
-use crate::watch::{decode, files::is_manifest};
+use crate::watch::{decode, files::list};
 
 /// A file that was read.
 pub(super) struct Input {
@@ -24,7 +21,11 @@ pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     for path in paths {
         let metadata = fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
         if metadata.is_dir() {
-            list(path, &mut files, 0)?;
+            let found = list(path).with_context(|| format!("{} cannot be listed", path.display()))?;
+            if let Some((folder, problem)) = found.problems.first_key_value() {
+                anyhow::bail!("{folder}: {}", problem[0].message);
+            }
+            files.extend(found.files.into_keys());
         } else {
             files.push(path.clone());
         }
@@ -36,21 +37,4 @@ pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         inputs.push(Input { path, text: String::from_utf8(bytes).unwrap_or_default(), result });
     }
     Ok(inputs)
-}
-
-fn list(folder: &Path, files: &mut Vec<PathBuf>, depth: usize) -> anyhow::Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("{} cannot be listed", folder.display()))?;
-    let mut paths = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
-    paths.sort();
-    for path in paths {
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
-            continue;
-        }
-        if path.is_dir() && depth < 16 {
-            list(&path, files, depth + 1)?;
-        } else if path.is_file() && is_manifest(&path) {
-            files.push(path);
-        }
-    }
-    Ok(())
 }

@@ -68,9 +68,7 @@ impl Folder {
     /// # Errors
     /// When the folder itself cannot be listed; everything known stays as it was.
     pub fn scan(&mut self) -> io::Result<Vec<Change>> {
-        let mut problems: BTreeMap<String, Vec<Problem>> = BTreeMap::new();
-        let mut paths = BTreeMap::new();
-        list(&self.root, &mut paths, &mut problems, 0)?;
+        let Listing { files: paths, mut problems } = list(&self.root)?;
         let mut files_changed = self.files.len() != paths.len();
         self.files.retain(|path, _| paths.contains_key(path));
         for (path, metadata) in paths {
@@ -168,12 +166,26 @@ fn read(path: &Path, length: u64) -> Result<File, Problem> {
     decode::decode(&bytes).map_err(|decode::Unreadable(problem)| problem)
 }
 
-fn list(
-    folder: &Path,
-    files: &mut BTreeMap<PathBuf, fs::Metadata>,
-    problems: &mut BTreeMap<String, Vec<Problem>>,
-    depth: usize,
-) -> io::Result<()> {
+/// The manifests below a folder.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Every manifest, by path.
+    pub files: BTreeMap<PathBuf, fs::Metadata>,
+    /// Subfolders that cannot be listed, by path.
+    pub problems: BTreeMap<String, Vec<Problem>>,
+}
+
+/// Lists every manifest of a folder and its subfolders; names that begin with a dot are skipped.
+///
+/// # Errors
+/// When the folder itself cannot be listed.
+pub fn list(folder: &Path) -> io::Result<Listing> {
+    let mut listing = Listing::default();
+    list_into(folder, &mut listing, 0)?;
+    Ok(listing)
+}
+
+fn list_into(folder: &Path, listing: &mut Listing, depth: usize) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.')) {
@@ -184,21 +196,19 @@ fn list(
         if metadata.is_dir() {
             // Sixteen levels are more than anybody sorts by hand, and end a loop of links.
             if depth < 16
-                && let Err(error) = list(&path, files, problems, depth + 1)
+                && let Err(error) = list_into(&path, listing, depth + 1)
             {
                 let message = format!("the folder cannot be listed: {error}");
-                problems.insert(path.display().to_string(), vec![unreadable(message)]);
+                listing.problems.insert(path.display().to_string(), vec![unreadable(message)]);
             }
-        } else if is_manifest(&path) && metadata.is_file() {
-            files.insert(path, metadata);
+        } else if metadata.is_file() && is_manifest(&path) {
+            listing.files.insert(path, metadata);
         }
     }
     Ok(())
 }
 
-/// Whether a file is read, by the end of its name.
-#[must_use]
-pub fn is_manifest(path: &Path) -> bool {
+fn is_manifest(path: &Path) -> bool {
     path.extension().is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
 }
 
