@@ -1,6 +1,6 @@
 //! The one internal policy that every front end becomes.
 //!
-//! Each kind of object has one file here that turns it into a [`Policy`] and the [`Problem`]s found on the way.
+//! Each kind of object has one file here that turns it into a [`Policy`] and the [`Problem`](crate::problem::Problem)s found on the way.
 //! The command line, admission and the index all call that same function.
 
 pub mod article;

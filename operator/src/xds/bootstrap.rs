@@ -30,6 +30,15 @@ pub fn bootstrap(options: &Options) -> Value {
     json!({
         "node": {"id": NodeKey::new(namespace, service, pod).to_string(), "cluster": format!("{namespace}/{service}")},
         "admin": {"address": address(*admin_address)},
+        "layered_runtime": {
+            "layers": [
+                // Envoy refuses regular expressions above 100 steps by default, and with them all routes; what Weir accepts is
+                // smaller than this.
+                {"name": "weir", "static_layer": {"re2.max_program_size.error_level": 32_768}},
+                // So that an operator can set `weir.enforced` by hand.
+                {"name": "admin", "admin_layer": {}},
+            ],
+        },
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",

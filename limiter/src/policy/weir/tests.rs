@@ -224,6 +224,9 @@ fn matches_are_checked() {
         (regex("(?=a)"), ".path.value", "look-around"),
         (regex(r"(a)\1"), ".path.value", "backreferences"),
         (regex("("), ".path.value", "unclosed group"),
+        (regex("(/[a-z]{1,100}){1,100}"), ".path.value", "too large for a proxy"),
+        (regex("/a{1,1001}"), ".path.value", "a count above 1000"),
+        (regex("/((a{900}){900}){900}"), ".path.value", "too large for a proxy"),
         (header("x tier"), ".headers[0].name", "no header's name"),
         (header(":path"), ".headers[0].name", "no header's name"),
         (
@@ -235,6 +238,16 @@ fn matches_are_checked() {
     ] {
         let field = format!("spec.rules[0].matches[0]{field}");
         refuses(rule_with("matches", json!([entry])), Reason::Invalid, &field, message);
+    }
+}
+
+#[test]
+fn ordinary_regular_expressions_are_accepted() {
+    for value in [r"/v\d+/items/[^/]{1,64}", r"/(de|en|fr)/\pL+", "/few/[a-z]{1,40}/[0-9]{1,40}", "/ä.*", "/a{1,1000}"]
+    {
+        let entry = json!({"path": {"type": "RegularExpression", "value": value}});
+        let (_, problems) = read(rule_with("matches", json!([entry])));
+        assert_eq!(problems, [], "{value}");
     }
 }
 

@@ -39,7 +39,7 @@ async fn a_version_that_one_proxy_refuses_is_sent_once_and_the_neighbour_enforce
     weir.until(DEADLINE, "both take the first", |status| status.programmed(KEY, 1)).await;
     assert!(weir.metric("weir_xds_nacks_total").await < 0.5);
 
-    put(folder.path(), "policy.yaml", &policy("RegularExpression, value: \"/few/[a-z]{1,9}/[0-9]{1,9}\""));
+    put(folder.path(), "policy.yaml", &policy("RegularExpression, value: \"/few/[a-z]{1,40}/[0-9]{1,40}\""));
     let message =
         weir.until(DEADLINE, "the refusal shows", |status| status.expect(KEY, "Programmed", false, "Rejected")).await;
     assert!(message.contains("ns-a/checkout/checkout-1") && message.contains("program size"), "{message}");
