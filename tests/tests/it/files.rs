@@ -11,6 +11,7 @@ use testkit::{
 };
 
 const DEADLINE: Duration = Duration::from_secs(15);
+const OTHER: &str = "- name: a\n  limit: 1 request per day per pod";
 const KEY: &str = "smartlimiters.weir.dev/ns-a/checkout";
 
 fn policy(per_second: u32) -> String {
@@ -55,6 +56,7 @@ async fn a_file_that_cannot_be_read_keeps_what_it_said() {
         (b"kind: Sma\xff\xfe", &["line 1 is not UTF-8", "UTF-8"]),
         (b"", &["empty", "delete"]),
     ];
+    let mut round = 0;
     for (bytes, words) in cases {
         // Written in place, as a shell's `>` does.
         std::fs::write(folder.path().join("policy.yaml"), bytes).unwrap();
@@ -63,6 +65,14 @@ async fn a_file_that_cannot_be_read_keeps_what_it_said() {
             in_force(status, 30)
         })
         .await;
+        // What the other files say goes on without it.
+        round += 1;
+        put(folder.path(), "other.yaml", &limiter("ns-a", &format!("other-{round}"), OTHER));
+        weir.until(DEADLINE, "another file is read", |status| {
+            status.policy(&format!("smartlimiters.weir.dev/ns-a/other-{round}")).map(drop)
+        })
+        .await;
+        in_force(&View(weir.status().await.unwrap()), 30).unwrap();
         let admin = weir.admin.to_string();
         let text = said(&["status", "--admin-address", &admin], None).await;
         assert!(text.contains("policy.yaml: ") && words.iter().all(|word| text.contains(word)), "{text}");

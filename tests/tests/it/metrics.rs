@@ -101,8 +101,10 @@ async fn a_counter_that_begins_again_is_neither_cold_nor_hot() {
         eventually(DEADLINE, "the page is read some times", async || {
             let status = testkit::status::View(weir.status().await.map_err(|error| error.to_string())?);
             let rule = status.phase(&key, "hot", "Limiting").expect("a reset of the counter moves no limit");
-            let cpu = rule["observed"][0]["value"].as_f64().unwrap();
-            assert!((0.0..1.2).contains(&cpu), "cpu is said to be {cpu}");
+            // For a moment there is no rate, and nothing is made up in its place.
+            if let Some(cpu) = rule["observed"][0]["value"].as_f64() {
+                assert!((0.5..1.2).contains(&cpu), "cpu is said to be {cpu}");
+            }
             if app.reads() > reads + 6 { Ok(()) } else { Err(format!("{} reads", app.reads() - reads)) }
         })
         .await;
