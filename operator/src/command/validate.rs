@@ -127,6 +127,10 @@ pub(super) fn run(args: &ValidateArgs) -> anyhow::Result<ExitCode> {
     for finding in &found {
         say!("{}", finding.render(&renderer));
     }
+    // As kubectl: a typing mistake in a path must not look like success.
+    if objects == 0 && found.is_empty() {
+        anyhow::bail!("no objects in these paths: nothing was checked");
+    }
     let errors = found.iter().filter(|finding| !finding.note).count();
     match errors {
         0 => say!("{objects} objects, no problems"),
