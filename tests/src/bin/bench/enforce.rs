@@ -17,7 +17,7 @@ use operator::index::Change;
 
 use crate::{
     clock,
-    http::{Connection, requests},
+    http::{Connection, request},
     mesh,
     report::{Durations, Row, ms},
     rig::Rig,
@@ -116,7 +116,7 @@ fn first(seen: &AtomicU64, load: &std::thread::JoinHandle<anyhow::Result<()>>) -
 
 /// One request after the other until told to stop.
 async fn ask(address: SocketAddr, seen: &Seen) -> anyhow::Result<()> {
-    let request = requests("/", 1);
+    let request = request("/");
     let mut connection = Connection::open(address, None).await?;
     while !seen.stop.load(Ordering::Relaxed) {
         connection.send(&request).await?;

@@ -72,9 +72,9 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::with_capacity(1 << 16) })
     }
 
-    /// Sends bytes that hold any number of requests.
-    pub(crate) async fn send(&mut self, requests: &[u8]) -> anyhow::Result<()> {
-        Ok(self.stream.write_all(requests).await?)
+    /// Sends a request.
+    pub(crate) async fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        Ok(self.stream.write_all(request).await?)
     }
 
     /// The status of the next answer, once all of it is here.
@@ -101,9 +101,9 @@ fn parse(text: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
     Ok((text.len() >= whole).then_some((status, whole)))
 }
 
-/// GET requests of one path.
-pub(crate) fn requests(path: &str, count: usize) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nhost: checkout\r\n\r\n").repeat(count).into_bytes()
+/// A GET request. One at a time: Envoy closes a connection on which another request waits behind one that it refuses.
+pub(crate) fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: checkout\r\n\r\n").into_bytes()
 }
 
 /// Load on one path: every connection sends a request, waits for the answer, then for `pause`.
@@ -159,7 +159,7 @@ impl Load {
     }
 
     async fn one(&self, mut connection: Connection, end: Duration) -> anyhow::Result<Tally> {
-        let request = requests(self.path, 1);
+        let request = request(self.path);
         let first = clock::now();
         let mut tally = Tally { admitted: 0, limited: 0, first, last: first };
         while clock::now() < end {

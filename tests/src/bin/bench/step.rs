@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     clock,
-    http::{self, Connection, requests},
+    http::{self, Connection, request},
     mesh,
     report::{Durations, Row, ms},
     rig,
@@ -94,7 +94,7 @@ fn write_rule(config: &std::path::Path, round: usize) -> anyhow::Result<()> {
 
 /// Sends a request a millisecond until one is refused, and says when that was.
 async fn until_limited(connection: &mut Connection, patience: Duration) -> anyhow::Result<Option<Duration>> {
-    let request = requests("/", 1);
+    let request = request("/");
     let end = clock::now() + patience;
     while clock::now() < end {
         connection.send(&request).await?;
