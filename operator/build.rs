@@ -91,7 +91,8 @@ fn embed_descriptors() -> Result<(), Box<dyn Error>> {
 
 fn envoy_types_folder() -> Result<PathBuf, Box<dyn Error>> {
     let output = Command::new(env::var("CARGO")?)
-        .args(["metadata", "--offline", "--format-version", "1"])
+        // Not `--offline`: what other platforms or tests alone need may not have been downloaded for this build.
+        .args(["metadata", "--locked", "--format-version", "1", "--filter-platform", &env::var("TARGET")?])
         .current_dir(env::var("CARGO_MANIFEST_DIR")?)
         .output()?;
     if !output.status.success() {

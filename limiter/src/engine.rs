@@ -136,6 +136,11 @@ pub struct Decision {
     pub limit: Option<Rate>,
     /// The lowest value that `limit` may take while the rule is as it is; fixes the size of Envoy's bucket.
     pub lowest: Option<Rate>,
+    /// Most requests in flight, in the rule's own scope. Absent: no bound.
+    pub bound: Option<u32>,
+    /// The limit of each of the rule's classes and of the nameless last one; empty without classes or limit. A request
+    /// must pass its class's limit, all of them together `limit`.
+    pub classes: Vec<Rate>,
     /// When the phase began.
     pub since: Timestamp,
     /// What was looked at, in the order of the sentence.
@@ -234,6 +239,8 @@ pub fn step(
         phase: shown.phase,
         limit: in_force,
         lowest,
+        bound: None,
+        classes: Vec::new(),
         since: shown.since,
         observed: view.observed(),
         missing: missing.into_iter().cloned().collect(),
@@ -466,6 +473,8 @@ fn not_carried_out(rule: &Rule, text: &str, state: &RuleState, now: Timestamp) -
         phase: Phase::Idle,
         limit: None,
         lowest: None,
+        bound: None,
+        classes: Vec::new(),
         since: stage.since,
         observed: Vec::new(),
         missing: Vec::new(),

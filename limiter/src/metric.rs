@@ -24,6 +24,13 @@ pub enum Word {
     Inflight,
     /// Ready pods of the target.
     Pods,
+    /// Answers of the application per second: requests that no limit refused and that have ended. Not a word of sentences;
+    /// laws of `adapt` read it.
+    Answers,
+    /// Requests per second that Weir's own limits and queue bounds refused. Not a word of sentences.
+    Refused,
+    /// Offered requests per second of one priority class: `<rule>/<class>`. Not a word of sentences.
+    Demand(String),
     /// A word that the object's own `metrics` list defines.
     Named(String),
 }
@@ -59,6 +66,9 @@ impl fmt::Display for Word {
             Self::Latency(percentile) => write!(f, "p{percentile} latency"),
             Self::Inflight => f.write_str("inflight"),
             Self::Pods => f.write_str("pods"),
+            Self::Answers => f.write_str("answers"),
+            Self::Refused => f.write_str("refused"),
+            Self::Demand(class) => write!(f, "demand of {class}"),
             Self::Named(name) => f.write_str(name),
         }
     }

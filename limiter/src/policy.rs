@@ -126,10 +126,32 @@ pub struct Rule {
     /// Requests that may pass at once. With a limit across all pods this is the total that is divided too.
     /// Absent: the default of [`default_burst`] for each proxy's share.
     pub burst: Option<u32>,
+    /// Priority classes, the one that is shed last first. A request belongs to the first class that fits it; what fits none
+    /// belongs to a last, nameless class. Empty: all requests are equal.
+    pub classes: Vec<Class>,
+}
+
+/// Requests of one priority.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Class {
+    /// Name, unique in the rule.
+    pub name: String,
+    /// Which requests; any of them. Never empty.
+    pub matches: Vec<RequestMatch>,
+}
+
+/// How a limit that steers itself moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LawKind {
+    /// Cuts to what the application was measured to complete, in proportion to how far the worst goal is missed.
+    #[default]
+    CompletionRate,
+    /// Additive increase, multiplicative decrease of the limit itself.
+    Aimd,
 }
 
 /// Enforced or only reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Mode {
     /// Requests over the limit are answered 429.
     Enforce,

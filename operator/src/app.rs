@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::{
     admin,
     build::Builder,
-    metrics::{HealthBoard, PodSample, Provider, Target, scrape::Scraper},
+    metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper},
     status::{self, Status},
     watch::files,
     xds::{proxies::Proxies, server, table::Table},
@@ -61,7 +61,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 
     let (batches_tx, batches_rx) = mpsc::channel(16);
     let (samples_tx, samples_rx) = mpsc::channel(1024);
-    let (targets_tx, targets_rx) = watch::channel(Arc::new(Vec::new()));
+    let (wanted_tx, wanted_rx) = watch::channel(Arc::default());
     let (status_tx, status_rx) = mpsc::channel(16);
     let (ready_tx, ready_rx) = watch::channel(false);
 
@@ -69,11 +69,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
     let scraper = Scraper { interval: config.scrape_interval };
-    let scraping = scraper.spawn(targets_rx, samples_tx, health.clone(), shutdown.clone());
+    let scraping = scraper.spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
     let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
-    let inputs = Inputs { batches_rx, samples_rx, status_rx, targets_tx, ready_tx, health, counters };
+    let inputs = Inputs { batches_rx, samples_rx, status_rx, wanted_tx, ready_tx, health, counters };
     tasks.spawn(build(Builder::new(table.clone()), proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
@@ -119,7 +119,7 @@ struct Inputs {
     batches_rx: mpsc::Receiver<files::Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
     status_rx: mpsc::Receiver<StatusRequest>,
-    targets_tx: watch::Sender<Arc<Vec<Target>>>,
+    wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
     health: HealthBoard,
     counters: Arc<status::Counters>,
@@ -153,10 +153,10 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
             Some(batch) = inputs.batches_rx.recv() => {
                 let touched = builder.apply(batch.changes, Timestamp::now());
                 if touched {
-                    let targets = builder.targets();
-                    inputs.targets_tx.send_if_modified(|old| {
-                        let differs = **old != *targets;
-                        *old = targets;
+                    let wanted = builder.wanted();
+                    inputs.wanted_tx.send_if_modified(|old| {
+                        let differs = **old != *wanted;
+                        *old = wanted;
                         differs
                     });
                 }

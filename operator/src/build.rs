@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::{
     index::{Change, Index, ServiceView},
     intent::{ServiceIntent, ServiceKey},
-    metrics::{PodSample, Series, Target, store::Store},
+    metrics::{PodSample, Series, Target, Wanted, store::Store},
     translate::{
         self, Report,
         decide::{Rules, decide, qualified},
@@ -152,11 +152,11 @@ impl Builder {
         self.built.insert(key.clone(), built);
     }
 
-    /// Every pod whose metrics page some rule needs.
+    /// What the rules need measured.
     #[must_use]
-    pub fn targets(&self) -> Arc<Vec<Target>> {
+    pub fn wanted(&self) -> Arc<Wanted> {
         let views = self.index.service_keys().filter_map(|key| self.index.service(key));
-        Arc::new(views.flat_map(|view| targets_of(&view)).collect())
+        Arc::new(Wanted { targets: views.flat_map(|view| targets_of(&view)).collect(), queries: Vec::new() })
     }
 
     /// The index, for status.

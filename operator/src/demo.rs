@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{
     intent::ServiceKey,
-    metrics::{HealthBoard, Provider, Target, scrape::Scraper, store::Store},
+    metrics::{HealthBoard, Provider, Target, Wanted, scrape::Scraper, store::Store},
 };
 
 /// Exit code after Ctrl-C or SIGTERM, as shells have it.
@@ -136,9 +136,10 @@ async fn play(
 
     let scraping = CancellationToken::new();
     let _stop_scraping = scraping.clone().drop_guard();
-    let (_targets_tx, targets_rx) = watch::channel(Arc::new(metric_targets(addresses)));
+    let wanted = Wanted { targets: metric_targets(addresses), ..Wanted::default() };
+    let (_wanted_tx, wanted_rx) = watch::channel(Arc::new(wanted));
     let (samples_tx, mut samples) = mpsc::channel(16);
-    Scraper::default().spawn(targets_rx, samples_tx, HealthBoard::default(), scraping);
+    Scraper::default().spawn(wanted_rx, samples_tx, HealthBoard::default(), scraping);
     let mut store = Store::new();
     let cpu = Metric { word: Word::Cpu, reduce: Reduce::Mean };
     let pods: Vec<String> = (0..REPLICAS).map(pod).collect();

@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
-use limiter::{policy::RequestMatch, quota::Rate};
+use limiter::{
+    policy::{Mode, RequestMatch},
+    quota::Rate,
+};
 use serde::Serialize;
 
 /// Namespace and name of a Service. Displays as `namespace/name`.
@@ -45,6 +48,8 @@ pub struct LimitShape {
     pub per: Option<limiter::policy::Key>,
     /// The limit concerns every request of the service (charged last) rather than some of them.
     pub service_wide: bool,
+    /// Enforced, or only counted by the proxy.
+    pub mode: Mode,
 }
 
 /// Requests that share one set of limits.
@@ -56,6 +61,18 @@ pub struct Route {
     pub matches: Vec<RequestMatch>,
     /// Positions in [`ServiceIntent::limits`].
     pub limits: Vec<usize>,
+    /// Which of the two queue bounds its requests count against.
+    pub priority: Priority,
+}
+
+/// Envoy's routing priorities: each has a queue bound of its own, so that one class cannot fill the other's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Priority {
+    /// Everything that no rule prefers.
+    #[default]
+    Default,
+    /// The class that is shed last.
+    High,
 }
 
 /// One pod's proxy.
@@ -65,6 +82,19 @@ pub struct PodIntent {
     pub inbound: Vec<Inbound>,
     /// This pod's numbers, by position in [`ServiceIntent::limits`]; `None`: not in force now.
     pub values: Vec<Option<LimitValue>>,
+    /// Most requests in flight to the application, per inbound port.
+    pub bounds: Bounds,
+    /// Nothing is enforced at this proxy: an operator has paused it.
+    pub paused: bool,
+}
+
+/// Queue bounds by priority, in requests in flight. `None`: not bounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bounds {
+    /// Of [`Priority::Default`].
+    pub default: Option<u32>,
+    /// Of [`Priority::High`].
+    pub high: Option<u32>,
 }
 
 /// A port of the pod: the proxy listens, the application answers.

@@ -29,16 +29,84 @@ use crate::intent::ServiceKey;
 pub struct PodSample {
     /// The target.
     pub service: ServiceKey,
-    /// The pod.
-    pub pod: String,
+    /// The pod; absent when the value speaks of the service as a whole, as a PromQL query without a pod label does.
+    pub pod: Option<String>,
     /// What was measured (before any reduction over pods).
-    pub word: limiter::metric::Word,
-    /// Value in the word's base unit; finite.
-    pub value: f64,
+    pub measure: Measure,
     /// When it was true.
     pub at: Timestamp,
     /// How long it counts, in milliseconds: three intervals of the provider.
     pub fresh_for_ms: u64,
+    /// Who measured it.
+    pub source: Source,
+}
+
+/// What a sample holds. Ratios and quantiles cannot be averaged over pods, so they come as what they are made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measure {
+    /// A number in the word's base unit; finite.
+    Number(limiter::metric::Word, f64),
+    /// Answers of the last interval, for `errors`.
+    Errors {
+        /// Those that failed, without those that Weir's own limits gave.
+        failed: f64,
+        /// All answers of the application.
+        answered: f64,
+    },
+    /// Latencies of the last interval, for `p50`, `p90` and `p99 latency`.
+    Latency(Histogram),
+}
+
+/// Counts by upper bound in seconds, ascending; the last bound is infinite. Not cumulative.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Histogram {
+    /// Upper bound of a bucket and how many values fell into it, below it and not below the one before.
+    pub buckets: Vec<(f64, f64)>,
+}
+
+/// Who measures, the most direct first: the first of them whose value is fresh is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// What Envoy streams to us.
+    Envoy,
+    /// The targets' own metrics pages.
+    Scrape,
+    /// Prometheus.
+    Prometheus,
+}
+
+impl Source {
+    /// The name that status shows.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Envoy => "envoy",
+            Self::Scrape => "scrape",
+            Self::Prometheus => "prometheus",
+        }
+    }
+}
+
+/// What rules need measured now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// Pods whose metrics pages are read.
+    pub targets: Vec<Target>,
+    /// What Prometheus is asked.
+    pub queries: Vec<Query>,
+}
+
+/// A question to Prometheus about one service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Query {
+    /// The service that the answer is for.
+    pub service: ServiceKey,
+    /// The word that the answer becomes, as rules are told of it.
+    pub word: limiter::metric::Word,
+    /// PromQL of an object, with its variables; absent: the built-in query of the word.
+    pub promql: Option<String>,
+    /// The service's ready pods, for `$pods`, in order.
+    pub pods: Vec<String>,
 }
 
 /// A pod whose metrics are wanted, and what they are measured against.
@@ -86,14 +154,14 @@ impl Series {
 
 /// Something that measures targets until it is told to stop.
 pub trait Provider {
-    /// The name that status shows as the source of a value.
-    fn name(&self) -> &'static str;
+    /// What its samples carry, and status shows as the source of a value.
+    fn source(&self) -> Source;
 
-    /// Starts measuring whatever `targets` holds. Batches go to `samples`; when the receiver is slow, values that were
+    /// Starts measuring whatever `wanted` holds. Batches go to `samples`; when the receiver is slow, values that were
     /// not taken yet are replaced by newer ones. The task ends when `shutdown` is cancelled or either channel closes.
     fn spawn(
         self,
-        targets: watch::Receiver<Arc<Vec<Target>>>,
+        wanted: watch::Receiver<Arc<Wanted>>,
         samples: mpsc::Sender<Vec<PodSample>>,
         health: HealthBoard,
         shutdown: CancellationToken,

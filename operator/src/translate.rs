@@ -105,7 +105,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
         .iter()
         .map(|(pod, endpoint)| {
             let values = vec![None; limits.len()];
-            ((*pod).to_owned(), PodIntent { inbound: endpoint.inbound.clone(), values })
+            ((*pod).to_owned(), PodIntent { inbound: endpoint.inbound.clone(), values, ..PodIntent::default() })
         })
         .collect();
     for (position, limited) in enforced.iter().enumerate() {
@@ -145,6 +145,7 @@ impl Limited<'_> {
             bucket: format!("{}/{}", self.policy.key, self.rule.name),
             per: self.limit.per.clone(),
             service_wide: self.rule.matches.is_empty() && self.limit.per.is_none(),
+            mode: self.rule.mode,
         }
     }
 

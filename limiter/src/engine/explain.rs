@@ -304,7 +304,7 @@ impl Unit {
         match metric.word {
             Word::Cpu | Word::Memory | Word::Errors => Self::Ratio,
             Word::Latency(_) => Self::Seconds,
-            Word::Requests => Self::PerSecond,
+            Word::Requests | Word::Answers | Word::Refused | Word::Demand(_) => Self::PerSecond,
             // The name says "per second" already; the unit of a named metric stands in its policy, not in the rule.
             Word::ErrorsPerSecond | Word::Inflight | Word::Pods | Word::Named(_) => Self::Plain,
         }

@@ -111,6 +111,8 @@ pub struct Adapt {
     pub interval: Duration,
     /// Whose requests share the number.
     pub scope: crate::policy::Scope,
+    /// The law that moves the limit.
+    pub law: crate::policy::LawKind,
     /// The sentence as written.
     pub text: String,
 }

@@ -11,7 +11,7 @@ use crate::{
         parser::Parser,
         release, units,
     },
-    policy::{Key, Limit, Scope, When},
+    policy::{Key, LawKind, Limit, Scope, When},
 };
 
 type Result<T> = std::result::Result<T, SentenceError>;
@@ -86,7 +86,7 @@ pub(super) fn adapt(text: &str, vocabulary: &Vocabulary) -> Result<Adapt> {
         return Err(SentenceError::new(floor_span.to(ceiling_span), "the lower bound is larger than the upper")
             .help("write the smaller number first"));
     }
-    Ok(Adapt { goals, floor, ceiling, interval, scope, text: text.to_owned() })
+    Ok(Adapt { goals, floor, ceiling, interval, scope, law: LawKind::default(), text: text.to_owned() })
 }
 
 fn goal(parser: &mut Parser<'_>) -> Result<Goal> {

@@ -74,7 +74,9 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 pub fn dimension(word: &Word) -> Option<Dimension> {
     match word {
         Word::Cpu | Word::Memory | Word::Errors => Some(Dimension::Ratio),
-        Word::Requests | Word::ErrorsPerSecond => Some(Dimension::PerSecond),
+        Word::Requests | Word::ErrorsPerSecond | Word::Answers | Word::Refused | Word::Demand(_) => {
+            Some(Dimension::PerSecond)
+        }
         Word::Latency(_) => Some(Dimension::Seconds),
         Word::Inflight | Word::Pods => Some(Dimension::Count),
         Word::Named(_) => None,

@@ -69,6 +69,7 @@ fn rule(position: usize, descriptor: &api::Descriptor, problems: &mut Problems) 
         action: Action::Limit(limit?),
         matches: Vec::new(),
         burst: None,
+        classes: Vec::new(),
     })
 }
 

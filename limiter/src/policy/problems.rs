@@ -76,7 +76,13 @@ pub(crate) fn key(kind: Kind, metadata: &ObjectMeta, problems: &mut Problems) ->
 pub(crate) fn unsupported_words(metrics: &BTreeSet<Metric>, field: &str, problems: &mut Problems) {
     for metric in metrics {
         match metric.word {
-            Word::Cpu | Word::Memory | Word::Pods | Word::Named(_) => {}
+            Word::Cpu
+            | Word::Memory
+            | Word::Pods
+            | Word::Named(_)
+            | Word::Answers
+            | Word::Refused
+            | Word::Demand(_) => {}
             Word::Requests | Word::Errors | Word::ErrorsPerSecond | Word::Latency(_) | Word::Inflight => problems
                 .not_yet(
                     field,

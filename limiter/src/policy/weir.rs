@@ -304,7 +304,15 @@ fn rule_of(
         api::Mode::Enforce => Mode::Enforce,
         api::Mode::Shadow => Mode::Shadow,
     };
-    Some(Rule { name: name.clone(), mode, when: when?, action: action?, matches: matches?, burst: burst? })
+    Some(Rule {
+        name: name.clone(),
+        mode,
+        when: when?,
+        action: action?,
+        matches: matches?,
+        burst: burst?,
+        classes: Vec::new(),
+    })
 }
 
 fn on_missing(on_missing: &api::OnMissingMetric, problems: &mut Problems) -> Option<OnMissing> {

@@ -1,7 +1,10 @@
 use limiter::metric::Word;
 
 use super::*;
-use crate::watch::decode;
+use crate::{
+    metrics::{Measure, Source},
+    watch::decode,
+};
 
 fn changes(text: &str) -> Vec<Change> {
     let file = decode::decode(text.as_bytes()).expect("readable");
@@ -41,11 +44,11 @@ spec:
 fn sample(service: &str, value: f64, at: Timestamp) -> PodSample {
     PodSample {
         service: ServiceKey { namespace: "ns-a".to_owned(), name: service.to_owned() },
-        pod: format!("{service}-0"),
-        word: Word::Cpu,
-        value,
+        pod: Some(format!("{service}-0")),
+        measure: Measure::Number(Word::Cpu, value),
         at,
         fresh_for_ms: 750,
+        source: Source::Scrape,
     }
 }
 

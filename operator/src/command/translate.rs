@@ -11,7 +11,7 @@ use crate::{
     args::{Stage, TranslateArgs},
     build::Builder,
     index::Change,
-    metrics::PodSample,
+    metrics::{Measure, PodSample, Source},
     status,
     translate::decide::qualified,
     xds::{print, proxies::Proxies, table::Table},
@@ -85,11 +85,11 @@ fn samples(builder: &Builder, metrics: &[(String, f64)], at: Timestamp, unused: 
                 }
                 samples.extend(view.ready_pods().map(|pod| PodSample {
                     service: view.key.clone(),
-                    pod: pod.to_owned(),
-                    word: qualified(policy, &metric).word,
-                    value: *value,
+                    pod: Some(pod.to_owned()),
+                    measure: Measure::Number(qualified(policy, &metric).word, *value),
                     at,
                     fresh_for_ms: 3000,
+                    source: Source::Scrape,
                 }));
             }
         }

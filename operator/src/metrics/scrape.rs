@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{HealthBoard, PodSample, Provider, Target, TargetError, rates::PodRates};
+use super::{HealthBoard, Measure, PodSample, Provider, Source, Target, TargetError, Wanted, rates::PodRates};
 use crate::intent::ServiceKey;
 
 /// The name of this source in status.
@@ -78,24 +78,24 @@ struct Outbox {
 }
 
 impl Provider for Scraper {
-    fn name(&self) -> &'static str {
-        NAME
+    fn source(&self) -> Source {
+        Source::Scrape
     }
 
     fn spawn(
         self,
-        targets: watch::Receiver<Arc<Vec<Target>>>,
+        wanted: watch::Receiver<Arc<Wanted>>,
         samples: mpsc::Sender<Vec<PodSample>>,
         health: HealthBoard,
         shutdown: CancellationToken,
     ) -> JoinHandle<()> {
-        tokio::spawn(supervise(self.interval, targets, samples, health, shutdown))
+        tokio::spawn(supervise(self.interval, wanted, samples, health, shutdown))
     }
 }
 
 async fn supervise(
     interval: Duration,
-    mut targets: watch::Receiver<Arc<Vec<Target>>>,
+    mut wanted: watch::Receiver<Arc<Wanted>>,
     samples: mpsc::Sender<Vec<PodSample>>,
     health: HealthBoard,
     shutdown: CancellationToken,
@@ -109,17 +109,17 @@ async fn supervise(
         .build(connector);
     let outbox = Arc::new(Outbox::default());
     let mut running: BTreeMap<Key, (Target, AbortOnDropHandle<()>)> = BTreeMap::new();
-    targets.mark_changed();
+    wanted.mark_changed();
     let mut filled = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            changed = targets.changed() => {
+            changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                let wanted = Arc::clone(&targets.borrow_and_update());
-                reconcile(&mut running, &wanted, |target| {
+                let now_wanted = Arc::clone(&wanted.borrow_and_update());
+                reconcile(&mut running, &now_wanted.targets, |target| {
                     let reader = Reader { interval, client: client.clone(), outbox: Arc::clone(&outbox), health: health.clone() };
                     AbortOnDropHandle::new(tokio::spawn(reader.run(target)))
                 }, &health, &outbox);
@@ -241,8 +241,10 @@ impl Reader {
         let mut waiting = self.outbox.waiting.lock();
         for (word, value) in values {
             let (service, pod) = (target.service.clone(), target.pod.clone());
-            let sample = PodSample { service, pod, word, value, at, fresh_for_ms };
-            waiting.insert((sample.service.clone(), sample.pod.clone(), sample.word.clone()), sample);
+            let key = (service.clone(), pod.clone(), word.clone());
+            let measure = Measure::Number(word, value);
+            waiting
+                .insert(key, PodSample { service, pod: Some(pod), measure, at, fresh_for_ms, source: Source::Scrape });
         }
         drop(waiting);
         self.outbox.filled.notify_one();

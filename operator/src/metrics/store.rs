@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
 
-use super::PodSample;
+use super::{Measure, PodSample, Source};
 use crate::intent::ServiceKey;
 
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,8 @@ impl Store {
     /// have something new.
     pub fn insert(&mut self, samples: impl IntoIterator<Item = PodSample>) -> BTreeSet<ServiceKey> {
         let mut touched = BTreeSet::new();
-        for PodSample { service, pod, word, value, at, fresh_for_ms } in samples {
+        for PodSample { service, pod, measure, at, fresh_for_ms, source: _ } in samples {
+            let (Some(pod), Measure::Number(word, value)) = (pod, measure) else { continue };
             if !value.is_finite() {
                 continue;
             }
@@ -126,7 +127,7 @@ fn reduce(how: Reduce, mut points: Vec<Point>, ready: usize) -> Option<Sample> {
         Reduce::Max => counted.iter().map(|point| point.value).fold(f64::NEG_INFINITY, f64::max),
         Reduce::Sum => sum * (ready as f64 / number),
     };
-    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: super::scrape::NAME.to_owned() })
+    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: Source::Scrape.name().to_owned() })
 }
 
 #[cfg(test)]

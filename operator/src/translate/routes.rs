@@ -8,7 +8,7 @@
 
 use limiter::policy::{PathMatch, RequestMatch, ValueMatch};
 
-use crate::intent::Route;
+use crate::intent::{Priority, Route};
 
 /// Most regions of one service.
 pub(super) const MOST: usize = 512;
@@ -77,7 +77,12 @@ impl Regions {
         };
         let named = self.0.into_iter().enumerate();
         named
-            .map(|(i, region)| Route { name: name(i, &region), matches: region.matches, limits: region.limits })
+            .map(|(i, region)| Route {
+                name: name(i, &region),
+                matches: region.matches,
+                limits: region.limits,
+                priority: Priority::Default,
+            })
             .collect()
     }
 }

@@ -6,10 +6,14 @@ use crate::{intent::Inbound, xds::NodeKey};
 /// Removals go the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceType {
+    /// RTDS: before everything else, since a kill switch waits for nothing.
+    Runtime,
     /// CDS.
     Cluster,
     /// EDS.
     Endpoints,
+    /// ECDS.
+    Extension,
     /// LDS.
     Listener,
     /// RDS.
@@ -18,16 +22,22 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Runtime, Self::Cluster, Self::Endpoints, Self::Extension, Self::Listener, Self::Route];
+
+    /// How many there are.
+    pub const COUNT: usize = 6;
 
     /// Position in [`Self::ALL`].
     #[must_use]
     pub const fn index(self) -> usize {
         match self {
-            Self::Cluster => 0,
-            Self::Endpoints => 1,
-            Self::Listener => 2,
-            Self::Route => 3,
+            Self::Runtime => 0,
+            Self::Cluster => 1,
+            Self::Endpoints => 2,
+            Self::Extension => 3,
+            Self::Listener => 4,
+            Self::Route => 5,
         }
     }
 
@@ -35,8 +45,10 @@ impl ResourceType {
     #[must_use]
     pub const fn type_url(self) -> &'static str {
         match self {
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
@@ -52,8 +64,10 @@ impl ResourceType {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Runtime => "runtime",
             Self::Cluster => "cluster",
             Self::Endpoints => "endpoints",
+            Self::Extension => "extension",
             Self::Listener => "listener",
             Self::Route => "route",
         }
@@ -64,7 +78,7 @@ impl ResourceType {
     pub const fn has_wildcard(self) -> bool {
         match self {
             Self::Cluster | Self::Listener => true,
-            Self::Endpoints | Self::Route => false,
+            Self::Runtime | Self::Endpoints | Self::Extension | Self::Route => false,
         }
     }
 }
@@ -107,7 +121,7 @@ mod tests {
         sorted.sort();
         assert_eq!(sorted, ResourceType::ALL);
         let labels: Vec<_> = ResourceType::ALL.iter().map(|t| t.label()).collect();
-        assert_eq!(labels, ["cluster", "endpoints", "listener", "route"]);
+        assert_eq!(labels, ["runtime", "cluster", "endpoints", "extension", "listener", "route"]);
         for (position, t) in ResourceType::ALL.into_iter().enumerate() {
             assert_eq!(t.index(), position);
             assert_eq!(ResourceType::from_type_url(t.type_url()), Some(t));

@@ -84,17 +84,22 @@ fn sorted(value: Value) -> Value {
 mod tests {
     use super::*;
     use crate::{
-        intent::{Inbound, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
+        intent::{Inbound, PodIntent, Priority, Protocol, Route, ServiceIntent, ServiceKey},
         xds::{ResourceType, resources},
     };
 
     fn built(protocol: Protocol) -> Vec<Resource> {
         let inbound =
             Inbound { listener: ([127, 0, 0, 1], 15080).into(), application: ([127, 0, 0, 1], 8080).into(), protocol };
-        let pod = PodIntent { inbound: vec![inbound], values: Vec::new() };
+        let pod = PodIntent { inbound: vec![inbound], ..PodIntent::default() };
         let intent = ServiceIntent {
             limits: Vec::new(),
-            routes: vec![Route { name: "all".into(), matches: Vec::new(), limits: Vec::new() }],
+            routes: vec![Route {
+                name: "all".into(),
+                matches: Vec::new(),
+                limits: Vec::new(),
+                priority: Priority::Default,
+            }],
             pods: [("checkout-0".to_owned(), pod)].into(),
         };
         resources::build(&ServiceKey { namespace: "ns-a".into(), name: "checkout".into() }, &intent)

@@ -76,7 +76,7 @@ struct Node {
     streams: Vec<(StreamId, Timestamp)>,
     user_agent: String,
     /// Acknowledged versions of the newest stream.
-    acknowledged: [HashMap<Arc<str>, Arc<str>>; 4],
+    acknowledged: [HashMap<Arc<str>, Arc<str>>; ResourceType::COUNT],
     refusals: Vec<Refusal>,
 }
 

@@ -111,7 +111,7 @@ impl<'a> Builder<'a> {
     }
 
     fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
-        let PodIntent { inbound, values } = pod;
+        let PodIntent { inbound, values, bounds: _, paused: _ } = pod;
         let mut old: BTreeMap<(ResourceType, Arc<str>), Resource> =
             old.into_iter().map(|resource| ((resource.resource_type, resource.name.clone()), resource)).collect();
         let numbers = hash(values);

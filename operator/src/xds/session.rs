@@ -1,4 +1,4 @@
-//! Protocol state of one stream: the four subscriptions and the order of pushes. No I/O, no clock.
+//! Protocol state of one stream: the subscriptions and the order of pushes. No I/O, no clock.
 //!
 //! Order: changed clusters, endpoints, listeners, routes; then removals, the other way round. Envoy warms a changed EDS
 //! cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is followed by its
@@ -21,7 +21,7 @@ const MAX_WAITING: usize = 16;
 /// See the module.
 #[derive(Debug)]
 pub struct Session {
-    subscriptions: [Subscription; 4],
+    subscriptions: [Subscription; ResourceType::COUNT],
     last_nonce: u64,
     /// Answers for unknown types.
     waiting: VecDeque<DeltaDiscoveryResponse>,

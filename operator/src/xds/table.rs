@@ -31,7 +31,7 @@ pub struct Entry {
 pub type Names = BTreeMap<Arc<str>, Entry>;
 
 /// What one node sees, by type in push order. A snapshot: shared and never changed.
-pub type View = [Arc<Names>; 4];
+pub type View = [Arc<Names>; ResourceType::COUNT];
 
 /// What a replacement changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Table {
 
     /// Number of resources by type, in push order.
     #[must_use]
-    pub fn counts(&self) -> [usize; 4] {
+    pub fn counts(&self) -> [usize; ResourceType::COUNT] {
         let state = self.0.read();
         ResourceType::ALL.map(|t| state.nodes.values().map(|view| view[t.index()].len()).sum())
     }

@@ -214,6 +214,7 @@ fn shadow_and_adapt_are_said_plainly() {
         ceiling: 2.0,
         interval: Duration::from_secs(1),
         scope: Scope::PerPod,
+        law: crate::policy::LawKind::default(),
         text: "keep cpu below 70%".to_owned(),
     });
     let decision = Walk::new(adaptive, MissingAction::Hold).step(0.0, &[(Word::Cpu, 0.5)]);

@@ -51,6 +51,7 @@ pub(super) fn rule(when: Option<When>, amount: Expression) -> Rule {
         action: Action::Limit(limit(amount)),
         matches: Vec::new(),
         burst: None,
+        classes: Vec::new(),
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Scraper;
 use crate::{
     intent::ServiceKey,
-    metrics::{HealthBoard, PodSample, Provider, Series, Target},
+    metrics::{HealthBoard, Measure, PodSample, Provider, Series, Target, Wanted},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,20 +73,29 @@ fn target(pod: &str, url: String, rate: bool) -> Target {
 }
 
 struct Running {
-    targets: watch::Sender<Arc<Vec<Target>>>,
+    wanted: watch::Sender<Arc<Wanted>>,
     samples: mpsc::Receiver<Vec<PodSample>>,
     health: HealthBoard,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
+fn wanted(targets: Vec<Target>) -> Arc<Wanted> {
+    Arc::new(Wanted { targets, ..Wanted::default() })
+}
+
+fn value(sample: &PodSample) -> f64 {
+    let Measure::Number(_, value) = sample.measure else { panic!("scraping gives numbers") };
+    value
+}
+
 fn start(targets: Vec<Target>) -> Running {
-    let (targets, targets_rx) = watch::channel(Arc::new(targets));
+    let (wanted, wanted_rx) = watch::channel(wanted(targets));
     let (samples_tx, samples) = mpsc::channel(1);
     let (health, shutdown) = (HealthBoard::default(), CancellationToken::new());
     let scraper = Scraper { interval: Duration::from_millis(40) };
-    let task = scraper.spawn(targets_rx, samples_tx, health.clone(), shutdown.clone());
-    Running { targets, samples, health, shutdown, task }
+    let task = scraper.spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
+    Running { wanted, samples, health, shutdown, task }
 }
 
 impl Running {
@@ -123,7 +132,7 @@ async fn brings_values_with_their_time() {
     let before = Timestamp::now();
     let mut running = start(vec![target("good", page(3.0).await, false)]);
     let sample = running.sample(|_| true).await;
-    assert_eq!((sample.word, sample.value, sample.fresh_for_ms), (Word::Named("jobs".into()), 3.0, 120));
+    assert_eq!((sample.measure, sample.fresh_for_ms), (Measure::Number(Word::Named("jobs".into()), 3.0), 120));
     assert!(sample.at >= before && sample.at <= Timestamp::now());
     let health = running.health.pod(&service(), "good").unwrap();
     assert_eq!(health.last_error, None);
@@ -182,7 +191,7 @@ async fn every_kind_of_bad_page_costs_only_itself() {
     // 4 MiB may or may not fit into the deadline on a busy machine: either end is right, reading on is not.
     running.error("endless", "").await;
     let sample = running.sample(|_| true).await;
-    assert_eq!((sample.pod.as_str(), sample.value), ("good", 3.0));
+    assert_eq!((sample.pod.as_deref(), value(&sample)), (Some("good"), 3.0));
     assert_eq!(running.health.pod(&service(), "good").unwrap().last_error, None);
 }
 
@@ -215,7 +224,7 @@ async fn a_reset_counter_gives_no_negative_or_giant_rate() {
     let mut running = start(vec![target("reset", url.await, true)]);
     let mut rates = Vec::new();
     while rates.len() < 40 {
-        rates.push(running.sample(|_| true).await.value);
+        rates.push(value(&running.sample(|_| true).await));
     }
     // 25 reads a second at most; slower on a busy machine, never below zero.
     assert!(rates.iter().all(|rate| *rate >= 0.0 && *rate < 60.0), "{rates:?}");
@@ -228,10 +237,10 @@ async fn follows_changes_of_targets_recovers_and_stops() {
         send(stream, status, b"jobs 7\n").await;
     });
     let mut running = start(vec![target("flaky", flaky.await, false)]);
-    running.sample(|sample| sample.value == 7.0).await;
+    running.sample(|sample| value(sample) == 7.0).await;
     assert_eq!(running.health.pod(&service(), "flaky").unwrap().last_error, None);
-    running.targets.send_replace(Arc::new(vec![target("other", page(8.0).await, false)]));
-    running.sample(|sample| sample.value == 8.0).await;
+    running.wanted.send_replace(wanted(vec![target("other", page(8.0).await, false)]));
+    running.sample(|sample| value(sample) == 8.0).await;
     assert_eq!(running.health.pod(&service(), "flaky"), None);
     running.shutdown.cancel();
     timeout(PATIENCE, running.task).await.expect("it stops").unwrap();
@@ -252,7 +261,7 @@ async fn a_slow_receiver_gets_the_newest_values() {
     // One batch waits in the channel; everything after it was replaced by newer values.
     let mut values = Vec::new();
     while values.last().is_none_or(|value| *value < 15.0) {
-        values.push(running.sample(|sample| sample.pod == "counting").await.value);
+        values.push(value(&running.sample(|sample| sample.pod.as_deref() == Some("counting")).await));
     }
     assert!(values.len() <= 3, "{values:?}");
 }

@@ -5,7 +5,10 @@ use limiter::metric::{Metric, Reduce, Sample, Word};
 use proptest::prelude::*;
 
 use super::Store;
-use crate::{intent::ServiceKey, metrics::PodSample};
+use crate::{
+    intent::ServiceKey,
+    metrics::{Measure, PodSample, Source},
+};
 
 fn service() -> ServiceKey {
     ServiceKey { namespace: "ns-a".into(), name: "checkout".into() }
@@ -16,7 +19,14 @@ fn at(millis: i64) -> Timestamp {
 }
 
 fn sample(pod: &str, value: f64, millis: i64) -> PodSample {
-    PodSample { service: service(), pod: pod.into(), word: Word::Cpu, value, at: at(millis), fresh_for_ms: 750 }
+    PodSample {
+        service: service(),
+        pod: Some(pod.into()),
+        measure: Measure::Number(Word::Cpu, value),
+        at: at(millis),
+        fresh_for_ms: 750,
+        source: Source::Scrape,
+    }
 }
 
 fn ready(pods: &[&str]) -> Vec<String> {

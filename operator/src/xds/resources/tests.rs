@@ -6,12 +6,12 @@ use envoy_types::pb::{
 };
 
 use ::limiter::{
-    policy::{Key, PathMatch, RequestMatch},
+    policy::{Key, Mode, PathMatch, RequestMatch},
     quota::Rate,
 };
 
 use super::*;
-use crate::intent::{LimitShape, LimitValue, Route};
+use crate::intent::{LimitShape, LimitValue, Priority, Route};
 
 fn service() -> ServiceKey {
     ServiceKey { namespace: "ns-a".into(), name: "checkout".into() }
@@ -23,7 +23,7 @@ fn value(requests_per_second: u64) -> Option<LimitValue> {
 }
 
 fn limit(bucket: &str, per: Option<Key>, service_wide: bool) -> LimitShape {
-    LimitShape { bucket: bucket.into(), per, service_wide }
+    LimitShape { bucket: bucket.into(), per, service_wide, mode: Mode::Enforce }
 }
 
 fn intent(pods: u16) -> ServiceIntent {
@@ -34,6 +34,7 @@ fn intent(pods: u16) -> ServiceIntent {
             protocol: Protocol::Http,
         }],
         values: vec![value(100), value(20), value(10), value(5)],
+        ..PodIntent::default()
     };
     let api = RequestMatch { path: Some(PathMatch::Prefix("/api".into())), ..RequestMatch::default() };
     ServiceIntent {
@@ -44,8 +45,8 @@ fn intent(pods: u16) -> ServiceIntent {
             limit("client", Some(Key::ClientIp), false),
         ],
         routes: vec![
-            Route { name: "api".into(), matches: vec![api], limits: vec![0, 1, 2, 3] },
-            Route { name: "all".into(), matches: Vec::new(), limits: vec![0] },
+            Route { name: "api".into(), matches: vec![api], limits: vec![0, 1, 2, 3], priority: Priority::Default },
+            Route { name: "all".into(), matches: Vec::new(), limits: vec![0], priority: Priority::Default },
         ],
         pods: (0..pods).map(|n| (format!("p-{n}"), pod(n))).collect(),
     }

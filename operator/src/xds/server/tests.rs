@@ -2,14 +2,14 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::{
-    intent::{Inbound, LimitShape, LimitValue, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
+    intent::{Inbound, LimitShape, LimitValue, PodIntent, Priority, Protocol, Route, ServiceIntent, ServiceKey},
     xds::{
         client::{DeltaClient, Error as ClientError, versions},
         resources,
         wire::DeltaDiscoveryRequest,
     },
 };
-use limiter::quota::Rate;
+use limiter::{policy::Mode, quota::Rate};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const NAME: &str = "in/ns-a/checkout/checkout-0/15080";
@@ -38,10 +38,19 @@ fn intent(requests_per_second: u64, protocol: Protocol) -> ServiceIntent {
     let rate = Rate { milli_requests: requests_per_second * 1_000, interval: Duration::from_secs(1) };
     let inbound =
         Inbound { listener: ([127, 0, 0, 1], 15080).into(), application: ([127, 0, 0, 1], 8080).into(), protocol };
-    let pod = PodIntent { inbound: vec![inbound], values: vec![Some(LimitValue { rate, burst: 5, lowest: rate })] };
+    let pod = PodIntent {
+        inbound: vec![inbound],
+        values: vec![Some(LimitValue { rate, burst: 5, lowest: rate })],
+        ..PodIntent::default()
+    };
     ServiceIntent {
-        limits: vec![LimitShape { bucket: "ns-a/limit/all".into(), per: None, service_wide: true }],
-        routes: vec![Route { name: "all".into(), matches: Vec::new(), limits: vec![0] }],
+        limits: vec![LimitShape {
+            bucket: "ns-a/limit/all".into(),
+            per: None,
+            service_wide: true,
+            mode: Mode::Enforce,
+        }],
+        routes: vec![Route { name: "all".into(), matches: Vec::new(), limits: vec![0], priority: Priority::Default }],
         pods: [("checkout-0".to_owned(), pod)].into(),
     }
 }

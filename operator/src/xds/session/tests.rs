@@ -10,7 +10,8 @@ use crate::xds::{
 };
 
 /// A view with these names in each type.
-fn view(names: [&[(&str, &str)]; 4]) -> View {
+fn view([clusters, endpoints, listeners, routes]: [&[(&str, &str)]; 4]) -> View {
+    let names: [&[(&str, &str)]; ResourceType::COUNT] = [&[], clusters, endpoints, &[], listeners, routes];
     names.map(|of_type| {
         let entry = |name: &str, version: &str| {
             let resource = wire::Resource { name: name.into(), version: version.into(), resource: None };

@@ -36,7 +36,7 @@ fn a_replacement_counts_and_wakes_only_what_differs() {
     assert_eq!(third, Changed { resources: 2, nodes: 2 });
     assert!(watchers[0].view()[ResourceType::Route.index()].is_empty());
     assert_eq!(table.remove(&service()), Changed { resources: 2, nodes: 2 });
-    assert_eq!(table.counts(), [0; 4]);
+    assert_eq!(table.counts(), [0; ResourceType::COUNT]);
 }
 
 #[test]
