@@ -87,7 +87,8 @@ fn charges(configuration: &RouteConfiguration, route: usize) -> Vec<String> {
 fn a_port_has_one_resource_of_each_type_under_one_name() {
     let resources = build(&service(), &intent(2));
     let types: Vec<_> = resources.iter().map(|resource| resource.resource_type).collect();
-    assert_eq!(types, [ResourceType::ALL, ResourceType::ALL].concat());
+    let each = [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Route];
+    assert_eq!(types, [each, each].concat());
     assert!(resources[..4].iter().all(|resource| &*resource.name == "in/ns-a/checkout/p-0/15000"));
     assert_eq!(resources[4].node, NodeKey::new("ns-a", "checkout", "p-1"));
 }
