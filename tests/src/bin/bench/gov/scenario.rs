@@ -1,0 +1,114 @@
+//! What is asked of the service over time, and what it can do meanwhile.
+
+use std::time::Duration;
+
+use operator::demo::load::Phase;
+
+/// Load before and after, as a part of the capacity.
+const NORMAL: f64 = 0.7;
+/// An arm that adapts must have done so after this many seconds.
+pub(crate) const CONVERGED: f64 = 1.0;
+
+/// Lengths of the three stretches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeline {
+    pub(crate) before: Duration,
+    pub(crate) surge: Duration,
+    pub(crate) after: Duration,
+}
+
+impl Timeline {
+    pub(crate) const SHORT: Self =
+        Self { before: Duration::from_secs(4), surge: Duration::from_secs(12), after: Duration::from_secs(4) };
+    pub(crate) const LONG: Self =
+        Self { before: Duration::from_secs(20), surge: Duration::from_secs(40), after: Duration::from_secs(40) };
+
+    pub(crate) fn whole(&self) -> Duration {
+        self.before + self.surge + self.after
+    }
+
+    /// The end of the surge.
+    pub(crate) fn end(&self) -> Duration {
+        self.before + self.surge
+    }
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// Load in the surge as parts of the capacity, one after the other, each for [`Scenario::PART`], again and again.
+    surge: &'static [f64],
+    pub(crate) workers_in_surge: usize,
+    /// Goodput that an arm which adapts should reach.
+    pub(crate) goal: Option<f64>,
+}
+
+pub(crate) const SCENARIOS: [Scenario; 4] = [
+    Scenario { name: "2x", surge: &[2.0], workers_in_surge: 4, goal: Some(0.98) },
+    Scenario { name: "10x", surge: &[10.0], workers_in_surge: 4, goal: Some(0.95) },
+    Scenario { name: "capacity halved", surge: &[NORMAL], workers_in_surge: 2, goal: Some(0.95) },
+    Scenario { name: "oscillating", surge: &[3.0, 0.4], workers_in_surge: 4, goal: None },
+];
+
+impl Scenario {
+    /// About as long as a controller needs to see a step and to answer it: the worst that a load can do to it.
+    const PART: Duration = Duration::from_millis(500);
+
+    /// The highest load as a part of the capacity.
+    pub(crate) fn peak(&self) -> f64 {
+        self.surge.iter().copied().fold(NORMAL, f64::max)
+    }
+
+    /// The load generator's phases.
+    pub(crate) fn phases(&self, warm_up: Duration, timeline: Timeline, capacity: f64) -> Vec<Phase> {
+        let phase =
+            |name: &str, load: f64, duration| Phase { name: name.to_owned(), per_second: load * capacity, duration };
+        let mut phases = vec![phase("before", NORMAL, warm_up + timeline.before)];
+        if let [only] = self.surge {
+            phases.push(phase("surge", *only, timeline.surge));
+        } else {
+            let parts = timeline.surge.as_millis() / Self::PART.as_millis();
+            let loads = self.surge.iter().cycle().zip(0..parts);
+            phases.extend(loads.map(|(load, _)| phase("surge", *load, Self::PART)));
+        }
+        phases.push(phase("after", NORMAL, timeline.after));
+        phases
+    }
+
+    /// Requests per second that could be answered well at this moment: offered, or capacity if that is less.
+    pub(crate) fn target(&self, at: Duration, timeline: &Timeline, capacity: f64) -> f64 {
+        let in_surge = at.checked_sub(timeline.before).filter(|_| at < timeline.end());
+        let Some(since) = in_surge else { return NORMAL * capacity };
+        let part = usize::try_from(since.as_millis() / Self::PART.as_millis()).unwrap_or(0);
+        let offered = self.surge[part % self.surge.len()];
+        let able = self.workers_in_surge as f64 / super::SERVICE.workers as f64;
+        offered.min(able) * capacity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{SCENARIOS, Timeline};
+
+    #[test]
+    fn phases_fill_the_time_and_targets_know_the_capacity() {
+        let timeline = Timeline::SHORT;
+        for scenario in SCENARIOS {
+            let phases = scenario.phases(Duration::from_secs(2), timeline, 400.0);
+            let whole: Duration = phases.iter().map(|phase| phase.duration).sum();
+            assert_eq!(whole, timeline.whole() + Duration::from_secs(2), "{}", scenario.name);
+        }
+        let target = |name: &str, millis| {
+            let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).unwrap();
+            scenario.target(Duration::from_millis(millis), &timeline, 400.0)
+        };
+        assert!((target("2x", 100) - 280.0).abs() < 1e-9);
+        assert!((target("2x", 4100) - 400.0).abs() < 1e-9);
+        assert!((target("capacity halved", 4100) - 200.0).abs() < 1e-9);
+        assert!((target("oscillating", 4600) - 160.0).abs() < 1e-9);
+        assert!((target("10x", 16_000) - 280.0).abs() < 1e-9);
+    }
+}
