@@ -6,6 +6,7 @@
 //!
 //! Whether the demonstration passed is judged from the load generator's own counts, never from what Weir says.
 
+mod adapt;
 pub mod args;
 pub mod cast;
 pub mod envoy;
@@ -29,8 +30,8 @@ use std::{io::Write, net::SocketAddr, path::Path, process::ExitCode, time::Durat
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
@@ -39,7 +40,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    args::DemoArgs,
+    args::{DemoArgs, Scenario},
     cast::{Addresses, Cast},
     stage::Stage,
 };
@@ -56,7 +57,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     tokio::spawn(stop_on_signal(stop.clone())?);
     let (code, stage) = tokio::select! {
         biased;
-        performed = limit::perform(&args, &stop) => performed?,
+        performed = perform(&args, &stop) => performed?,
         // Dropping the performance ends every child and gives the terminal back.
         () = stop.cancelled() => {
             say("interrupted; everything was stopped");
@@ -65,6 +66,13 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     };
     stage.stop().await;
     Ok(code)
+}
+
+async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
+    match args.scenario {
+        Scenario::Limit => limit::perform(args, stop).await,
+        Scenario::Adapt => adapt::perform(args, stop).await,
+    }
 }
 
 fn write_page(file: &Path, page: &str) -> anyhow::Result<()> {
@@ -103,12 +111,23 @@ fn say(line: &str) {
 
 /// GET over plain HTTP/1.1: status and text (at most 64 MiB).
 pub(crate) async fn get(address: SocketAddr, path: &str, patience: Duration) -> anyhow::Result<(u16, String)> {
+    send(address, Method::GET, path, String::new(), patience).await
+}
+
+/// A request over plain HTTP/1.1: status and text (at most 64 MiB).
+async fn send(
+    address: SocketAddr,
+    method: Method,
+    path: &str,
+    body: String,
+    patience: Duration,
+) -> anyhow::Result<(u16, String)> {
     let exchange = async {
         let stream = TcpStream::connect(address).await.with_context(|| format!("cannot reach {address}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::get(path).header(http::header::HOST, address.to_string()).body(Empty::<Bytes>::new())?;
-        let response = sender.send_request(request).await?;
+        let request = Request::builder().method(method).uri(path).header(http::header::HOST, address.to_string());
+        let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), 64 << 20).collect().await.map_err(anyhow::Error::from_boxed)?;
         Ok((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
