@@ -13,16 +13,16 @@ use super::{
 /// Windows in which convergence is looked for, and how far apart they begin.
 const WINDOW: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(100);
-/// This part of the target is enough, for so long.
+/// This part of what is possible is enough, for so long.
 const ENOUGH: f64 = 0.85;
 const STEADY: Duration = Duration::from_secs(5);
 
 /// What one arm reached in one scenario.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outcome {
-    /// Good answers over min(offered, capacity), in the surge without its first quarter.
+    /// Good answers over what was possible, min(offered, capacity), in the surge without its first quarter.
     pub(crate) goodput: f64,
-    /// Seconds from the start of the surge until goodput was, and stayed for five seconds, at 85 % of the target.
+    /// Seconds from the start of the surge until goodput was, and stayed for five seconds, at 85 % of what was possible.
     pub(crate) converged: Option<f64>,
     /// 99th percentile of what was let through, in the same window as goodput; a request without an answer counts as one that
     /// took as long as its client waited.
@@ -31,7 +31,7 @@ pub(crate) struct Outcome {
     pub(crate) refused_before: usize,
     /// Part of the requests after the surge that was refused.
     pub(crate) refused_after: f64,
-    /// Seconds after the surge until 85 % of what was offered was answered well, and stayed so.
+    /// Seconds after the surge until goodput was at 85 % again, and stayed so.
     pub(crate) recovered: Option<f64>,
 }
 
@@ -56,16 +56,21 @@ fn count(exchanges: &[Exchange], what: impl Fn(&Exchange) -> bool) -> usize {
 }
 
 pub(crate) fn analyse(exchanges: &[Exchange], scenario: &Scenario, timeline: &Timeline, capacity: f64) -> Outcome {
-    // Requests that could be answered well in a stretch of time.
-    let target = |stretch: &Range<Duration>| {
-        let steps = (stretch.end - stretch.start).as_millis() / STEP.as_millis();
-        let middle = |step: u128| stretch.start + STEP.mul_f64(step as f64 + 0.5);
-        let rates = (0..steps).map(|step| scenario.target(middle(step), timeline, capacity));
-        rates.sum::<f64>() * STEP.as_secs_f64()
+    // Requests that could be answered well in a stretch of time: as many as were due, but no more than the capacity, at each
+    // rate on its own, since what comes too early is of no use later.
+    let possible = |stretch: &Range<Duration>| {
+        let (mut sum, mut from) = (0.0, stretch.start);
+        while from < stretch.end {
+            let to = Scenario::part_end(from).min(stretch.end);
+            let able = scenario.able(from, timeline, capacity) * (to - from).as_secs_f64();
+            sum += able.min(due(exchanges, from..to).len() as f64);
+            from = to;
+        }
+        sum
     };
     let goodput = |stretch: Range<Duration>| {
-        let wanted = target(&stretch);
-        count(due(exchanges, stretch), good) as f64 / wanted
+        let possible = possible(&stretch);
+        count(due(exchanges, stretch), good) as f64 / possible.max(1.0)
     };
     // The first moment of `from..to` from which all windows up to `until` are good enough.
     let steady = |from: Duration, to: Duration, length: Duration| {
@@ -118,7 +123,7 @@ pub(crate) fn csv(
     capacity: f64,
 ) -> String {
     let stretch = STEP * 2;
-    let mut text = String::from("seconds,target,offered,answered,good,refused,failed,p50_ms,p99_ms,limit,words\n");
+    let mut text = String::from("seconds,capacity,offered,answered,good,refused,failed,p50_ms,p99_ms,limit,words\n");
     let mut start = Duration::ZERO;
     while start < timeline.whole() {
         let here = due(exchanges, start..start + stretch);
@@ -139,7 +144,7 @@ pub(crate) fn csv(
             text,
             "{:.1},{:.0},{:.0},{:.0},{:.0},{:.0},{:.0},{},{},{},\"{words}\"",
             start.as_secs_f64(),
-            scenario.target(start + stretch / 2, timeline, capacity),
+            scenario.able(start, timeline, capacity),
             rate(here.len()),
             rate(answered),
             rate(count(here, good)),

@@ -76,14 +76,17 @@ impl Scenario {
         phases
     }
 
-    /// Requests per second that could be answered well at this moment: offered, or capacity if that is less.
-    pub(crate) fn target(&self, at: Duration, timeline: &Timeline, capacity: f64) -> f64 {
-        let in_surge = at.checked_sub(timeline.before).filter(|_| at < timeline.end());
-        let Some(since) = in_surge else { return NORMAL * capacity };
-        let part = usize::try_from(since.as_millis() / Self::PART.as_millis()).unwrap_or(0);
-        let offered = self.surge[part % self.surge.len()];
-        let able = self.workers_in_surge as f64 / super::SERVICE.workers as f64;
-        offered.min(able) * capacity
+    /// Requests per second that the service can answer at this moment.
+    pub(crate) fn able(&self, at: Duration, timeline: &Timeline, capacity: f64) -> f64 {
+        let in_surge = at >= timeline.before && at < timeline.end();
+        let workers = if in_surge { self.workers_in_surge } else { super::SERVICE.workers };
+        capacity * workers as f64 / super::SERVICE.workers as f64
+    }
+
+    /// The end of the stretch of one rate that holds this moment; longer ones count as several.
+    pub(crate) fn part_end(at: Duration) -> Duration {
+        let part = at.as_millis() / Self::PART.as_millis();
+        Self::PART * u32::try_from(part + 1).unwrap_or(u32::MAX)
     }
 }
 
@@ -91,24 +94,29 @@ impl Scenario {
 mod tests {
     use std::time::Duration;
 
-    use super::{SCENARIOS, Timeline};
+    use super::{SCENARIOS, Scenario, Timeline};
 
     #[test]
-    fn phases_fill_the_time_and_targets_know_the_capacity() {
+    fn phases_fill_the_time_and_the_capacity_follows() {
         let timeline = Timeline::SHORT;
         for scenario in SCENARIOS {
             let phases = scenario.phases(Duration::from_secs(2), timeline, 400.0);
             let whole: Duration = phases.iter().map(|phase| phase.duration).sum();
             assert_eq!(whole, timeline.whole() + Duration::from_secs(2), "{}", scenario.name);
         }
-        let target = |name: &str, millis| {
+        let able = |name: &str, millis| {
             let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).unwrap();
-            scenario.target(Duration::from_millis(millis), &timeline, 400.0)
+            scenario.able(Duration::from_millis(millis), &timeline, 400.0)
         };
-        assert!((target("2x", 100) - 280.0).abs() < 1e-9);
-        assert!((target("2x", 4100) - 400.0).abs() < 1e-9);
-        assert!((target("capacity halved", 4100) - 200.0).abs() < 1e-9);
-        assert!((target("oscillating", 4600) - 160.0).abs() < 1e-9);
-        assert!((target("10x", 16_000) - 280.0).abs() < 1e-9);
+        for (name, millis, expected) in [
+            ("2x", 100, 400.0),
+            ("capacity halved", 3999, 400.0),
+            ("capacity halved", 4100, 200.0),
+            ("capacity halved", 16_000, 400.0),
+        ] {
+            assert!((able(name, millis) - expected).abs() < 1e-9, "{name} at {millis}");
+        }
+        let end = |millis| Scenario::part_end(Duration::from_millis(millis)).as_millis();
+        assert_eq!([end(0), end(499), end(500), end(4100)], [500, 500, 1000, 4500]);
     }
 }
