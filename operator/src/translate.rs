@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use limiter::{
     engine::Decision,
-    policy::{Action, Limit, Mode, Policy, PolicyKey, Rule, Scope, default_burst},
+    policy::{Mode, Policy, PolicyKey, Rule, Scope, default_burst},
     quota::{self, Rate},
 };
 use serde::Serialize;
@@ -82,9 +82,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
             let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
             let trouble = no_http.then_some(Trouble::NoHttpPort);
             reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), trouble });
-            if let Action::Limit(limit) = &rule.action {
-                rules.push(Limited { key, policy, rule, limit });
-            }
+            rules.push(Limited { key, policy, rule });
         }
     }
 
@@ -136,15 +134,14 @@ struct Limited<'a> {
     key: RuleKey,
     policy: &'a Policy,
     rule: &'a Rule,
-    limit: &'a Limit,
 }
 
 impl Limited<'_> {
     fn shape(&self) -> LimitShape {
         LimitShape {
             bucket: format!("{}/{}", self.policy.key, self.rule.name),
-            per: self.limit.per.clone(),
-            service_wide: self.rule.matches.is_empty() && self.limit.per.is_none(),
+            per: self.rule.action.per().cloned(),
+            service_wide: self.rule.matches.is_empty() && self.rule.action.per().is_none(),
             mode: self.rule.mode,
         }
     }
@@ -153,11 +150,11 @@ impl Limited<'_> {
     fn values(&self, decision: &Decision, ready: usize) -> Option<Vec<LimitValue>> {
         let (rate, lowest) = (decision.limit?, decision.lowest.or(decision.limit)?);
         let pods = u32::try_from(ready.max(1)).unwrap_or(u32::MAX);
-        let divide = |total: Rate| match self.limit.scope {
+        let divide = |total: Rate| match self.rule.action.scope() {
             Scope::AcrossAllPods => quota::shares(total, pods),
             Scope::PerPod => vec![total; ready.max(1)],
         };
-        let burst = self.rule.burst.map(|burst| match self.limit.scope {
+        let burst = self.rule.burst.map(|burst| match self.rule.action.scope() {
             Scope::AcrossAllPods => burst.div_ceil(pods),
             Scope::PerPod => burst,
         });
