@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod explain;
+mod resume;
 #[cfg(test)]
 mod tests;
 
