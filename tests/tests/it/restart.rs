@@ -13,6 +13,7 @@ use testkit::{
     mesh::{Service, limiter, put},
     ports,
     proxy::Proxy,
+    status::View,
     temp_dir,
     weir::Weir,
 };
@@ -117,10 +118,7 @@ async fn a_release_under_way_stands_still_until_a_metric_is_back() {
     let proxy = Proxy::start(&weir, &world.service, 0).await;
     weir.until(DEADLINE, "it limits", |status| status.phase(KEY, "hot", "Limiting").map(drop)).await;
     world.service.burn(0.0);
-    let limit = |weir: &Weir| {
-        let status = weir.status();
-        async { testkit::status::View(status.await.unwrap()).rule(KEY, "hot").unwrap()["perSecond"].as_f64() }
-    };
+    let limit = async |weir: &Weir| View(weir.status().await.unwrap()).rule(KEY, "hot").unwrap()["perSecond"].as_f64();
     weir.until(DEADLINE, "it lets go", |status| {
         let rule = status.phase(KEY, "hot", "Releasing")?;
         if rule["perSecond"].as_f64() > Some(6.0) { Ok(()) } else { Err(rule.to_string()) }
