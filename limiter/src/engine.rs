@@ -39,6 +39,7 @@ use crate::{
 
 mod classes;
 mod explain;
+mod resume;
 #[cfg(test)]
 mod tests;
 mod view;
