@@ -7,6 +7,7 @@
 mod cluster;
 pub mod endpoint;
 pub mod limiter;
+mod logger;
 mod listener;
 mod route;
 pub mod slots;
@@ -37,7 +38,7 @@ use crate::{
 use self::slots::Slots;
 
 /// Part of every version: moves when this module builds something else from the same intent.
-const GENERATOR: u32 = 1;
+const GENERATOR: u32 = 2;
 
 /// A resource of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
