@@ -9,7 +9,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use limiter::{engine::Phase, metric::Word};
+use limiter::{
+    engine::{Decision, Phase},
+    metric::Word,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -198,7 +201,10 @@ fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey
 fn same_numbers(old: &Rules, new: &Rules) -> bool {
     old.decisions.len() == new.decisions.len()
         && new.decisions.iter().all(|(key, decision)| {
-            old.decisions.get(key).is_some_and(|old| old.limit == decision.limit && old.lowest == decision.lowest)
+            let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+            old.decisions
+                .get(key)
+                .is_some_and(|old| numbers(old) == numbers(decision) && old.classes == decision.classes)
         })
 }
 

@@ -1,6 +1,6 @@
 //! Real Envoys in front of the pods of a [`Service`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use operator::{
     demo::envoy::Envoy,
@@ -50,11 +50,25 @@ impl Proxy {
     ///
     /// When it does not get live.
     pub async fn start_with(weir: &Weir, service: &Service, pod: usize, change: impl FnOnce(&mut Value)) -> Self {
+        Self::start_at(weir.xds, service, pod, change).await
+    }
+
+    /// As [`Self::start_with`], of whoever serves xDS at this address.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get live.
+    pub async fn start_at(
+        xds_address: SocketAddr,
+        service: &Service,
+        pod: usize,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
         let mut configuration = bootstrap(&Options {
             service: service.name.clone(),
             namespace: service.namespace.clone(),
             pod: service.pods[pod].name.clone(),
-            xds_address: weir.xds,
+            xds_address,
             admin_address: ports::free(),
             metrics_interval: DEFAULT_METRICS_INTERVAL,
         });

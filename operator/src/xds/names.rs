@@ -1,6 +1,9 @@
 //! The only place that spells resource names, stat prefixes and metadata keys. A changed name is a breaking change.
 
-use crate::{intent::Inbound, xds::NodeKey};
+use crate::{
+    intent::{Inbound, Priority},
+    xds::NodeKey,
+};
 
 /// The types that we serve, in the order in which changes are pushed: what is referred to comes before what refers to it.
 /// Removals go the other way round.
@@ -99,6 +102,22 @@ pub fn inbound_stat_prefix(inbound: &Inbound) -> String {
 /// What [`inbound_stat_prefix`] puts before the port.
 pub const INBOUND_STAT_PREFIX: &str = "in_";
 
+/// Name of a pod's runtime layer: `rt/<namespace>/<service>/<pod>`. It stands in the bootstrap too.
+#[must_use]
+pub fn runtime(node: &NodeKey) -> String {
+    format!("rt/{node}")
+}
+
+/// Runtime key of the most requests in flight to a cluster; Envoy's own, by the cluster's name.
+#[must_use]
+pub fn max_requests_runtime_key(cluster: &str, priority: Priority) -> String {
+    let priority = match priority {
+        Priority::Default => "default",
+        Priority::High => "high",
+    };
+    format!("circuit_breakers.{cluster}.{priority}.max_requests")
+}
+
 /// Name of the virtual host that takes every host.
 pub const VIRTUAL_HOST: &str = "all";
 
@@ -158,5 +177,7 @@ mod tests {
             "in/ns-a/checkout/checkout-0/15080"
         );
         assert_eq!(inbound_stat_prefix(&port), "in_15080");
+        assert_eq!(runtime(&NodeKey::new("ns-a", "checkout", "checkout-0")), "rt/ns-a/checkout/checkout-0");
+        assert_eq!(max_requests_runtime_key("in/a", Priority::High), "circuit_breakers.in/a.high.max_requests");
     }
 }

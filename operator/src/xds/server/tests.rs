@@ -157,7 +157,7 @@ async fn a_reconnecting_proxy_is_sent_nothing_that_it_has() {
     let had = weir.table.versions(&node);
     let mut client = client(&weir).await;
     for (resource_type, name, version) in &had {
-        let names: &[&str] = if resource_type.has_wildcard() { &[] } else { &[NAME] };
+        let names: &[&str] = if resource_type.has_wildcard() { &[] } else { &[name] };
         client.resume(*resource_type, names, &[(name, version)]).await.expect("open");
     }
     until(&weir, |proxies| proxies.programmed(&node, &had)).await;
