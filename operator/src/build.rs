@@ -177,7 +177,7 @@ impl Builder {
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
             self.store.retain_pods(key, &pods);
         }
-        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
+        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics, now), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
         if let Some(keeper) = &self.keeper
@@ -207,8 +207,12 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        let views = self.index.service_keys().filter_map(|key| self.index.service(key));
-        Arc::new(Wanted { targets: views.flat_map(|view| targets_of(&view)).collect(), queries: Vec::new() })
+        let views: Vec<_> = self.index.service_keys().filter_map(|key| self.index.service(key)).collect();
+        Arc::new(Wanted {
+            targets: views.iter().flat_map(targets_of).collect(),
+            queries: Vec::new(),
+            streamed: views.iter().filter(|view| reads_streams(view)).map(|view| view.key.clone()).collect(),
+        })
     }
 
     /// The index, for status.
@@ -298,6 +302,11 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
             series: series.clone(),
         })
         .collect()
+}
+
+/// Whether a rule of the service reads what its proxies stream.
+fn reads_streams(view: &ServiceView<'_>) -> bool {
+    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
 }
 
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
