@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc};
 
+use jiff::Timestamp;
 use limiter::metric::{Metric, Reduce, Word};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -107,7 +108,7 @@ async fn play(
             }
             Some(batch) = samples.recv() => {
                 store.insert(batch);
-                let seen = store.observe(&CAST.key(), &pods, &BTreeSet::from([cpu.clone()]));
+                let seen = store.observe(&CAST.key(), &pods, &BTreeSet::from([cpu.clone()]), Timestamp::now());
                 if let Some(sample) = seen.samples.get(&cpu) {
                     picture.cpu = Some(sample.value);
                     history.cpu.push((begin.elapsed().as_secs_f64(), sample.value));

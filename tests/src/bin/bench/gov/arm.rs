@@ -31,7 +31,15 @@ pub(crate) enum Arm {
 impl Arm {
     /// In the order of the table.
     pub(crate) fn all() -> Vec<Self> {
-        vec![Self::None, Self::Gradient, Self::Oracle, Self::Limit(0.95), Self::Limit(1.06)]
+        vec![
+            Self::None,
+            Self::Gradient,
+            Self::Oracle,
+            Self::Limit(0.95),
+            Self::Limit(1.06),
+            Self::Adapt(LawKind::CompletionRate),
+            Self::Adapt(LawKind::Aimd),
+        ]
     }
 
     pub(crate) fn name(&self) -> &'static str {
