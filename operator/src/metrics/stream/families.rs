@@ -189,4 +189,4 @@ fn seconds(bound_ms: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
