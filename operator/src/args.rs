@@ -86,6 +86,9 @@ pub struct RunArgs {
     /// How often every target's metrics page is read.
     #[arg(long, env = "WEIR_SCRAPE_INTERVAL", default_value = "250ms", value_name = "DURATION", value_parser = interval)]
     pub scrape_interval: Duration,
+    /// Folder, of this Weir alone, in which decisions are kept, so that a restart lifts no limit. Without it they begin anew.
+    #[arg(long, env = "WEIR_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `weir validate`.

@@ -91,6 +91,18 @@ impl Proxy {
         text
     }
 
+    /// What it holds and since when, as its configuration dump says it.
+    ///
+    /// # Panics
+    ///
+    /// When its admin page does not answer.
+    pub async fn held(&self) -> String {
+        let mut dump: Value = serde_json::from_str(&self.admin("/config_dump?include_eds").await).expect("it is JSON");
+        let configs = dump["configs"].as_array_mut().expect("a dump has configs");
+        configs.retain(|config| !config["@type"].as_str().unwrap_or_default().contains("Bootstrap"));
+        dump.to_string()
+    }
+
     /// Counters and gauges whose names match the regular expression.
     ///
     /// # Panics

@@ -83,8 +83,8 @@ mod tests {
     }
 
     fn any_histogram() -> impl Strategy<Value = Histogram> {
-        proptest::collection::btree_map(1_u32..200, 0_u32..50, 0..20).prop_map(|buckets| {
-            Histogram { buckets: buckets.into_iter().map(|(ms, count)| (f64::from(ms) / 1e3, f64::from(count))).collect() }
+        proptest::collection::btree_map(1_u32..200, 0_u32..50, 0..20).prop_map(|buckets| Histogram {
+            buckets: buckets.into_iter().map(|(ms, count)| (f64::from(ms) / 1e3, f64::from(count))).collect(),
         })
     }
 

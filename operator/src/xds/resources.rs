@@ -7,8 +7,8 @@
 mod cluster;
 pub mod endpoint;
 pub mod limiter;
-mod logger;
 mod listener;
+mod logger;
 mod route;
 pub mod runtime;
 pub mod slots;

@@ -174,7 +174,9 @@ fn histogram(seen: &Buckets) -> Histogram {
         let count = cumulative.saturating_sub(below);
         below = below.max(cumulative);
         // Of empty buckets in a row only the last bound says anything.
-        if count > 0 && buckets.last().is_some_and(|last| last.1 == 0.0) || buckets.last().is_none_or(|last| last.1 > 0.0) {
+        if count > 0 && buckets.last().is_some_and(|last| last.1 == 0.0)
+            || buckets.last().is_none_or(|last| last.1 > 0.0)
+        {
             buckets.push((bound, count as f64));
         } else if let Some(last) = buckets.last_mut() {
             *last = (bound, count as f64);

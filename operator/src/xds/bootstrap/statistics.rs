@@ -68,7 +68,8 @@ pub(super) fn config() -> Value {
 fn latency_bounds() -> Vec<f64> {
     const UNITS: std::ops::RangeInclusive<u32> = 1..=10;
     const TENS: [u32; 29] = [
-        11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24, 26, 28, 30, 33, 36, 39, 42, 46, 50, 55, 60, 66, 72, 79, 86, 94, 100,
+        11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24, 26, 28, 30, 33, 36, 39, 42, 46, 50, 55, 60, 66, 72, 79, 86, 94,
+        100,
     ];
     let decade = |factor: u32| TENS.into_iter().map(move |tens| tens * factor);
     let all = UNITS.chain(decade(1)).chain(decade(10)).chain(decade(100)).chain(decade(1_000));
