@@ -77,9 +77,16 @@ impl App {
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state =
-            State { page: Page::Cpu, counted: 100.0, since: Instant::now(), cores: 0.0, served: 0, reads: 0, held: 0,
-            answers: (200, Duration::ZERO) };
+        let state = State {
+            page: Page::Cpu,
+            counted: 100.0,
+            since: Instant::now(),
+            cores: 0.0,
+            served: 0,
+            reads: 0,
+            held: 0,
+            answers: (200, Duration::ZERO),
+        };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         let releases = watch::Sender::new(0);

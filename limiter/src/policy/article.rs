@@ -6,9 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crds::article::{self as api, ArticleSmartLimiter};
 
-use super::{
-    Action, Kind, Limit, MissingAction, Mode, OnMissing, Policy, Problems, Rule, Scope, Targets, When, key,
-};
+use super::{Action, Kind, Limit, MissingAction, Mode, OnMissing, Policy, Problems, Rule, Scope, Targets, When, key};
 use crate::{
     language::{
         self, MAX_PER_SECOND, MAX_TOTAL_PER_SECOND, MIN_PER_SECOND, Vocabulary,

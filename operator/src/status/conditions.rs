@@ -175,18 +175,14 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, pr
     (true, Reason::Available, message.to_owned())
 }
 
-fn why_missing(
-    target: &Target<'_>,
-    missing: &[&Metric],
-    health: &HealthBoard,
-    proxies: &Proxies,
-) -> Option<String> {
+fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard, proxies: &Proxies) -> Option<String> {
     let view = target.view.as_ref()?;
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
     }
     // What Envoy streams is not looked for on metrics pages.
-    let (streamed, missing): (Vec<&Metric>, Vec<&Metric>) = missing.iter().partition(|metric| metric.word.is_streamed());
+    let (streamed, missing): (Vec<&Metric>, Vec<&Metric>) =
+        missing.iter().partition(|metric| metric.word.is_streamed());
     if !streamed.is_empty() {
         let silent = view.pods.iter().find(|pod| !health.streams(&target.service, pod));
         let silent = silent.map(|pod| {

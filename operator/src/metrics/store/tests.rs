@@ -104,14 +104,7 @@ fn no_ready_pods_means_no_sample() {
 
 /// What one pod says at a moment.
 fn says(pod: Option<&str>, measure: Measure, source: Source, millis: i64) -> PodSample {
-    PodSample {
-        service: service(),
-        pod: pod.map(Into::into),
-        measure,
-        at: at(millis),
-        fresh_for_ms: 750,
-        source,
-    }
+    PodSample { service: service(), pod: pod.map(Into::into), measure, at: at(millis), fresh_for_ms: 750, source }
 }
 
 fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], now: i64) -> Option<Sample> {
@@ -176,7 +169,11 @@ fn a_quantile_is_of_all_values_and_not_a_mean_of_quantiles() {
     assert!(seen(Word::Latency(50), Reduce::Max, uneven) > 0.4, "of the slowest pod");
     assert_eq!(seen(Word::Latency(99), Reduce::Mean, vec![latency("a", 0.0, 0.0), latency("b", 0.0, 0.0)]), 0.0);
     let number = |value| says(None, Measure::Number(Word::Latency(99), value), Source::Prometheus, 1_000);
-    assert_eq!(seen(Word::Latency(99), Reduce::Mean, vec![number(0.25)]), 0.25, "a query that gives the quantile itself");
+    assert_eq!(
+        seen(Word::Latency(99), Reduce::Mean, vec![number(0.25)]),
+        0.25,
+        "a query that gives the quantile itself"
+    );
 }
 
 proptest! {

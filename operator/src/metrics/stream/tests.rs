@@ -90,7 +90,9 @@ fn offered(at_ms: i64, total: f64) -> StreamMetricsMessage {
 #[tokio::test]
 async fn a_stream_that_does_not_say_who_it_is_of_is_refused() {
     let weir = weir().await;
-    for (id, words) in [(None, "identifier.node.id"), (Some("checkout"), "<namespace>/<service>/<pod>"), (Some("a//b"), "1 to 253")] {
+    for (id, words) in
+        [(None, "identifier.node.id"), (Some("checkout"), "<namespace>/<service>/<pod>"), (Some("a//b"), "1 to 253")]
+    {
         let (messages, ended) = weir.open().await;
         messages.send(message(id, Vec::new())).await.unwrap();
         let status = timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap_err();

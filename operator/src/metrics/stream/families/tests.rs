@@ -89,6 +89,12 @@ fn a_bucket_ends_where_the_next_whole_millisecond_begins() {
 }
 
 #[test]
+fn before_the_first_request_everything_is_zero() {
+    let snapshot = read(&[gauge("cluster.in_15080.membership_healthy", 1.0)]).unwrap();
+    assert_eq!(snapshot, Snapshot { at_ms: AT, ..Snapshot::default() });
+}
+
+#[test]
 fn without_an_inbound_port_or_a_time_there_is_nothing() {
     assert_eq!(read(&[]), None);
     assert_eq!(read(&[counter("server.live", 1.0), counter("cluster.weir.upstream_rq_total", 1.0)]), None);
