@@ -197,7 +197,7 @@ fn policy_status(
     SmartLimiterStatus {
         observed_generation: Some(entry.generation),
         proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
-        conditions: conditions::conditions(entry, targets, &delivery, health, now),
+        conditions: conditions::conditions(entry, targets, &delivery, health, proxies, now),
         rules,
     }
 }

@@ -4,3 +4,4 @@ mod lifecycle; // what must not happen: closed connections, refilled buckets, re
 mod limits; // what is limited: the article, matches, clients, gRPC, several rules
 mod queue; // the bound of requests in flight, and the layer that carries it
 mod refusal; // a proxy that says no, beside one that does not
+mod streams; // what Envoy streams: rules on requests, errors and latency
