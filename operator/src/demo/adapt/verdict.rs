@@ -42,8 +42,11 @@ pub(super) fn judge(report: &Report, timeline: &Timeline) -> Verdict {
 fn untroubled(when: &str, sum: &Summary, check: &mut impl FnMut(bool, String)) {
     let refused = refused(sum);
     check(
-        refused == 0 && sum.ok > 0,
-        format!("{when}: {refused} of {} requests refused, {} answered; none should be refused", sum.offered, sum.ok),
+        refused == 0 && sum.ok as f64 >= 0.98 * sum.offered as f64 && sum.ok > 0,
+        format!(
+            "{when}: {} of {} requests answered, {refused} refused; all should be answered but a few that the machine delays",
+            sum.ok, sum.offered
+        ),
     );
 }
 
@@ -117,7 +120,10 @@ mod tests {
         let slow = run(|_| 1.0, Duration::from_millis(250), 0);
         assert!(slow.len() == 2 && slow[0].contains("p99 of answers is 25"), "{slow:?}");
         let late = run(|_| 1.0, fast, 3);
-        assert!(late.len() == 1 && late[0].contains("last seconds: 3 of 140"), "{late:?}");
+        assert!(
+            late.len() == 1 && late[0].contains("last seconds: 697 of 700 requests answered, 3 refused"),
+            "{late:?}"
+        );
         let early = run(|act| if act.name == "calm" { 0.9 } else { 1.0 }, fast, 0);
         assert!(early.len() == 1 && early[0].contains("before the surge"), "{early:?}");
     }
