@@ -63,6 +63,8 @@ pub struct Route {
     pub limits: Vec<usize>,
     /// Which of the two queue bounds its requests count against.
     pub priority: Priority,
+    /// Priority classes that its requests belong to, by the name under which the proxy counts them.
+    pub classes: Vec<String>,
 }
 
 /// Envoy's routing priorities: each has a queue bound of its own, so that one class cannot fill the other's.
@@ -98,9 +100,9 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Both at most `bound`.
-    pub fn tighten(&mut self, bound: u32) {
-        for held in [&mut self.default, &mut self.high] {
+    /// At most `high` of the preferred requests, and at most `default` of the others.
+    pub fn tighten(&mut self, high: u32, default: u32) {
+        for (held, bound) in [(&mut self.default, default), (&mut self.high, high)] {
             *held = Some(held.map_or(bound, |held| held.min(bound)));
         }
     }

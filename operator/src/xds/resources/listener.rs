@@ -33,6 +33,8 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Duration, UInt32Value},
 };
 
+use ::limiter::policy::{Key, Mode};
+
 use crate::{
     intent::{Inbound, Protocol},
     xds::{
@@ -54,21 +56,28 @@ pub(super) struct Filters(Vec<HttpFilter>);
 
 impl Filters {
     pub(super) fn new(slots: &Slots) -> Self {
-        let service_wide = |kind: &SlotKind| match kind {
-            SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => false,
-            SlotKind::Service => true,
-        };
-        let limits = |service: bool| {
-            let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
-            of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
-        };
+        let mut narrow = Vec::new();
+        let mut service_wide = Vec::new();
+        let mut filters = Vec::new();
+        for (kind, index) in slots.iter() {
+            let limit = rate_limit(kind, index);
+            match kind {
+                SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => narrow.push(limit),
+                SlotKind::Service => service_wide.push(limit),
+                // They stand first: what an enforced limit refuses would have come to them, too.
+                SlotKind::Shadow(bucket, _) => {
+                    let name = names::shadow_filter(bucket);
+                    filters.push(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![limit]))));
+                }
+            }
+        }
         // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
         // within one filter the class decides the order of charging.
-        Self(vec![
-            http_filter(names::NARROW_FILTER, any(&limit_filter(names::NARROW_FILTER, limits(false)))),
-            http_filter(names::SERVICE_FILTER, any(&limit_filter(names::SERVICE_FILTER, limits(true)))),
-            http_filter("envoy.filters.http.router", any(&Router::default())),
-        ])
+        for (name, limits) in [(names::NARROW_FILTER, narrow), (names::SERVICE_FILTER, service_wide)] {
+            filters.push(http_filter(name, any(&limit_filter(name, Mode::Enforce, limits))));
+        }
+        filters.push(http_filter("envoy.filters.http.router", any(&Router::default())));
+        Self(filters)
     }
 }
 
@@ -129,8 +138,16 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
     }
 }
 
-fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
+fn limit_filter(stat_prefix: &str, mode: Mode, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
     let all = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
+    let enforced = match mode {
+        Mode::Enforce => {
+            RuntimeFractionalPercent { default_value: all, runtime_key: names::ENFORCED_RUNTIME_KEY.into() }
+        }
+        Mode::Shadow => {
+            RuntimeFractionalPercent { default_value: Some(FractionalPercent::default()), runtime_key: String::new() }
+        }
+    };
     LocalRateLimit {
         stat_prefix: stat_prefix.into(),
         // The bucket of requests that no descriptor fits must exist; it never runs empty.
@@ -141,10 +158,7 @@ fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimi
         }),
         always_consume_default_token_bucket: Some(BoolValue { value: false }),
         filter_enabled: Some(RuntimeFractionalPercent { default_value: all, runtime_key: String::new() }),
-        filter_enforced: Some(RuntimeFractionalPercent {
-            default_value: all,
-            runtime_key: names::ENFORCED_RUNTIME_KEY.into(),
-        }),
+        filter_enforced: Some(enforced),
         rate_limited_as_resource_exhausted: true,
         max_dynamic_descriptors: Some(UInt32Value { value: MAX_DYNAMIC_DESCRIPTORS }),
         descriptors: limiter::descriptors(),
@@ -168,15 +182,20 @@ fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
             ..MetaData::default()
         })
     };
-    let subject = match kind {
-        SlotKind::Header(name) => ActionSpecifier::RequestHeaders(RequestHeaders {
+    let header = |name: &String| {
+        ActionSpecifier::RequestHeaders(RequestHeaders {
             header_name: name.clone(),
             descriptor_key: limiter::SUBJECT_KEY.into(),
             skip_if_absent: false,
-        }),
+        })
+    };
+    let subject = match kind {
+        SlotKind::Header(name) | SlotKind::Shadow(_, Some(Key::Header(name))) => header(name),
         // Its key is `remote_address`.
-        SlotKind::ClientIp => ActionSpecifier::RemoteAddress(RemoteAddress {}),
-        SlotKind::Plain | SlotKind::Service => ActionSpecifier::GenericKey(GenericKey {
+        SlotKind::ClientIp | SlotKind::Shadow(_, Some(Key::ClientIp)) => {
+            ActionSpecifier::RemoteAddress(RemoteAddress {})
+        }
+        SlotKind::Plain | SlotKind::Service | SlotKind::Shadow(_, None) => ActionSpecifier::GenericKey(GenericKey {
             descriptor_key: limiter::SUBJECT_KEY.into(),
             descriptor_value: limiter::NO_SUBJECT.into(),
             ..GenericKey::default()

@@ -50,8 +50,20 @@ fn intent(pods: u16) -> ServiceIntent {
             limit("client", Some(Key::ClientIp), false),
         ],
         routes: vec![
-            Route { name: "api".into(), matches: vec![api], limits: vec![0, 1, 2, 3], priority: Priority::Default },
-            Route { name: "all".into(), matches: Vec::new(), limits: vec![0], priority: Priority::Default },
+            Route {
+                name: "api".into(),
+                matches: vec![api],
+                limits: vec![0, 1, 2, 3],
+                priority: Priority::Default,
+                classes: Vec::new(),
+            },
+            Route {
+                name: "all".into(),
+                matches: Vec::new(),
+                limits: vec![0],
+                priority: Priority::Default,
+                classes: Vec::new(),
+            },
         ],
         pods: (0..pods).map(|n| (format!("p-{n}"), pod(n))).collect(),
     }

@@ -1,0 +1,111 @@
+//! A rule as proxies count it: its own limit, and one more for each class below the first.
+//!
+//! A class's limit is what the classes above it leave; the first class needs none, since the rule's own limit is all that
+//! stands in its way.
+
+use limiter::{
+    engine::Decision,
+    policy::{Action, Key, Policy, Rule, Scope, default_burst},
+    quota::{self, Rate},
+};
+
+use super::RuleKey;
+use crate::intent::{LimitShape, LimitValue, Priority};
+
+/// Bucket of the requests of a rule that no class fits.
+const NAMELESS: &str = "*";
+
+/// A rule, and what its numbers count.
+pub(super) struct Limited<'a> {
+    pub(super) key: RuleKey,
+    pub(super) policy: &'a Policy,
+    pub(super) rule: &'a Rule,
+    scope: Scope,
+    per: Option<&'a Key>,
+}
+
+impl<'a> Limited<'a> {
+    pub(super) fn new(key: RuleKey, policy: &'a Policy, rule: &'a Rule) -> Self {
+        let (scope, per) = match &rule.action {
+            Action::Limit(limit) => (limit.scope, limit.per.as_ref()),
+            Action::Adapt(adapt) => (adapt.scope, None),
+        };
+        Self { key, policy, rule, scope, per }
+    }
+
+    /// The shape of the rule's own limit, then those of its classes below the first, the nameless one last.
+    pub(super) fn shapes(&self) -> impl Iterator<Item = LimitShape> {
+        let bucket = format!("{}/{}", self.policy.key, self.rule.name);
+        let service_wide = self.rule.matches.is_empty() && self.per.is_none();
+        let shape =
+            |bucket, service_wide| LimitShape { bucket, per: self.per.cloned(), service_wide, mode: self.rule.mode };
+        let below = self.rule.classes.iter().skip(1).map(|class| class.name.as_str());
+        let below = below.chain([NAMELESS]).filter(|_| !self.rule.classes.is_empty());
+        let classes: Vec<_> = below.map(|class| shape(format!("{bucket}/{class}"), false)).collect();
+        [shape(bucket, service_wide)].into_iter().chain(classes)
+    }
+
+    /// Which metric counts the requests of a class; the proxy tells it by this name.
+    pub(super) fn class_key(&self, class: usize) -> Option<String> {
+        let class = self.rule.classes.get(class)?;
+        Some(format!("{}#{}/{}", self.policy.key, self.rule.name, class.name))
+    }
+
+    /// Which queue bound the requests of a class count against. Without classes all are equal.
+    pub(super) fn priority(&self, class: usize) -> Priority {
+        match &self.rule.action {
+            Action::Adapt(_) if class == 0 && !self.rule.classes.is_empty() => Priority::High,
+            _ => Priority::Default,
+        }
+    }
+
+    /// Most requests in flight at each pod: of all classes, and of those below the first. A total is divided and rounded
+    /// up: the sum may exceed it by less than one request per pod, which is better than a pod that takes none.
+    /// Envoy counts what is in flight for a whole port, so a rule about some of the requests cannot bound them.
+    pub(super) fn bounds(&self, decision: &Decision, ready: usize) -> Option<(u32, u32)> {
+        if !self.rule.matches.is_empty() {
+            return None;
+        }
+        let bound = match self.scope {
+            Scope::AcrossAllPods => decision.bound?.div_ceil(u32::try_from(ready.max(1)).unwrap_or(u32::MAX)),
+            Scope::PerPod => decision.bound?,
+        };
+        let bound = bound.max(1);
+        let below = match (decision.limit, decision.classes.get(1)) {
+            // The lower classes may fill as much of the queue as they have of the limit.
+            (Some(limit), Some(below)) => {
+                let part = (below.per_second() / limit.per_second()).clamp(0.0, 1.0);
+                ((f64::from(bound) * part).ceil() as u32).max(1)
+            }
+            _ => bound,
+        };
+        Some((bound, below))
+    }
+
+    /// The numbers of each ready pod (of one, when none is ready), largest first, for each shape in order; `None` without a
+    /// limit in force.
+    pub(super) fn values(&self, decision: &Decision, ready: usize) -> Option<Vec<Vec<LimitValue>>> {
+        let (rate, lowest) = (decision.limit?, decision.lowest.or(decision.limit)?);
+        let pods = u32::try_from(ready.max(1)).unwrap_or(u32::MAX);
+        let divide = |total: Rate| match self.scope {
+            Scope::AcrossAllPods => quota::shares(total, pods),
+            Scope::PerPod => vec![total; ready.max(1)],
+        };
+        let burst = self.rule.burst.map(|burst| match self.scope {
+            Scope::AcrossAllPods => burst.div_ceil(pods),
+            Scope::PerPod => burst,
+        });
+        // A class may fall below the lowest limit of its rule. Its bucket is sized as if it did not: sized for that, it would
+        // let a burst of seconds through whenever it stands high.
+        let of = |rate: Rate| {
+            let shares = divide(rate).into_iter().zip(divide(lowest)).map(|(rate, lowest)| LimitValue {
+                rate,
+                burst: burst.unwrap_or_else(|| default_burst(lowest)).max(1),
+                lowest,
+            });
+            shares.collect()
+        };
+        let classes = if self.rule.classes.is_empty() { &[] } else { decision.classes.get(1..).unwrap_or_default() };
+        Some([rate].iter().chain(classes).map(|rate| of(*rate)).collect())
+    }
+}
