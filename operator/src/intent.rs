@@ -8,10 +8,10 @@ use limiter::{
     policy::{Mode, RequestMatch},
     quota::Rate,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Namespace and name of a Service. Displays as `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// Namespace.
     pub namespace: String,
