@@ -38,7 +38,7 @@ impl Server {
         let listener = server::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let (address, table, proxies) = (listener.local_addr().unwrap(), Table::new(), Proxies::new());
         let shutdown = CancellationToken::new();
-        tokio::spawn(server::serve(table.clone(), proxies.clone(), listener, shutdown.clone()));
+        tokio::spawn(server::serve(table.clone(), proxies.clone(), Default::default(), listener, shutdown.clone()));
         Self { address, table, proxies, _ends: shutdown.drop_guard() }
     }
 
