@@ -103,7 +103,14 @@ impl Rule {
             metrics.extend(adapt::supporting_metrics());
         }
         metrics.extend(self.classes.iter().map(|class| self.demand(class)));
+        metrics.extend(self.excess());
         metrics
+    }
+
+    /// What a rule in shadow mode would refuse, as the proxies count it.
+    pub(crate) fn excess(&self) -> Option<Metric> {
+        let metric = || Metric { word: Word::Excess(self.name.clone()), reduce: Reduce::Sum };
+        (self.mode == Mode::Shadow).then(metric)
     }
 
     /// What is offered in `class`, which is one of the rule's.

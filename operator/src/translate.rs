@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use limiter::{
     engine::Decision,
-    policy::{Class, Mode, PolicyKey},
+    policy::{Class, PolicyKey},
     quota::Rate,
 };
 use serde::Serialize;
@@ -116,9 +116,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
         let Some(decision) = decisions.get(&limited.key) else { continue };
         let mut report = reports.get_mut(&limited.key);
         if let Some((all, below)) = limited.bounds(decision, ready.len()) {
-            if limited.rule.mode == Mode::Enforce {
-                pods.values_mut().for_each(|intent| intent.bounds.tighten(all, below));
-            }
+            pods.values_mut().for_each(|intent| intent.bounds.tighten(all, below));
             if let Some(report) = &mut report {
                 report.bound = decision.bound;
             }

@@ -82,7 +82,8 @@ pub(crate) fn unsupported_words(metrics: &BTreeSet<Metric>, field: &str, problem
             | Word::Named(_)
             | Word::Answers
             | Word::Refused
-            | Word::Demand(_) => {}
+            | Word::Demand(_)
+            | Word::Excess(_) => {}
             Word::Requests | Word::Errors | Word::ErrorsPerSecond | Word::Latency(_) | Word::Inflight => problems
                 .not_yet(
                     field,

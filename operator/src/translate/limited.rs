@@ -5,7 +5,7 @@
 
 use limiter::{
     engine::Decision,
-    policy::{Action, Key, Policy, Rule, Scope, default_burst},
+    policy::{Action, Key, Mode, Policy, Rule, Scope, default_burst},
     quota::{self, Rate},
 };
 
@@ -61,9 +61,10 @@ impl<'a> Limited<'a> {
 
     /// Most requests in flight at each pod: of all classes, and of those below the first. A total is divided and rounded
     /// up: the sum may exceed it by less than one request per pod, which is better than a pod that takes none.
-    /// Envoy counts what is in flight for a whole port, so a rule about some of the requests cannot bound them.
+    /// Envoy counts what is in flight for a whole port, so a rule about some of the requests cannot bound them; nor
+    /// can it count what a bound in shadow mode would refuse.
     pub(super) fn bounds(&self, decision: &Decision, ready: usize) -> Option<(u32, u32)> {
-        if !self.rule.matches.is_empty() {
+        if !self.rule.matches.is_empty() || self.rule.mode == Mode::Shadow {
             return None;
         }
         let bound = match self.scope {

@@ -125,15 +125,10 @@ pub const VIRTUAL_HOST: &str = "all";
 pub const NARROW_FILTER: &str = "weir.limit.narrow";
 /// HTTP filter instance, and its stat prefix, that charges the service-wide limits.
 pub const SERVICE_FILTER: &str = "weir.limit.service";
-/// HTTP filter instance, and its stat prefix, that counts what the limit of a rule in shadow mode would refuse.
-#[must_use]
-pub fn shadow_filter(bucket: &str) -> String {
-    format!("weir.shadow.{bucket}")
-}
+/// Before the bucket: HTTP filter instance, and its stat prefix, that counts what a limit in shadow mode would refuse.
+pub const SHADOW_FILTER_PREFIX: &str = "weir.shadow.";
 /// Runtime key: percentage of requests over a limit that are refused; 0 turns every limit of the proxy off.
 pub const ENFORCED_RUNTIME_KEY: &str = "weir.enforced";
-/// Key in that metadata: the priority classes of the route, separated by commas.
-pub const CLASSES_KEY: &str = "classes";
 /// Namespace in a route's metadata that carries the limits.
 pub const METADATA: &str = "rl";
 /// Key in it: the classes that the route's requests belong to, `<policy key>#<rule>/<class>`, separated by commas.

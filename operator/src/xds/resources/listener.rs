@@ -70,7 +70,7 @@ impl Filters {
                 SlotKind::Service => service_wide.push(limit),
                 // They stand first: what an enforced limit refuses would have come to them, too.
                 SlotKind::Shadow(bucket, _) => {
-                    let name = names::shadow_filter(bucket);
+                    let name = format!("{}{bucket}", names::SHADOW_FILTER_PREFIX);
                     filters.push(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![limit]))));
                 }
             }
