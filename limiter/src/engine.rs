@@ -27,7 +27,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::classes::{FLOOR_SHARE, HEADROOM};
+pub use self::classes::{FLOOR_SHARE, HEADROOM, SLACK};
 use self::view::View;
 use crate::{
     adapt::Steering,
@@ -149,6 +149,8 @@ pub struct Decision {
     pub classes: Vec<Rate>,
     /// When the phase began.
     pub since: Timestamp,
+    /// Requests per second over the limit of a rule in shadow mode: what it would refuse, as the proxies count it.
+    pub excess: Option<f64>,
     /// What was looked at, in the order of the sentence.
     pub observed: Vec<Observed>,
     /// Metrics that the rule needs and that are missing or stale now.
@@ -251,6 +253,7 @@ pub fn step(
         lowest,
         bound: view.bound(shown.phase, &next),
         classes: next.classes.clone(),
+        excess: rule.excess().and_then(|metric| condition::read(&metric, observations, now)),
         since: shown.since,
         observed: view.observed(),
         missing: missing.into_iter().cloned().collect(),

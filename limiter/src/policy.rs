@@ -14,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use problems::{Problems, is_dns_label, is_dns_name, key, unsupported_words};
+use problems::{Problems, is_dns_label, is_dns_name, key};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -8,7 +8,7 @@ mod counters;
 
 use std::collections::BTreeMap;
 
-use crds::status::{ObservedValue, ProxyCounts, RulePhase, RuleStatus, SmartLimiterStatus};
+use crds::status::{ClassStatus, ObservedValue, ProxyCounts, RulePhase, RuleStatus, SmartLimiterStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
@@ -197,7 +197,7 @@ fn policy_status(
     SmartLimiterStatus {
         observed_generation: Some(entry.generation),
         proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
-        conditions: conditions::conditions(entry, targets, &delivery, health, now),
+        conditions: conditions::conditions(entry, targets, &delivery, health, proxies, now),
         rules,
     }
 }
@@ -218,6 +218,8 @@ fn rule_status(rule: &Rule, target: &str, decision: &Decision, report: Option<&R
         limit: decision.limit.map(|rate| rule.action.describe(rate)),
         per_second: decision.limit.map(|rate| rate.per_second()),
         shares: (!shares.is_empty()).then(|| quota::describe(shares)),
+        classes: classes(rule, decision),
+        excess: decision.excess,
         observed: observed.collect(),
         since: Some(Time(decision.since)),
         message: Some(match trouble {
@@ -225,6 +227,12 @@ fn rule_status(rule: &Rule, target: &str, decision: &Decision, report: Option<&R
             None => decision.explanation.clone(),
         }),
     }
+}
+
+fn classes(rule: &Rule, decision: &Decision) -> Vec<ClassStatus> {
+    let names = rule.classes.iter().map(|class| Some(class.name.clone())).chain([None]);
+    let classes = names.zip(&decision.classes);
+    classes.map(|(name, rate)| ClassStatus { name, per_second: rate.per_second() }).collect()
 }
 
 fn phase(phase: Phase) -> RulePhase {

@@ -160,14 +160,11 @@ fn build_routes(rules: &[Limited<'_>], first: &[usize], limits: usize) -> (Vec<R
     let routes = regions.into_routes(|taken| {
         let mut region = routes::Taken::default();
         for (number, limited) in rules.iter().enumerate().filter(|(number, _)| taken.contains(&first[*number])) {
-            region.limits.push(first[number]);
             region.rules.push(limited.rule.name.as_str());
             let marked = taken.iter().filter_map(|position| marks.get(position.checked_sub(limits)?));
             let class = marked.filter(|(of, _)| *of == number).map(|(_, class)| *class).min();
             let class = class.unwrap_or(limited.rule.classes.len());
-            if class > 0 {
-                region.limits.push(first[number] + class);
-            }
+            region.limits.extend(limited.counted_in(class).into_iter().map(|shape| first[number] + shape));
             region.classes.extend(limited.class_key(class));
             region.priority = region.priority.max(limited.priority(class));
         }

@@ -1,4 +1,4 @@
-//! A small scripted HTTP application: it answers 200 to everything (to `/hold` when told), counts that, and its `/metrics` says what a test wants.
+//! A small scripted HTTP application: it answers as it is told, counts that, and its `/metrics` says what a test wants.
 //!
 //! It speaks bytes rather than a framework's HTTP, so that it can break off, never answer or never end.
 
@@ -58,6 +58,8 @@ struct State {
     reads: u64,
     /// Requests that are kept waiting now.
     held: u64,
+    /// What is answered to everything else, and how long that takes.
+    answers: (u16, Duration),
 }
 
 impl State {
@@ -75,8 +77,16 @@ impl App {
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state =
-            State { page: Page::Cpu, counted: 100.0, since: Instant::now(), cores: 0.0, served: 0, reads: 0, held: 0 };
+        let state = State {
+            page: Page::Cpu,
+            counted: 100.0,
+            since: Instant::now(),
+            cores: 0.0,
+            served: 0,
+            reads: 0,
+            held: 0,
+            answers: (200, Duration::ZERO),
+        };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         let releases = watch::Sender::new(0);
@@ -110,6 +120,12 @@ impl App {
     /// From now on `/metrics` does this.
     pub fn page(&self, page: Page) {
         self.state.lock().page = page;
+    }
+
+    /// From now on requests are answered with this status after this time; at first with 200 at once. Those for `/hold` wait for
+    /// [`Self::release`] before.
+    pub fn answers(&self, status: u16, after: Duration) {
+        self.state.lock().answers = (status, after);
     }
 
     /// Requests that were answered, reads of `/metrics` left out.
@@ -174,8 +190,16 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
             };
             metrics(&mut stream, page, &state).await
         } else {
-            state.lock().served += 1;
-            answer(&mut stream, 200, b"ok\n").await
+            let (status, after) = {
+                let mut state = state.lock();
+                state.served += 1;
+                state.answers
+            };
+            if !after.is_zero() {
+                // Nothing else to wait for: this is the time that the work takes.
+                let _ = tokio::time::timeout(after, std::future::pending::<()>()).await;
+            }
+            answer(&mut stream, status, b"ok\n").await
         };
         if written.is_err() {
             return;

@@ -1,7 +1,9 @@
-//! A rule as proxies count it: its own limit, and one more for each class below the first.
+//! A rule as proxies count it: its own limit, and one more for each class.
 //!
-//! A class's limit is what the classes above it leave; the first class needs none, since the rule's own limit is all that
-//! stands in its way.
+//! A class's limit is what the classes above it leave. A request of a lower class must pass its class's limit and the rule's
+//! own. What the first class may take is the whole limit: with `limit`, a number that must not be exceeded, it shares the
+//! rule's bucket with the others; with `adapt`, where the queue is bounded besides, it has a bucket of its own, which no
+//! other class can have emptied.
 
 use limiter::{
     engine::Decision,
@@ -33,16 +35,26 @@ impl<'a> Limited<'a> {
         Self { key, policy, rule, scope, per }
     }
 
-    /// The shape of the rule's own limit, then those of its classes below the first, the nameless one last.
+    /// The shape of the rule's own limit, then those of its classes, the nameless one last.
     pub(super) fn shapes(&self) -> impl Iterator<Item = LimitShape> {
         let bucket = format!("{}/{}", self.policy.key, self.rule.name);
         let service_wide = self.rule.matches.is_empty() && self.per.is_none();
         let shape =
             |bucket, service_wide| LimitShape { bucket, per: self.per.cloned(), service_wide, mode: self.rule.mode };
-        let below = self.rule.classes.iter().skip(1).map(|class| class.name.as_str());
-        let below = below.chain([NAMELESS]).filter(|_| !self.rule.classes.is_empty());
-        let classes: Vec<_> = below.map(|class| shape(format!("{bucket}/{class}"), false)).collect();
+        let classes = self.rule.classes.iter().map(|class| class.name.as_str());
+        let classes = classes.chain([NAMELESS]).filter(|_| !self.rule.classes.is_empty());
+        let classes: Vec<_> = classes.map(|class| shape(format!("{bucket}/{class}"), false)).collect();
         [shape(bucket, service_wide)].into_iter().chain(classes)
+    }
+
+    /// Which of the [`shapes`](Self::shapes) the requests of a class count in.
+    pub(super) fn counted_in(&self, class: usize) -> Vec<usize> {
+        match &self.rule.action {
+            _ if self.rule.classes.is_empty() => vec![0],
+            Action::Limit(_) if class == 0 => vec![0],
+            Action::Adapt(_) if class == 0 => vec![1],
+            _ => vec![0, class + 1],
+        }
     }
 
     /// Which metric counts the requests of a class; the proxy tells it by this name.
@@ -106,7 +118,6 @@ impl<'a> Limited<'a> {
             });
             shares.collect()
         };
-        let classes = if self.rule.classes.is_empty() { &[] } else { decision.classes.get(1..).unwrap_or_default() };
-        Some([rate].iter().chain(classes).map(|rate| of(*rate)).collect())
+        Some([rate].iter().chain(&decision.classes).map(|rate| of(*rate)).collect())
     }
 }

@@ -159,16 +159,16 @@ fn a_request_counts_in_the_first_class_that_fits_it() {
     let (intent, _) = translated(&index(CLASSES));
     let bucket = "smartlimiters.weir.dev/ns-a/p/cool";
     let buckets: Vec<_> = intent.limits.iter().map(|limit| (limit.bucket.as_str(), limit.service_wide)).collect();
-    let classes = [format!("{bucket}/known"), format!("{bucket}/*")];
-    assert_eq!(buckets, [(bucket, true), (&classes[0], false), (&classes[1], false)]);
+    let classes = ["paying", "known", "*"].map(|class| format!("{bucket}/{class}"));
+    assert_eq!(buckets, [(bucket, true), (&classes[0], false), (&classes[1], false), (&classes[2], false)]);
     let key = |class: &str| vec![format!("smartlimiters.weir.dev/ns-a/p#cool/{class}")];
     for route in &intent.routes {
         let has = |name: &str| route.matches.iter().any(|part| part.headers.contains_key(name));
         let paying = has("tier") || route.matches.iter().any(|part| part.path.is_some());
         let (limits, classes, priority) = match (paying, has("user")) {
-            (true, _) => (vec![0], key("paying"), Priority::High),
-            (false, true) => (vec![0, 1], key("known"), Priority::Default),
-            (false, false) => (vec![0, 2], Vec::new(), Priority::Default),
+            (true, _) => (vec![1], key("paying"), Priority::High),
+            (false, true) => (vec![0, 2], key("known"), Priority::Default),
+            (false, false) => (vec![0, 3], Vec::new(), Priority::Default),
         };
         assert_eq!((&route.limits, &route.classes, route.priority), (&limits, &classes, priority), "{}", route.name);
     }
@@ -187,8 +187,8 @@ fn classes_have_their_own_numbers_and_the_lower_ones_a_smaller_queue() {
     (decision.limit, decision.lowest, decision.bound) = (Some(rate(400_000)), Some(rate(20_000)), Some(40));
     decision.classes = vec![rate(400_000), rate(100_000), rate(4_000)];
     let (intent, _) = translate(&view, &rules.decisions);
-    let numbers: Vec<_> = (0..3).map(|limit| per_pod(&intent, limit)[0]).collect();
-    assert_eq!(numbers, [Some(400_000), Some(100_000), Some(4_000)]);
+    let numbers: Vec<_> = (0..4).map(|limit| per_pod(&intent, limit)[0]).collect();
+    assert_eq!(numbers, [Some(400_000), Some(400_000), Some(100_000), Some(4_000)]);
     let bounds = intent.pods["pod-1"].bounds;
     assert_eq!((bounds.high, bounds.default), (Some(40), Some(10)));
 }

@@ -97,7 +97,8 @@ pub(super) fn read(families: &[Bytes]) -> Option<Snapshot> {
         let Ok(Name { name }) = Name::decode(bytes.clone()) else { continue };
         let Some(place) = place(&name) else { continue };
         has_port |= !matches!(place, Place::Limited | Place::GrpcFailed | Place::Classes(_) | Place::Excess(_));
-        if matches!(place, Place::Other) {
+        // Before the first request there is nothing but others, and the time stands in each.
+        if matches!(place, Place::Other) && snapshot.at_ms > 0 {
             continue;
         }
         let Ok(Family { metrics }) = Family::decode(bytes.clone()) else { continue };
@@ -206,4 +207,4 @@ fn seconds(bound_ms: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -51,7 +51,13 @@ impl Server {
             bounds: Bounds { default: bound, high: bound },
             ..PodIntent::default()
         };
-        let all = Route { name: "all".into(), matches: Vec::new(), limits: Vec::new(), priority: Priority::Default };
+        let all = Route {
+            name: "all".into(),
+            matches: Vec::new(),
+            limits: Vec::new(),
+            priority: Priority::Default,
+            classes: Vec::new(),
+        };
         let pods = [(pod.name.clone(), pod_intent)].into();
         let intent = ServiceIntent { limits: Vec::new(), routes: vec![all], pods };
         let key = ServiceKey { namespace: service.namespace.clone(), name: service.name.clone() };
