@@ -253,7 +253,7 @@ pub fn step(
         lowest,
         bound: view.bound(shown.phase, &next),
         classes: next.classes.clone(),
-        excess: rule.excess().and_then(|metric| condition::read(&metric, observations, now)),
+        excess: excess(rule, observations, now),
         since: shown.since,
         observed: view.observed(),
         missing: missing.into_iter().cloned().collect(),
@@ -284,6 +284,12 @@ pub fn next_change(rule: &Rule, state: &RuleState, now: Timestamp) -> Option<Tim
 /// limit began, and a limit that ended now would come back as soon as they are served again.
 fn stays(condition: Outcome) -> bool {
     condition.truth == Truth::True || condition.momentary == Truth::True
+}
+
+/// What a rule in shadow mode would refuse. A proxy names only what it has counted at least once.
+fn excess(rule: &Rule, observations: &Observations, now: Timestamp) -> Option<f64> {
+    let excess = condition::read(&rule.excess()?, observations, now);
+    excess.or_else(|| condition::read(&Rule::offered(), observations, now).map(|_| 0.0))
 }
 
 fn rate(limit: &Limit, observations: &Observations, now: Timestamp) -> Option<Rate> {

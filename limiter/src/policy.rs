@@ -103,8 +103,15 @@ impl Rule {
             metrics.extend(adapt::supporting_metrics());
         }
         metrics.extend(self.classes.iter().map(|class| self.demand(class)));
-        metrics.extend(self.excess());
+        if let Some(excess) = self.excess() {
+            metrics.extend([excess, Self::offered()]);
+        }
         metrics
+    }
+
+    /// What is offered to all pods.
+    pub(crate) fn offered() -> Metric {
+        Metric { word: Word::Requests, reduce: Reduce::Sum }
     }
 
     /// What a rule in shadow mode would refuse, as the proxies count it.

@@ -44,7 +44,7 @@ pub(super) fn sentence(facts: &Facts<'_>) -> String {
     if rule.mode == Mode::Enforce {
         return text;
     }
-    match rule.excess().and_then(|metric| condition::read(&metric, observations, *now)) {
+    match super::excess(rule, observations, *now) {
         Some(excess) => format!("shadow: would refuse {} now; {text}", Unit::PerSecond.write(excess)),
         None => format!("shadow: not enforced; {text}"),
     }

@@ -16,6 +16,8 @@ use crate::intent::{LimitShape, LimitValue, Priority};
 
 /// Bucket of the requests of a rule that no class fits.
 const NAMELESS: &str = "*";
+/// Most requests of a lower class that may pass at once.
+const LOWER_BURST: u32 = 5;
 
 /// A rule, and what its numbers count.
 pub(super) struct Limited<'a> {
@@ -108,16 +110,16 @@ impl<'a> Limited<'a> {
             Scope::AcrossAllPods => burst.div_ceil(pods),
             Scope::PerPod => burst,
         });
-        // A class may fall below the lowest limit of its rule. Its bucket is sized as if it did not: sized for that, it would
-        // let a burst of seconds through whenever it stands high.
-        let of = |rate: Rate| {
-            let shares = divide(rate).into_iter().zip(divide(lowest)).map(|(rate, lowest)| LimitValue {
-                rate,
-                burst: burst.unwrap_or_else(|| default_burst(lowest)).max(1),
-                lowest,
+        let of = |(shape, rate): (usize, &Rate)| {
+            let shares = divide(*rate).into_iter().zip(divide(lowest)).map(|(rate, lowest)| {
+                let burst = burst.unwrap_or_else(|| default_burst(lowest)).max(1);
+                // What may pass at once is kept for the first class. A lower one may fall below the lowest limit of the rule;
+                // its bucket is sized as if it did not, or it would let seconds of requests through whenever it stands high.
+                let burst = if shape > 1 { burst.min(LOWER_BURST) } else { burst };
+                LimitValue { rate, burst, lowest }
             });
             shares.collect()
         };
-        Some([rate].iter().chain(&decision.classes).map(|rate| of(*rate)).collect())
+        Some([rate].iter().chain(&decision.classes).enumerate().map(of).collect())
     }
 }

@@ -91,6 +91,7 @@ async fn the_first_class_is_served_whole_while_the_others_share_the_rest() {
     let rule = "
 - name: all
   limit: 100 requests per second per pod
+  burst: 50
   priorities:
   - {name: paying, matches: [{headers: [{name: tier, value: paying}]}]}
   - {name: trying, matches: [{headers: [{name: tier, value: trying}]}]}
@@ -108,11 +109,12 @@ async fn the_first_class_is_served_whole_while_the_others_share_the_rest() {
         if fit { Ok(()) } else { Err(format!("{limits:?}")) }
     })
     .await;
-    let (before, served) = (others.counts().0, paying.served_of(300).await);
-    assert!(served >= 0.99, "the first class was served {served}");
-    assert!(others.counts().0 > before, "all ask at the same time");
-    let served = others.served_of(300).await;
-    assert!(served < 0.2, "those of no class were served {served}");
+    // Before the demand was known, all had emptied the rule's bucket together.
+    eventually(DEADLINE, "the first class is served whole", async || {
+        let (served, others) = tokio::join!(paying.served_of(200), others.served_of(400));
+        if served >= 0.99 && others < 0.1 { Ok(()) } else { Err(format!("{served} and {others}")) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
