@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    admin,
+    admin::{
+        self,
+        pauses::{self, PauseRequest},
+    },
     build::Builder,
     metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper},
     status::{self, Status},
@@ -63,6 +66,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (samples_tx, samples_rx) = mpsc::channel(1024);
     let (wanted_tx, wanted_rx) = watch::channel(Arc::default());
     let (status_tx, status_rx) = mpsc::channel(16);
+    let (pause_tx, pause_rx) = mpsc::channel(16);
     let (ready_tx, ready_rx) = watch::channel(false);
 
     let mut tasks = JoinSet::new();
@@ -71,9 +75,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let scraper = Scraper { interval: config.scrape_interval };
     let scraping = scraper.spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
-    let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
+    let page = admin::Page { registry: Arc::new(registry), status_tx, pause_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
-    let inputs = Inputs { batches_rx, samples_rx, status_rx, wanted_tx, ready_tx, health, counters };
+    let inputs = Inputs { batches_rx, samples_rx, status_rx, pause_rx, wanted_tx, ready_tx, health, counters };
     tasks.spawn(build(Builder::new(table.clone()), proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
@@ -119,6 +123,7 @@ struct Inputs {
     batches_rx: mpsc::Receiver<files::Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
     status_rx: mpsc::Receiver<StatusRequest>,
+    pause_rx: mpsc::Receiver<PauseRequest>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
     health: HealthBoard,
@@ -140,9 +145,13 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
             }
         };
         tokio::select! {
-            // In this order: a decision never waits for a long list of files that came at the same time.
+            // In this order: the kill switch waits for nothing, and a decision never waits for a long list of files that came at the same time.
             biased;
             () = shutdown.cancelled() => return,
+            Some(PauseRequest { switch, service, reply_tx }) = inputs.pause_rx.recv() => {
+                let answer = pauses::switch(&mut builder, &proxies, switch, service.as_ref(), Timestamp::now());
+                let _ = reply_tx.send(answer);
+            }
             Some(mut samples) = inputs.samples_rx.recv() => {
                 while let Ok(more) = inputs.samples_rx.try_recv() {
                     samples.extend(more);

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     index::{Change, Index, ServiceView},
-    intent::{ServiceIntent, ServiceKey},
+    intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Series, Target, Wanted, store::Store},
     translate::{
         self, Report,
@@ -63,6 +63,7 @@ pub struct Builder {
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
     counts: Counts,
+    pauses: Pauses,
 }
 
 impl Builder {
@@ -76,6 +77,7 @@ impl Builder {
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
+            pauses: Pauses::default(),
         }
     }
 
@@ -110,6 +112,22 @@ impl Builder {
         }
     }
 
+    /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
+    pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
+        let before = std::mem::replace(&mut self.pauses, pauses);
+        let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
+        let services: Vec<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
+        for service in &services {
+            self.build(service, now, true);
+        }
+    }
+
+    /// What is paused.
+    #[must_use]
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     /// When `tick` is due.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
@@ -139,7 +157,9 @@ impl Builder {
         let moved = changed || !same_numbers(&built.rules, &rules);
         built.rules = rules;
         if moved {
-            let (intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let (mut intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let paused = self.pauses.covers(key);
+            intent.pods.values_mut().for_each(|pod| pod.paused = paused);
             self.counts.builds += 1;
             if intent != built.intent || built.resources.is_empty() {
                 built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);

@@ -33,6 +33,13 @@ pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 fn lines(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
+    if status.paused.all {
+        lines.push("PAUSED by an operator: nothing is enforced anywhere until `weir resume`".to_owned());
+    } else if !status.paused.is_empty() {
+        let services: Vec<_> = status.paused.services.iter().map(ToString::to_string).collect();
+        lines
+            .push(format!("PAUSED by an operator: nothing is enforced at {} until `weir resume`", services.join(", ")));
+    }
     for policy in &status.policies {
         let proxies = policy.status.proxies.as_ref();
         let (programmed, total) = proxies.map_or((0, 0), |proxies| (proxies.programmed, proxies.total));
@@ -40,7 +47,8 @@ fn lines(status: &Status) -> Vec<String> {
         for rule in &policy.status.rules {
             let limit = rule.limit.as_deref().unwrap_or("no limit");
             let shares = rule.shares.as_ref().map(|shares| format!(" ({shares})")).unwrap_or_default();
-            lines.push(format!("  {:<20} {:<10} {limit}{shares}", rule.name, format!("{:?}", rule.phase)));
+            let in_flight = rule.in_flight.map(|most| format!(", at most {most} in flight")).unwrap_or_default();
+            lines.push(format!("  {:<20} {:<10} {limit}{shares}{in_flight}", rule.name, format!("{:?}", rule.phase)));
             lines.extend(rule.message.iter().map(|message| format!("  {:<20} {message}", "")));
         }
         for condition in &policy.status.conditions {
