@@ -1,4 +1,5 @@
-//! A small scripted HTTP application: it answers 200 to everything (to `/hold` when told), counts that, and its `/metrics` says what a test wants.
+//! A small scripted HTTP application: it answers 200 to everything (to `/hold` when told; to `/answer/429`
+//! with that status), counts that, and its `/metrics` says what a test wants.
 //!
 //! It speaks bytes rather than a framework's HTTP, so that it can break off, never answer or never end.
 
@@ -165,6 +166,8 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
                 return;
             }
         }
+        let status = std::str::from_utf8(&buffer).ok().and_then(|text| text.strip_prefix("GET /answer/"));
+        let status = status.and_then(|text| text.get(..3)?.parse().ok()).unwrap_or(200);
         buffer.drain(..end);
         let written = if is_metrics {
             let page = {
@@ -175,7 +178,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
             metrics(&mut stream, page, &state).await
         } else {
             state.lock().served += 1;
-            answer(&mut stream, 200, b"ok\n").await
+            answer(&mut stream, status, b"ok\n").await
         };
         if written.is_err() {
             return;

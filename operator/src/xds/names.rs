@@ -124,6 +124,8 @@ pub const NARROW_FILTER: &str = "weir.limit.narrow";
 pub const SERVICE_FILTER: &str = "weir.limit.service";
 /// Runtime key: percentage of requests over a limit that are refused; 0 turns every limit of the proxy off.
 pub const ENFORCED_RUNTIME_KEY: &str = "weir.enforced";
+/// Runtime key of the status of our own refusals, which Envoy wants named; nobody sets it.
+pub const OVER_LIMIT_RUNTIME_KEY: &str = "weir.over_limit_status";
 /// Namespace in a route's metadata that carries the limits.
 pub const METADATA: &str = "rl";
 /// Envoy's static cluster of Weir itself, in the bootstrap.

@@ -8,6 +8,7 @@ mod cluster;
 pub mod endpoint;
 pub mod limiter;
 mod listener;
+mod reply;
 mod route;
 pub mod runtime;
 pub mod slots;

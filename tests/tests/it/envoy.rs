@@ -4,4 +4,5 @@ mod lifecycle; // what must not happen: closed connections, refilled buckets, re
 mod limits; // what is limited: the article, matches, clients, gRPC, several rules
 mod pause; // the kill switch, under load
 mod queue; // the bound of requests in flight, and the layer that carries it
-mod refusal; // a proxy that says no, beside one that does not
+mod refusal;
+mod told; // what a refused request is told // a proxy that says no, beside one that does not

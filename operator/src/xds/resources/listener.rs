@@ -39,6 +39,7 @@ use crate::{
         names,
         resources::{
             any, from_ads, limiter,
+            reply::{self, LimitFilter},
             slots::{SlotKind, Slots},
             socket_address,
         },
@@ -54,19 +55,22 @@ pub(super) struct Filters(Vec<HttpFilter>);
 
 impl Filters {
     pub(super) fn new(slots: &Slots) -> Self {
-        let service_wide = |kind: &SlotKind| match kind {
-            SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => false,
-            SlotKind::Service => true,
-        };
-        let limits = |service: bool| {
-            let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
+        let limits = |filter: LimitFilter| {
+            let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == filter);
             of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
+        };
+        let limit_filter = |name: &str, filter: LimitFilter| {
+            let config = LocalRateLimit {
+                response_headers_to_add: reply::headers(filter),
+                ..limit_filter(name, limits(filter))
+            };
+            http_filter(name, any(&config))
         };
         // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
         // within one filter the class decides the order of charging.
         Self(vec![
-            http_filter(names::NARROW_FILTER, any(&limit_filter(names::NARROW_FILTER, limits(false)))),
-            http_filter(names::SERVICE_FILTER, any(&limit_filter(names::SERVICE_FILTER, limits(true)))),
+            limit_filter(names::NARROW_FILTER, LimitFilter::Narrow),
+            limit_filter(names::SERVICE_FILTER, LimitFilter::Service),
             http_filter("envoy.filters.http.router", any(&Router::default())),
         ])
     }
@@ -99,6 +103,7 @@ fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
         // `/a/../b` is what the application will take it for.
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![upgrade],
+        local_reply_config: Some(reply::config()),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: Some(from_ads()),
             route_config_name: name.into(),
