@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
     engine::{Decision, Phase},
-    policy::{Action, PolicyKey, Rule},
+    policy::{PolicyKey, Rule},
     problem::Problem,
     quota,
 };
@@ -221,10 +221,7 @@ fn rule_status(rule: &Rule, target: &Target<'_>, decision: &Decision, report: Op
         name: rule.name.clone(),
         target: target.service.name.clone(),
         phase: phase(decision.phase),
-        limit: decision.limit.map(|rate| match &rule.action {
-            Action::Limit(limit) => limit.describe(rate),
-            Action::Adapt(_) => rate.to_string(),
-        }),
+        limit: decision.limit.map(|rate| rule.action.describe(rate)),
         per_second: decision.limit.map(|rate| rate.per_second()),
         shares: (!shares.is_empty()).then(|| quota::describe(shares)),
         in_flight: report.and_then(|report| report.bound).map(i64::from),

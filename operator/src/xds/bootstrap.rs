@@ -1,6 +1,8 @@
 //! A ready bootstrap for Envoy: everything comes from Weir by delta ADS.
 
-use std::net::SocketAddr;
+mod statistics;
+
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -19,12 +21,17 @@ pub struct Options {
     pub xds_address: SocketAddr,
     /// Where Envoy's admin page listens.
     pub admin_address: SocketAddr,
+    /// How often Envoy streams its statistics to Weir.
+    pub metrics_interval: Duration,
 }
+
+/// How often Envoy streams its statistics to Weir, unless told otherwise.
+pub const DEFAULT_METRICS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Envoy's bootstrap as JSON (`envoy -c FILE` takes it).
 #[must_use]
 pub fn bootstrap(options: &Options) -> Value {
-    let Options { service, namespace, pod, xds_address, admin_address } = options;
+    let Options { service, namespace, pod, xds_address, admin_address, metrics_interval } = options;
     let node = NodeKey::new(namespace, service, pod);
     // Without Weir, Envoy waits this long for each of the three before it goes live with what it has.
     let from_weir = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
@@ -58,6 +65,9 @@ pub fn bootstrap(options: &Options) -> Value {
             "lds_config": from_weir.clone(),
             "cds_config": from_weir,
         },
+        "stats_flush_interval": statistics::flush_interval(*metrics_interval),
+        "stats_sinks": statistics::sinks(),
+        "stats_config": statistics::config(),
         "static_resources": {
             "clusters": [{
                 "name": names::WEIR_CLUSTER,
@@ -97,6 +107,7 @@ mod tests {
             pod: "checkout-0".into(),
             xds_address: ([127, 0, 0, 1], 18000).into(),
             admin_address: "[::1]:19000".parse().expect("an address"),
+            metrics_interval: DEFAULT_METRICS_INTERVAL,
         });
         assert_eq!(written["node"]["id"], "ns-a/checkout/checkout-0");
         let layers = written["layered_runtime"]["layers"].as_array().expect("layers");

@@ -96,8 +96,11 @@ pub fn inbound(node: &NodeKey, inbound: &Inbound) -> String {
 /// Stat prefix of an inbound port's connection manager and cluster: `in_<port>`; the proxy is told apart by its node.
 #[must_use]
 pub fn inbound_stat_prefix(inbound: &Inbound) -> String {
-    format!("in_{}", inbound.listener.port())
+    format!("{INBOUND_STAT_PREFIX}{}", inbound.listener.port())
 }
+
+/// What [`inbound_stat_prefix`] puts before the port.
+pub const INBOUND_STAT_PREFIX: &str = "in_";
 
 /// Name of a pod's runtime layer: `rt/<namespace>/<service>/<pod>`. It stands in the bootstrap too.
 #[must_use]
@@ -128,6 +131,20 @@ pub const ENFORCED_RUNTIME_KEY: &str = "weir.enforced";
 pub const OVER_LIMIT_RUNTIME_KEY: &str = "weir.over_limit_status";
 /// Namespace in a route's metadata that carries the limits.
 pub const METADATA: &str = "rl";
+/// Key in it: the classes that the route's requests belong to, `<policy key>#<rule>/<class>`, separated by commas.
+pub const CLASSES_KEY: &str = "classes";
+/// Prefix of the counters that the listeners' access loggers keep: `<prefix>.<counter>.<tag>.<value>`.
+pub const LOGGED_PREFIX: &str = "weir";
+/// Requests that have ended, by the classes of their route.
+pub const DEMAND_COUNTER: &str = "demand";
+/// Tag of [`DEMAND_COUNTER`]: what the route has under [`CLASSES_KEY`].
+pub const CLASSES_TAG: &str = "classes";
+/// gRPC calls that have failed, by what Envoy had to do with it.
+pub const GRPC_FAILED_COUNTER: &str = "grpc_failed";
+/// Tag of [`GRPC_FAILED_COUNTER`]: Envoy's response flags.
+pub const FLAGS_TAG: &str = "flags";
+/// Its value when the answer is the application's own.
+pub const NO_FLAGS: &str = "-";
 /// Envoy's static cluster of Weir itself, in the bootstrap.
 pub const WEIR_CLUSTER: &str = "weir";
 

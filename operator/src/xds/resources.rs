@@ -8,6 +8,7 @@ mod cluster;
 pub mod endpoint;
 pub mod limiter;
 mod listener;
+mod logger;
 mod reply;
 mod route;
 pub mod runtime;
@@ -39,7 +40,7 @@ use crate::{
 use self::slots::Slots;
 
 /// Part of every version: moves when this module builds something else from the same intent.
-const GENERATOR: u32 = 2;
+const GENERATOR: u32 = 3;
 
 /// A resource of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
