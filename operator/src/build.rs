@@ -93,7 +93,10 @@ impl Builder {
     /// Goes on from what a run before has decided, and gives `keeper` what is decided from now on.
     #[must_use]
     pub fn with_checkpoint(self, kept: Kept, keeper: Keeper) -> Self {
-        Self { kept: kept.decisions, keeper: Some(keeper), ..self }
+        if !kept.pauses.is_empty() {
+            warn!(paused = ?kept.pauses, "what an operator had paused before the restart is paused still");
+        }
+        Self { kept: kept.decisions, pauses: kept.pauses, keeper: Some(keeper), ..self }
     }
 
     /// To be called when everything was read once: forgets old decisions about services that are not there.
@@ -150,6 +153,9 @@ impl Builder {
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
     pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
         let before = std::mem::replace(&mut self.pauses, pauses);
+        if let Some(keeper) = &self.keeper {
+            keeper.keep_pauses(&self.pauses, now);
+        }
         let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
         let services: Vec<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
         for service in &services {

@@ -66,3 +66,42 @@ fn lines(status: &Status) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use crds::status::{RulePhase, RuleStatus};
+
+    use super::*;
+    use crate::status::PolicyReport;
+
+    #[test]
+    fn a_pause_stands_first_and_a_bound_beside_its_limit() {
+        let rule = RuleStatus {
+            name: "calm".to_owned(),
+            target: "cart".to_owned(),
+            phase: RulePhase::Limiting,
+            limit: Some("60 requests per second across all pods".to_owned()),
+            per_second: Some(60.0),
+            shares: Some("30 x2".to_owned()),
+            in_flight: Some(24),
+            observed: Vec::new(),
+            since: None,
+            message: None,
+        };
+        let policy = PolicyReport {
+            key: "smartlimiters.weir.dev/shop/cart".to_owned(),
+            origin: "a.yaml:1".to_owned(),
+            generation: 1,
+            status: crds::status::SmartLimiterStatus { rules: vec![rule], ..Default::default() },
+        };
+        let mut status = Status { policies: vec![policy], ..Status::default() };
+        let rule =
+            "  calm                 Limiting   60 requests per second across all pods (30 x2), at most 24 in flight";
+        assert_eq!(lines(&status)[1], rule);
+        status.paused.services.insert("shop/cart".parse().expect("a service"));
+        let first = lines(&status).remove(0);
+        assert_eq!(first, "PAUSED by an operator: nothing is enforced at shop/cart until `weir resume`");
+        status.paused.all = true;
+        assert_eq!(lines(&status)[0], "PAUSED by an operator: nothing is enforced anywhere until `weir resume`");
+    }
+}

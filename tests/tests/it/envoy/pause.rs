@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use testkit::{
+    eventually,
     http::{self, Connection},
     mesh::{Service, limiter, put},
     proxy::Proxy,
@@ -200,4 +201,47 @@ async fn a_proxy_that_cannot_obey_is_named_and_only_a_post_of_ours_moves_the_swi
     reason.await;
     assert_eq!(said(&weir, &["resume"]).0, 0, "it never took the pause");
     weir.until(DEADLINE, "it is programmed", |status| status.programmed(KEY, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_outlives_the_process_where_decisions_are_kept() {
+    let (folder, state) = (temp_dir(), temp_dir());
+    let kept = ["--state-dir", state.path().to_str().unwrap()];
+    let service = Service::start("ns-a", "checkout", 1).await;
+    service.write(folder.path());
+    put(folder.path(), "policy.yaml", &limiter("ns-a", "checkout", RULES));
+    let weir = Weir::start(folder.path(), &kept).await;
+    let _proxy = Proxy::start(&weir, &service, 0).await;
+    weir.until(DEADLINE, "the policy is programmed", |status| status.programmed(KEY, 1)).await;
+    assert_eq!(said(&weir, &["pause", "--service", "ns-a/checkout"]).0, 0);
+    let file = state.path().join("decisions/pauses.json");
+    eventually(DEADLINE, "it is written", async || if file.is_file() { Ok(()) } else { Err("not there") }).await;
+    let (xds, admin) = (weir.xds, weir.admin);
+    weir.kill().await.unwrap();
+    let mut weir = Weir::spawn(folder.path(), xds, admin, &kept);
+    weir.ready().await;
+    weir.until(DEADLINE, "the proxy is back", |status| status.programmed(KEY, 1)).await;
+    assert!(
+        weir.metric("weir_xds_resources_total").await < 0.5,
+        "nothing was sent again, so nothing was enforced meanwhile"
+    );
+    let mut connection = Connection::open(service.pods[0].inbound, None).await.unwrap();
+    assert_eq!(connection.burst("/", 10).await.unwrap(), (10, 0));
+    assert_eq!(said(&weir, &["resume"]).0, 0);
+    assert_eq!(connection.burst("/", 10).await.unwrap(), (0, 10));
+    // What cannot be read pauses nothing, and is said.
+    eventually(DEADLINE, "it is written", async || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        if text.contains("checkout") { Err(text) } else { Ok(()) }
+    })
+    .await;
+    weir.kill().await.unwrap();
+    std::fs::write(&file, "{\"all\": tru").unwrap();
+    let mut weir = Weir::spawn(folder.path(), xds, admin, &kept);
+    weir.ready().await;
+    weir.until(DEADLINE, "it is said", |status| {
+        let problems = status.0["problems"].to_string();
+        if problems.contains("pauses.json") && status.0["paused"].is_null() { Ok(()) } else { Err(problems) }
+    })
+    .await;
 }
