@@ -71,6 +71,10 @@ pub struct RuleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excess: Option<f64>,
 
+    /// Most requests that may be in flight to the application, in the scope of the rule. Absent: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<i64>,
+
     /// The measured values that the decision rests on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub observed: Vec<ObservedValue>,

@@ -17,7 +17,10 @@ use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
-    admin,
+    admin::{
+        self,
+        pauses::{self, PauseRequest},
+    },
     build::Builder,
     checkpoint::{self, Folder, Kept},
     index::Change,
@@ -69,6 +72,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (samples_tx, samples_rx) = mpsc::channel(1024);
     let (wanted_tx, wanted_rx) = watch::channel(Arc::default());
     let (status_tx, status_rx) = mpsc::channel(16);
+    let (pause_tx, pause_rx) = mpsc::channel(16);
     let (ready_tx, ready_rx) = watch::channel(false);
 
     let mut tasks = JoinSet::new();
@@ -90,9 +94,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     tasks.spawn(async move { drop(scraping.await) });
     let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
-    let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
+    let page = admin::Page { registry: Arc::new(registry), status_tx, pause_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
-    let inputs = Inputs { batches_rx, samples_rx, status_rx, wanted_tx, ready_tx, health, counters };
+    let inputs = Inputs { batches_rx, samples_rx, status_rx, pause_rx, wanted_tx, ready_tx, health, counters };
     tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
@@ -155,6 +159,7 @@ struct Inputs {
     batches_rx: mpsc::Receiver<files::Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
     status_rx: mpsc::Receiver<StatusRequest>,
+    pause_rx: mpsc::Receiver<PauseRequest>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
     health: HealthBoard,
@@ -176,11 +181,15 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
             }
         };
         tokio::select! {
-            // In this order: a decision never waits for a long list of files that came at the same time.
+            // In this order: the kill switch waits for nothing, a decision for no long list of files that came at the same time.
             biased;
             () = shutdown.cancelled() => {
                 builder.keep_all(Timestamp::now());
                 return;
+            }
+            Some(PauseRequest { switch, service, reply_tx }) = inputs.pause_rx.recv() => {
+                let answer = pauses::switch(&mut builder, &proxies, switch, service.as_ref(), Timestamp::now());
+                let _ = reply_tx.send(answer);
             }
             Some(mut samples) = inputs.samples_rx.recv() => {
                 while let Ok(more) = inputs.samples_rx.try_recv() {

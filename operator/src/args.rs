@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::demo::args::{DemoArgs, DemoServiceArgs};
+use crate::{
+    demo::args::{DemoArgs, DemoServiceArgs},
+    intent::ServiceKey,
+};
 
 /// Where Weir serves xDS unless told otherwise.
 pub const XDS_ADDRESS: &str = "127.0.0.1:18000";
@@ -59,6 +62,12 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Show what a running Weir has in force, and why.
     Status(StatusArgs),
+    /// Kill switch: enforce nothing, at once, until `weir resume`. Rules go on being decided and reported.
+    ///
+    /// Waits until every proxy has acknowledged it; exits with 1, and names the others, when some have not in time.
+    Pause(PauseArgs),
+    /// Enforce again what was paused.
+    Resume(PauseArgs),
     /// Watch Weir hold a limit on real Envoys: about a minute, on this machine.
     Demo(DemoArgs),
     /// The service of the demo: burns CPU for every request.
@@ -80,7 +89,7 @@ pub struct RunArgs {
     /// Where to serve xDS to Envoys. Keep it on loopback: standalone streams are not authenticated.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
-    /// Where to serve /healthz, /readyz, /metrics and /status.
+    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
     /// How often every target's metrics page is read.
@@ -164,6 +173,20 @@ pub struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `weir pause` and `weir resume`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PauseArgs {
+    /// Only this Service; everything otherwise, Services that come later included.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<ServiceKey>,
+    /// Where the running Weir serves its admin page: an address of this machine.
+    #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub admin_address: SocketAddr,
+    /// How long to wait for the proxies.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = limiter::language::parse_duration)]
+    pub timeout: Duration,
 }
 
 fn filter(text: &str) -> Result<String, String> {

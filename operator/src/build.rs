@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use crate::{
     checkpoint::{Keeper, Kept, States},
     index::{Change, Index, ServiceView},
-    intent::{ServiceIntent, ServiceKey},
+    intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Series, Target, Wanted, store::Store},
     translate::{
         self, Report,
@@ -64,6 +64,7 @@ pub struct Builder {
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
     counts: Counts,
+    pauses: Pauses,
     /// Decisions of a run before about services that have not been seen yet, and when they were written.
     kept: BTreeMap<ServiceKey, (Timestamp, States)>,
     keeper: Option<Keeper>,
@@ -83,6 +84,7 @@ impl Builder {
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
+            pauses: Pauses::default(),
             kept: BTreeMap::new(),
             keeper: None,
         }
@@ -91,7 +93,10 @@ impl Builder {
     /// Goes on from what a run before has decided, and gives `keeper` what is decided from now on.
     #[must_use]
     pub fn with_checkpoint(self, kept: Kept, keeper: Keeper) -> Self {
-        Self { kept: kept.decisions, keeper: Some(keeper), ..self }
+        if !kept.pauses.is_empty() {
+            warn!(paused = ?kept.pauses, "what an operator had paused before the restart is paused still");
+        }
+        Self { kept: kept.decisions, pauses: kept.pauses, keeper: Some(keeper), ..self }
     }
 
     /// To be called when everything was read once: forgets old decisions about services that are not there.
@@ -145,6 +150,25 @@ impl Builder {
         }
     }
 
+    /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
+    pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
+        let before = std::mem::replace(&mut self.pauses, pauses);
+        if let Some(keeper) = &self.keeper {
+            keeper.keep_pauses(&self.pauses, now);
+        }
+        let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
+        let services: Vec<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
+        for service in &services {
+            self.build(service, now, true);
+        }
+    }
+
+    /// What is paused.
+    #[must_use]
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     /// When `tick` is due.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
@@ -188,7 +212,9 @@ impl Builder {
         let moved = changed || !same_numbers(&built.rules, &rules);
         built.rules = rules;
         if moved {
-            let (intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let (mut intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let paused = self.pauses.covers(key);
+            intent.pods.values_mut().for_each(|pod| pod.paused = paused);
             self.counts.builds += 1;
             if intent != built.intent || built.resources.is_empty() {
                 built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);

@@ -1,4 +1,5 @@
-//! A small scripted HTTP application: it answers as it is told, counts that, and its `/metrics` says what a test wants.
+//! A small scripted HTTP application: it answers as it is told (to `/hold` when told; to `/answer/429` with that status),
+//! counts that, and its `/metrics` says what a test wants.
 //!
 //! It speaks bytes rather than a framework's HTTP, so that it can break off, never answer or never end.
 
@@ -181,6 +182,8 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
                 return;
             }
         }
+        let status = std::str::from_utf8(&buffer).ok().and_then(|text| text.strip_prefix("GET /answer/"));
+        let status = status.and_then(|text| text.get(..3)?.parse().ok());
         buffer.drain(..end);
         let written = if is_metrics {
             let page = {
@@ -190,7 +193,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
             };
             metrics(&mut stream, page, &state).await
         } else {
-            let (status, after) = {
+            let (answers, after) = {
                 let mut state = state.lock();
                 state.served += 1;
                 state.answers
@@ -199,7 +202,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
                 // Nothing else to wait for: this is the time that the work takes.
                 let _ = tokio::time::timeout(after, std::future::pending::<()>()).await;
             }
-            answer(&mut stream, status, b"ok\n").await
+            answer(&mut stream, status.unwrap_or(answers), b"ok\n").await
         };
         if written.is_err() {
             return;

@@ -76,6 +76,39 @@ fn only_what_a_change_touches_is_built_and_sent() {
 }
 
 #[test]
+fn a_pause_sends_one_layer_to_each_pod_and_rules_go_on_being_decided() {
+    let mut builder = Builder::new(Table::new());
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    let (all, late): (Vec<_>, Vec<_>) = changes(&mesh())
+        .into_iter()
+        .partition(|change| !matches!(change, Change::Apply { key, .. } if key.name.starts_with("s99")));
+    builder.apply(all, start);
+    let key = |name: &str| ServiceKey { namespace: "ns-a".to_owned(), name: name.to_owned() };
+    let paused = |builder: &Builder, name: &str| {
+        builder.built(&key(name)).is_some_and(|built| built.intent.pods.values().all(|pod| pod.paused))
+    };
+    let before = builder.counts();
+    builder.set_pauses(Pauses { services: [key("s7")].into(), ..Pauses::default() }, start);
+    assert_eq!(builder.counts().resources - before.resources, 1);
+    assert_eq!((paused(&builder, "s7"), paused(&builder, "s8")), (true, false));
+
+    let everything = Pauses { all: true, ..builder.pauses().clone() };
+    builder.set_pauses(everything.clone(), start);
+    let all_paused = builder.counts();
+    assert_eq!(all_paused.resources - before.resources, 989, "s7 has it already");
+    builder.set_pauses(everything, start);
+    assert_eq!(builder.counts(), all_paused, "once more is no change");
+    builder.apply(late, start);
+    assert!(paused(&builder, "s990"), "a service that comes later is paused too");
+    builder.observe(vec![sample("s8", 0.9, start)], start);
+    let decided = builder.built(&key("s8")).and_then(|built| built.rules.decisions.values().next());
+    assert_eq!(decided.map(|decision| decision.phase), Some(Phase::Limiting));
+
+    builder.set_pauses(Pauses { services: [key("s7")].into(), ..Pauses::default() }, start);
+    assert_eq!((paused(&builder, "s7"), paused(&builder, "s8"), paused(&builder, "s990")), (true, false, false));
+}
+
+#[test]
 fn a_removed_service_takes_its_resources_along() {
     let mut builder = Builder::new(Table::new());
     let all = changes(&mesh());

@@ -33,6 +33,13 @@ pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 fn lines(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
+    if status.paused.all {
+        lines.push("PAUSED by an operator: nothing is enforced anywhere until `weir resume`".to_owned());
+    } else if !status.paused.is_empty() {
+        let services: Vec<_> = status.paused.services.iter().map(ToString::to_string).collect();
+        lines
+            .push(format!("PAUSED by an operator: nothing is enforced at {} until `weir resume`", services.join(", ")));
+    }
     for policy in &status.policies {
         let proxies = policy.status.proxies.as_ref();
         let (programmed, total) = proxies.map_or((0, 0), |proxies| (proxies.programmed, proxies.total));
@@ -40,7 +47,8 @@ fn lines(status: &Status) -> Vec<String> {
         for rule in &policy.status.rules {
             let limit = rule.limit.as_deref().unwrap_or("no limit");
             let shares = rule.shares.as_ref().map(|shares| format!(" ({shares})")).unwrap_or_default();
-            lines.push(format!("  {:<20} {:<10} {limit}{shares}", rule.name, format!("{:?}", rule.phase)));
+            let in_flight = rule.in_flight.map(|most| format!(", at most {most} in flight")).unwrap_or_default();
+            lines.push(format!("  {:<20} {:<10} {limit}{shares}{in_flight}", rule.name, format!("{:?}", rule.phase)));
             lines.extend(rule.message.iter().map(|message| format!("  {:<20} {message}", "")));
         }
         for condition in &policy.status.conditions {
@@ -57,4 +65,45 @@ fn lines(status: &Status) -> Vec<String> {
         lines.extend(problems.iter().map(|problem| format!("{origin}: {problem}")));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::status::{RulePhase, RuleStatus};
+
+    use super::*;
+    use crate::status::PolicyReport;
+
+    #[test]
+    fn a_pause_stands_first_and_a_bound_beside_its_limit() {
+        let rule = RuleStatus {
+            name: "calm".to_owned(),
+            target: "cart".to_owned(),
+            phase: RulePhase::Limiting,
+            limit: Some("60 requests per second across all pods".to_owned()),
+            per_second: Some(60.0),
+            shares: Some("30 x2".to_owned()),
+            in_flight: Some(24),
+            classes: Vec::new(),
+            excess: None,
+            observed: Vec::new(),
+            since: None,
+            message: None,
+        };
+        let policy = PolicyReport {
+            key: "smartlimiters.weir.dev/shop/cart".to_owned(),
+            origin: "a.yaml:1".to_owned(),
+            generation: 1,
+            status: crds::status::SmartLimiterStatus { rules: vec![rule], ..Default::default() },
+        };
+        let mut status = Status { policies: vec![policy], ..Status::default() };
+        let rule =
+            "  calm                 Limiting   60 requests per second across all pods (30 x2), at most 24 in flight";
+        assert_eq!(lines(&status)[1], rule);
+        status.paused.services.insert("shop/cart".parse().expect("a service"));
+        let first = lines(&status).remove(0);
+        assert_eq!(first, "PAUSED by an operator: nothing is enforced at shop/cart until `weir resume`");
+        status.paused.all = true;
+        assert_eq!(lines(&status)[0], "PAUSED by an operator: nothing is enforced anywhere until `weir resume`");
+    }
 }

@@ -42,6 +42,7 @@ use crate::{
         names,
         resources::{
             any, from_ads, limiter, logger,
+            reply::{self, LimitFilter},
             slots::{SlotKind, Slots},
             socket_address,
         },
@@ -60,28 +61,32 @@ pub(super) struct Filters {
 
 impl Filters {
     pub(super) fn new(slots: &Slots) -> Self {
-        let mut narrow = Vec::new();
-        let mut service_wide = Vec::new();
-        let mut filters = Vec::new();
-        for (kind, index) in slots.iter() {
-            let limit = rate_limit(kind, index);
-            match kind {
-                SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => narrow.push(limit),
-                SlotKind::Service => service_wide.push(limit),
-                // They stand first: what an enforced limit refuses would have come to them, too.
-                SlotKind::Shadow(bucket, _) => {
-                    let name = format!("{}{bucket}", names::SHADOW_FILTER_PREFIX);
-                    filters.push(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![limit]))));
-                }
-            }
-        }
+        let limits = |filter: LimitFilter| {
+            let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
+            of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
+        };
+        let enforced = |name: &str, filter: LimitFilter| {
+            let config = LocalRateLimit {
+                response_headers_to_add: reply::headers(filter),
+                ..limit_filter(name, Mode::Enforce, limits(filter))
+            };
+            http_filter(name, any(&config))
+        };
+        // In shadow mode first: what an enforced limit refuses would have come to these, too.
+        let shadows = slots.iter().filter_map(|(kind, index)| {
+            let SlotKind::Shadow(bucket, _) = kind else { return None };
+            let name = format!("{}{bucket}", names::SHADOW_FILTER_PREFIX);
+            Some(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![rate_limit(kind, index)]))))
+        });
+        let mut http: Vec<HttpFilter> = shadows.collect();
         // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
         // within one filter the class decides the order of charging.
-        for (name, limits) in [(names::NARROW_FILTER, narrow), (names::SERVICE_FILTER, service_wide)] {
-            filters.push(http_filter(name, any(&limit_filter(name, Mode::Enforce, limits))));
-        }
-        filters.push(http_filter("envoy.filters.http.router", any(&Router::default())));
-        Self { http: filters, loggers: logger::build() }
+        http.extend([
+            enforced(names::NARROW_FILTER, LimitFilter::Narrow),
+            enforced(names::SERVICE_FILTER, LimitFilter::Service),
+            http_filter("envoy.filters.http.router", any(&Router::default())),
+        ]);
+        Self { http, loggers: logger::build() }
     }
 }
 
@@ -113,6 +118,7 @@ fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
         // `/a/../b` is what the application will take it for.
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![upgrade],
+        local_reply_config: Some(reply::config()),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: Some(from_ads()),
             route_config_name: name.into(),

@@ -25,13 +25,20 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use ::limiter::policy::{PathMatch, RequestMatch, ValueMatch};
+use ::limiter::{
+    policy::{PathMatch, RequestMatch, ValueMatch},
+    quota::Rate,
+};
 
 use crate::{
     intent::{self, LimitValue, Priority, ServiceIntent},
     xds::{
         names,
-        resources::{limiter, slots::SlotKind},
+        resources::{
+            limiter,
+            reply::{self, LimitFilter},
+            slots::SlotKind,
+        },
     },
 };
 
@@ -107,6 +114,7 @@ fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<Limi
     }
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let mut fields = Struct::default().fields;
+    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
     for (kind, mut limits) in by_kind {
         limits.sort_by(|(name_a, a), (name_b, b)| {
             let rates = match (limiter::is_slower(&a.rate, &b.rate), limiter::is_slower(&b.rate, &a.rate)) {
@@ -116,6 +124,10 @@ fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<Limi
             };
             rates.then_with(|| name_a.cmp(name_b))
         });
+        if let (Some((_, value)), Some(filter)) = (limits.first(), LimitFilter::of(&kind)) {
+            let rate = strictest.entry(filter).or_insert(value.rate);
+            *rate = rate.min(value.rate);
+        }
         for (index, (bucket, value)) in limits.into_iter().enumerate() {
             let suffix = kind.suffix(index);
             let charge = limiter::charge(&value);
@@ -127,6 +139,9 @@ fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<Limi
     }
     if !route.classes.is_empty() {
         fields.insert(names::CLASSES_KEY.into(), text(&route.classes.join(",")));
+    }
+    for (filter, rate) in strictest {
+        fields.extend(reply::metadata(filter, &rate));
     }
     let mut metadata = Metadata::default();
     metadata.filter_metadata.insert(names::METADATA.into(), Struct { fields });
