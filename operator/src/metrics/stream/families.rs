@@ -47,7 +47,7 @@ pub(super) struct Counters {
 impl Counters {
     /// What was added since `before`, `None` when a counter began again.
     pub(super) fn since(&self, before: &Self) -> Option<Self> {
-        let difference = |now: f64, before: f64| (now >= before).then(|| now - before);
+        let difference = |now: f64, before: f64| (now >= before).then_some(now - before);
         let mut classes = BTreeMap::new();
         for (class, count) in &self.classes {
             classes.insert(class.clone(), difference(*count, before.classes.get(class).copied().unwrap_or(0.0))?);

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use http_body_util::Full;
 use testkit::{
     eventually,
     http::Connection,
@@ -102,7 +103,7 @@ async fn rules_on_latency_errors_and_requests_come_into_force_and_go() {
     let service = Service::start("ns-a", "checkout", 1).await;
     write(&service, folder.path());
     let weir = Weir::start(folder.path(), &[]).await;
-    let _proxy = Proxy::start(&weir, &service, 0).await;
+    let proxy = Proxy::start(&weir, &service, 0).await;
     let app = &service.pods[0].app;
     weir.until(DEADLINE, "it is programmed", |status| status.programmed(KEY, 1)).await;
     phases(&weir, "without a request everything is known and idle", IDLE).await;
@@ -141,6 +142,36 @@ async fn rules_on_latency_errors_and_requests_come_into_force_and_go() {
     .await;
     app.answers(200, Duration::ZERO);
     phases(&weir, "it works again", IDLE).await;
+
+    // Failing calls under HTTP 200. A status that blames the call, not the server, is no failure.
+    traffic.set(0);
+    let mut calls = Connection::open(service.pods[0].inbound, None).await.unwrap();
+    let call = async |connection: &mut Connection| {
+        let request =
+            http::Request::post("/").header("content-type", "application/grpc").body(Full::default()).unwrap();
+        connection.send(request).await.unwrap()
+    };
+    app.grpc_status(Some(5));
+    let served = app.served();
+    while app.served() < served + 200 {
+        assert_eq!(call(&mut calls).await.headers()["grpc-status"], "5");
+    }
+    app.grpc_status(Some(13));
+    eventually(DEADLINE, "calls fail", async || {
+        for _ in 0..5 {
+            assert_eq!(call(&mut calls).await.headers()["grpc-status"], "13");
+        }
+        let status = View(weir.status().await.map_err(|error| format!("{error:#}"))?);
+        status.phase(KEY, "failing", "Limiting").map(drop)
+    })
+    .await;
+    let failed = proxy.stats("^weir.grpc_failed").await;
+    assert_eq!(failed.keys().collect::<Vec<_>>(), ["weir.grpc_failed.flags.-"]);
+    assert!(failed.values().sum::<u64>() <= app.served() - served - 200, "NOT_FOUND does not count: {failed:?}");
+    let demand = proxy.stats("^weir.demand").await;
+    assert!(demand.values().sum::<u64>() > 200, "every request is counted: {demand:?}");
+    app.grpc_status(None);
+    phases(&weir, "calls work again", IDLE).await;
 
     // Busy: what Weir refuses is offered still, and no error of the application.
     traffic.set(12);
