@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use http_body_util::Full;
 use testkit::{
     eventually,
-    http::Connection,
+    http::{Connection, send},
     mesh::{Service, limiter, put},
     proxy::Proxy,
     status::View,
@@ -68,6 +68,13 @@ impl Traffic {
             });
         }
     }
+}
+
+/// Makes a gRPC call that has no message: its status.
+async fn call(address: SocketAddr) -> String {
+    let request = http::Request::post(format!("http://{address}/")).header("content-type", "application/grpc");
+    let response = send(request.body(Full::default()).unwrap()).await.unwrap();
+    response.headers()["grpc-status"].to_str().unwrap().to_owned()
 }
 
 /// The service has no metrics page, so that nothing but Envoy can know anything.
@@ -145,21 +152,15 @@ async fn rules_on_latency_errors_and_requests_come_into_force_and_go() {
 
     // Failing calls under HTTP 200. A status that blames the call, not the server, is no failure.
     traffic.set(0);
-    let mut calls = Connection::open(service.pods[0].inbound, None).await.unwrap();
-    let call = async |connection: &mut Connection| {
-        let request =
-            http::Request::post("/").header("content-type", "application/grpc").body(Full::default()).unwrap();
-        connection.send(request).await.unwrap()
-    };
     app.grpc_status(Some(5));
     let served = app.served();
     while app.served() < served + 200 {
-        assert_eq!(call(&mut calls).await.headers()["grpc-status"], "5");
+        assert_eq!(call(traffic.address).await, "5");
     }
     app.grpc_status(Some(13));
     eventually(DEADLINE, "calls fail", async || {
         for _ in 0..5 {
-            assert_eq!(call(&mut calls).await.headers()["grpc-status"], "13");
+            assert_eq!(call(traffic.address).await, "13");
         }
         let status = View(weir.status().await.map_err(|error| format!("{error:#}"))?);
         status.phase(KEY, "failing", "Limiting").map(drop)
