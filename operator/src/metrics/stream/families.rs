@@ -49,7 +49,7 @@ pub(super) struct Counters {
 impl Counters {
     /// What was added since `before`, `None` when a counter began again.
     pub(super) fn since(&self, before: &Self) -> Option<Self> {
-        let difference = |now: f64, before: f64| (now >= before).then(|| now - before);
+        let difference = |now: f64, before: f64| (now >= before).then_some(now - before);
         let by_name = |now: &BTreeMap<String, f64>, before: &BTreeMap<String, f64>| {
             let added = now.iter().map(|(name, count)| {
                 Some((name.clone(), difference(*count, before.get(name).copied().unwrap_or(0.0))?))
