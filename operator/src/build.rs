@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,6 +18,7 @@ use crate::{
     index::{Change, Index, ServiceView},
     intent::{ServiceIntent, ServiceKey},
     metrics::{PodSample, Series, Target, Wanted, store::Store},
+    telemetry::traces::Tracer,
     translate::{
         self, Report,
         decide::{Rules, decide, qualified},
@@ -24,6 +26,7 @@ use crate::{
     xds::{
         resources::{self, Resource},
         table::Table,
+        trail::Traced,
     },
 };
 
@@ -64,6 +67,7 @@ pub struct Builder {
     /// Decisions of a run before about services that have not been seen yet, and when they were written.
     kept: BTreeMap<ServiceKey, (Timestamp, States)>,
     keeper: Option<Keeper>,
+    tracer: Option<Tracer>,
 }
 
 /// Decisions about a service that is not there are kept for this long: a folder may be incomplete for a while.
@@ -82,7 +86,14 @@ impl Builder {
             counts: Counts::default(),
             kept: BTreeMap::new(),
             keeper: None,
+            tracer: None,
         }
+    }
+
+    /// Traces decisions from now on.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// Goes on from what a run before has decided, and gives `keeper` what is decided from now on.
@@ -174,6 +185,7 @@ impl Builder {
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
             self.store.retain_pods(key, &pods);
         }
+        let began = self.tracer.as_ref().map(|_| SystemTime::now());
         let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
@@ -182,14 +194,22 @@ impl Builder {
         {
             keeper.keep(key, rules.states.clone(), now);
         }
-        let moved = changed || !same_numbers(&built.rules, &rules);
+        let numbers_moved = !same_numbers(&built.rules, &rules);
+        let moved = changed || numbers_moved;
+        let tracing = self.tracer.as_ref().filter(|_| numbers_moved).zip(began);
+        let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
         built.rules = rules;
         if moved {
             let (intent, reports) = translate::translate(&view, &built.rules.decisions);
             self.counts.builds += 1;
             if intent != built.intent || built.resources.is_empty() {
                 built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
-                let published = self.table.replace(key, built.resources.clone());
+                let translated = traced.as_ref().map(|_| SystemTime::now());
+                let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
+                let published = self.table.replace_traced(key, built.resources.clone(), follows);
+                if let Some((traced, translated)) = traced.zip(translated) {
+                    traced.published(translated, published.resources, published.nodes);
+                }
                 self.counts.resources += published.resources as u64;
                 built.intent = intent;
             }

@@ -8,4 +8,5 @@ mod files; // the folder: half-written, deleted, renamed, wrong; the last good f
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
 mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
-mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
+mod tidy;
+mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
