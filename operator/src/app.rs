@@ -13,6 +13,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     build::Builder,
     checkpoint::{self, Folder, Kept},
     index::Change,
-    metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper},
+    metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper, stream},
     status::{self, Status},
     telemetry::traces::{self, Traces},
     watch::files,
@@ -92,13 +93,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
     let scraper = Scraper { interval: config.scrape_interval };
-    let scraping = scraper.spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
+    let scraping = scraper.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
+    let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
+    tasks.spawn(async move { drop(streaming.await) });
     let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
     let inputs = Inputs { batches_rx, samples_rx, status_rx, wanted_tx, ready_tx, health, counters };
     tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
-    tasks.spawn(serve_when_ready(ready_rx, table, proxies, xds, shutdown.clone()));
+    tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
 
     let mut failure = None;
@@ -145,6 +148,7 @@ async fn serve_when_ready(
     mut ready_rx: watch::Receiver<bool>,
     table: Table,
     proxies: Proxies,
+    streams: Routes,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) {
@@ -152,7 +156,7 @@ async fn serve_when_ready(
         () = shutdown.cancelled() => return,
         ready = ready_rx.wait_for(|ready| *ready) => if ready.is_err() { return },
     }
-    if let Err(error) = server::serve(table, proxies, listener, shutdown).await {
+    if let Err(error) = server::serve(table, proxies, streams, listener, shutdown).await {
         warn!(%error, "the xDS server ended");
     }
 }

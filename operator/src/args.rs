@@ -156,6 +156,9 @@ pub struct BootstrapArgs {
     /// Where Envoy's own admin page listens.
     #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS:PORT")]
     pub proxy_admin_address: SocketAddr,
+    /// How often Envoy streams its statistics to Weir: requests, errors, latency, inflight.
+    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = interval)]
+    pub metrics_interval: Duration,
 }
 
 /// `weir status`.

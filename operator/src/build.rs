@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use limiter::{engine::Phase, metric::Word};
+use limiter::{
+    engine::{Decision, Phase},
+    metric::Word,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -186,7 +189,7 @@ impl Builder {
             self.store.retain_pods(key, &pods);
         }
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
-        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
+        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics, now), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
         if let Some(keeper) = &self.keeper
@@ -224,8 +227,12 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        let views = self.index.service_keys().filter_map(|key| self.index.service(key));
-        Arc::new(Wanted { targets: views.flat_map(|view| targets_of(&view)).collect(), queries: Vec::new() })
+        let views: Vec<_> = self.index.service_keys().filter_map(|key| self.index.service(key)).collect();
+        Arc::new(Wanted {
+            targets: views.iter().flat_map(targets_of).collect(),
+            queries: Vec::new(),
+            streamed: views.iter().filter(|view| reads_streams(view)).map(|view| view.key.clone()).collect(),
+        })
     }
 
     /// The index, for status.
@@ -273,7 +280,10 @@ fn is_news(old: &States, new: &States) -> bool {
 fn same_numbers(old: &Rules, new: &Rules) -> bool {
     old.decisions.len() == new.decisions.len()
         && new.decisions.iter().all(|(key, decision)| {
-            old.decisions.get(key).is_some_and(|old| old.limit == decision.limit && old.lowest == decision.lowest)
+            let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+            old.decisions
+                .get(key)
+                .is_some_and(|old| numbers(old) == numbers(decision) && old.classes == decision.classes)
         })
 }
 
@@ -312,6 +322,11 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
             series: series.clone(),
         })
         .collect()
+}
+
+/// Whether a rule of the service reads what its proxies stream.
+fn reads_streams(view: &ServiceView<'_>) -> bool {
+    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
 }
 
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {

@@ -97,6 +97,15 @@ pub struct Bounds {
     pub high: Option<u32>,
 }
 
+impl Bounds {
+    /// Both at most `bound`.
+    pub fn tighten(&mut self, bound: u32) {
+        for held in [&mut self.default, &mut self.high] {
+            *held = Some(held.map_or(bound, |held| held.min(bound)));
+        }
+    }
+}
+
 /// A port of the pod: the proxy listens, the application answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Inbound {

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use super::{Floor, RuleState, Stage};
-use crate::condition::{Hold, Holds, elapsed};
+use crate::{
+    adapt::Steering,
+    condition::{Hold, Holds, elapsed},
+};
 
 impl RuleState {
     /// The state with which a rule goes on at `now`, after a time in which nobody looked.
@@ -13,8 +16,20 @@ impl RuleState {
     /// decides what was decided last.
     #[must_use]
     pub fn resume(self, now: Timestamp) -> Self {
-        let Self { stage, holds, until_holds, streak, last_rate, ramp, missing_since, missing_deadline, floor, .. } =
-            self;
+        let Self {
+            stage,
+            holds,
+            until_holds,
+            streak,
+            last_rate,
+            steering,
+            classes,
+            ramp,
+            missing_since,
+            missing_deadline,
+            floor,
+            ..
+        } = self;
         let unlinked = |hold: Hold| Hold { counted_to: None, ..hold };
         let all_unlinked = |holds: Holds| holds.into_iter().map(|(id, hold)| (id, unlinked(hold))).collect();
         // A floor stands as long as its metrics stay away: `on_missing` has acted and must not be made to wait again, even
@@ -29,6 +44,9 @@ impl RuleState {
             until_holds: all_unlinked(until_holds),
             streak: unlinked(streak),
             last_rate,
+            // A goal that was missed then is judged anew.
+            steering: steering.map(|steering| Steering { missed_since: None, ..steering }),
+            classes,
             ramp,
             missing_since: floor.and_then(|_| overdue()),
             floor: floor.map(|floor| Floor { since: floor.since.min(now), ..floor }),
@@ -49,6 +67,8 @@ impl RuleState {
             until_holds,
             streak,
             last_rate,
+            steering,
+            classes,
             ramp,
             missing_since,
             missing_deadline: _,
@@ -56,12 +76,14 @@ impl RuleState {
             stale_at: _,
             stepped_at: _,
         } = self;
+        let steered = |steering: &Option<Steering>| steering.as_ref().map(|now| (now.limit, now.bound, now.cut));
         let run = |state: &Self| state.ramp.map(|ramp| (ramp.cause, ramp.from, ramp.run.as_secs(), ramp.paused));
         was_cut(&before.holds, holds)
             || was_cut(&before.until_holds, until_holds)
             || streak.held < before.streak.held
             || (stage, last_rate, missing_since, floor)
                 != (&before.stage, &before.last_rate, &before.missing_since, &before.floor)
+            || (steered(steering), classes) != (steered(&before.steering), &before.classes)
             || (ramp != &before.ramp && run(self) != run(before))
     }
 }
