@@ -111,6 +111,9 @@ pub struct ExplainArgs {
     /// Files, or folders of YAML.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// Say also what the policies would do now, if metrics were as this file says: `metrics: {cpu: 91%}`, `for: 30s`, `pods: 3`.
+    #[arg(long, value_name = "FILE")]
+    pub at: Option<PathBuf>,
 }
 
 /// `weir translate`.
@@ -170,6 +173,9 @@ pub struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Show it again every second, until Ctrl-C; on a terminal in place, else one below the other.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 fn filter(text: &str) -> Result<String, String> {

@@ -279,12 +279,13 @@ fn is_news(old: &States, new: &States) -> bool {
 /// Whether both decide the same limits, whatever they say of them.
 fn same_numbers(old: &Rules, new: &Rules) -> bool {
     old.decisions.len() == new.decisions.len()
-        && new.decisions.iter().all(|(key, decision)| {
-            let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
-            old.decisions
-                .get(key)
-                .is_some_and(|old| numbers(old) == numbers(decision) && old.classes == decision.classes)
-        })
+        && new.decisions.iter().all(|(key, decision)| !moved(old.decisions.get(key), decision))
+}
+
+/// Whether a rule decides other numbers than before.
+pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
+    let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+    old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
 }
 
 fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {

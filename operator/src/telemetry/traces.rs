@@ -34,6 +34,7 @@ use opentelemetry_sdk::{
 use tracing::{info, warn};
 
 use crate::{
+    build::moved,
     intent::ServiceKey,
     translate::decide::Rules,
     xds::{
@@ -166,7 +167,7 @@ impl Tracer {
         span.set_attribute(KeyValue::new("weir.service", service.to_string()));
         for (key, decision) in &after.decisions {
             let old = before.decisions.get(key);
-            if old.is_some_and(|old| old.limit == decision.limit && old.lowest == decision.lowest) {
+            if !moved(old, decision) {
                 continue;
             }
             let limit = |limit: Option<limiter::quota::Rate>| limit.map_or("none".to_owned(), |rate| rate.to_string());

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "everything here runs in a test")]
 
+mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
