@@ -26,6 +26,7 @@ use crate::{
     index::Change,
     metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper, stream},
     status::{self, Status},
+    telemetry::traces::{self, Traces},
     watch::files,
     xds::{proxies::Proxies, server, table::Table},
 };
@@ -46,6 +47,8 @@ pub struct Config {
     pub scrape_interval: Duration,
     /// Where decisions are kept for the next start. `None`: nowhere.
     pub state_folder: Option<PathBuf>,
+    /// Where decisions are traced to. `None`: nowhere.
+    pub traces: Option<traces::Config>,
 }
 
 /// Asks the builder for a status.
@@ -87,6 +90,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         builder = builder.with_checkpoint(kept, keeper);
         tasks.spawn(async move { drop(writing.await) });
     }
+    let traces = config.traces.as_ref().map(Traces::start).transpose().context("--otlp-endpoint")?;
+    if let Some(traces) = &traces {
+        builder = builder.with_tracer(traces.tracer());
+    }
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
     let scraper = Scraper { interval: config.scrape_interval };
@@ -112,6 +119,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             warn!("streams were still open after {DRAIN:?}; ending them");
             tasks.abort_all();
         }
+    }
+    if let Some(traces) = traces {
+        let _ = tokio::task::spawn_blocking(|| traces.stop()).await;
     }
     info!("weir has stopped; proxies keep what they have");
     failure.map_or(Ok(()), Err)

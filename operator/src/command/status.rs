@@ -1,6 +1,8 @@
 //! `weir status`: what a running Weir has in force, and why.
 
-use std::process::ExitCode;
+mod watch;
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use crds::conditions::ConditionType;
@@ -10,25 +12,40 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use super::say;
 use crate::{args::StatusArgs, status::Status};
 
+/// How long a Weir may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let uri: http::Uri = format!("http://{}/status", args.admin_address).parse()?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let answer = tokio::time::timeout(std::time::Duration::from_secs(10), client.get(uri)).await;
-    let answer = answer.context("no answer within 10 s")?;
-    let answer = answer.with_context(|| format!("no Weir answers on {} (--admin-address)", args.admin_address))?;
-    if !answer.status().is_success() {
-        bail!("{} answered {}", args.admin_address, answer.status());
+    if args.watch {
+        return watch::run(args).await;
     }
-    let body = answer.into_body().collect().await?.to_bytes();
-    if args.json {
-        say!("{}", String::from_utf8_lossy(&body));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let status: Status = serde_json::from_slice(&body).context("the answer is not a status")?;
-    for line in lines(&status) {
+    for line in shown(args).await? {
         say!("{line}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be shown now.
+async fn shown(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
+    let body = ask(args.admin_address).await?;
+    if args.json {
+        return Ok(vec![String::from_utf8_lossy(&body).into_owned()]);
+    }
+    Ok(lines(&serde_json::from_slice(&body).context("the answer is not a status")?))
+}
+
+async fn ask(address: SocketAddr) -> anyhow::Result<bytes::Bytes> {
+    let uri: http::Uri = format!("http://{address}/status").parse()?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let ask = async {
+        let answer = client.get(uri).await;
+        let answer = answer.with_context(|| format!("no Weir answers on {address} (--admin-address)"))?;
+        if !answer.status().is_success() {
+            bail!("{address} answered {}", answer.status());
+        }
+        Ok(answer.into_body().collect().await?.to_bytes())
+    };
+    tokio::time::timeout(PATIENCE, ask).await.context("no answer within 10 s")?
 }
 
 fn lines(status: &Status) -> Vec<String> {
