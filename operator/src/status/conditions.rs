@@ -222,10 +222,11 @@ fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard, p
 }
 
 fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Timestamp>) {
-    let rules = |policy: &Policy, mode: Mode| -> Vec<(String, Phase, Timestamp)> {
+    let rules = |policy: &Policy, mode: Mode, paused: bool| -> Vec<(String, Phase, Timestamp)> {
         let rules = policy.rules.iter().filter(|rule| rule.mode == mode);
         let standing = rules.flat_map(|rule| {
-            let decided = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+            let targets = targets.iter().filter(|target| target.paused == paused);
+            let decided = targets.filter_map(|target| target.rule(&policy.key, &rule.name));
             decided.map(move |(decision, _)| (rule, decision))
         });
         let limiting = standing.filter(|(_, decision)| matches!(decision.phase, Phase::Limiting | Phase::Releasing));
@@ -234,7 +235,7 @@ fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Tim
     let Some(policy) = &entry.accepted else {
         return ((false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned()), None);
     };
-    let mut enforced = rules(policy, Mode::Enforce);
+    let mut enforced = rules(policy, Mode::Enforce, false);
     enforced.dedup_by(|a, b| a.0 == b.0);
     if let Some(since) = enforced.iter().map(|(_, _, since)| *since).min() {
         let releasing = enforced.iter().all(|(_, phase, _)| *phase == Phase::Releasing);
@@ -242,7 +243,11 @@ fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Tim
         let names: Vec<_> = enforced.into_iter().map(|(name, _, _)| name).collect();
         return ((true, reason, format!("in force: {}", names.join(", "))), Some(since));
     }
-    if rules(policy, Mode::Shadow).is_empty() {
+    let shadow = || [true, false].iter().any(|paused| !rules(policy, Mode::Shadow, *paused).is_empty());
+    if !rules(policy, Mode::Enforce, true).is_empty() {
+        let message = "rules hold now and are paused by an operator: nothing is enforced until `weir resume`";
+        ((false, Reason::Paused, message.to_owned()), None)
+    } else if !shadow() {
         ((false, Reason::Idle, "no rule holds now; this is normal".to_owned()), None)
     } else {
         ((false, Reason::Shadow, "only rules in shadow mode hold now".to_owned()), None)

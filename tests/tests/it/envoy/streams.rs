@@ -2,9 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use http_body_util::Full;
 use testkit::{
     eventually,
-    http::Connection,
+    http::{Connection, send},
     mesh::{Service, limiter, put},
     proxy::Proxy,
     status::View,
@@ -69,6 +70,13 @@ impl Traffic {
     }
 }
 
+/// Makes a gRPC call that has no message: its status.
+async fn call(address: SocketAddr) -> String {
+    let request = http::Request::post(format!("http://{address}/")).header("content-type", "application/grpc");
+    let response = send(request.body(Full::default()).unwrap()).await.unwrap();
+    response.headers()["grpc-status"].to_str().unwrap().to_owned()
+}
+
 /// The service has no metrics page, so that nothing but Envoy can know anything.
 fn write(service: &Service, folder: &std::path::Path) {
     let manifests = service.manifests();
@@ -102,7 +110,7 @@ async fn rules_on_latency_errors_and_requests_come_into_force_and_go() {
     let service = Service::start("ns-a", "checkout", 1).await;
     write(&service, folder.path());
     let weir = Weir::start(folder.path(), &[]).await;
-    let _proxy = Proxy::start(&weir, &service, 0).await;
+    let proxy = Proxy::start(&weir, &service, 0).await;
     let app = &service.pods[0].app;
     weir.until(DEADLINE, "it is programmed", |status| status.programmed(KEY, 1)).await;
     phases(&weir, "without a request everything is known and idle", IDLE).await;
@@ -141,6 +149,29 @@ async fn rules_on_latency_errors_and_requests_come_into_force_and_go() {
     .await;
     app.answers(200, Duration::ZERO);
     phases(&weir, "it works again", IDLE).await;
+
+    // Failing calls under HTTP 200. A status that blames the call, not the server, is no failure.
+    traffic.set(0);
+    app.grpc_status(Some(5));
+    let served = app.served();
+    while app.served() < served + 30 {
+        assert_eq!(call(traffic.address).await, "5");
+    }
+    app.grpc_status(Some(13));
+    eventually(DEADLINE, "calls fail", async || {
+        // 8 is RESOURCE_EXHAUSTED: Weir's own, should this be too fast for the rule on requests.
+        assert!(["13", "8"].contains(&call(traffic.address).await.as_str()));
+        let status = View(weir.status().await.map_err(|error| format!("{error:#}"))?);
+        status.phase(KEY, "failing", "Limiting").map(drop)
+    })
+    .await;
+    let failed = proxy.stats("^weir.grpc_failed").await;
+    assert_eq!(failed.keys().collect::<Vec<_>>(), ["weir.grpc_failed.flags.-"]);
+    assert!(failed.values().sum::<u64>() <= app.served() - served - 30, "NOT_FOUND does not count: {failed:?}");
+    let demand = proxy.stats("^weir.demand").await;
+    assert!(demand.values().sum::<u64>() > 200, "every request is counted: {demand:?}");
+    app.grpc_status(None);
+    phases(&weir, "calls work again", IDLE).await;
 
     // Busy: what Weir refuses is offered still, and no error of the application.
     traffic.set(12);

@@ -84,14 +84,22 @@ fn what_a_limit_or_a_full_queue_refused_is_no_error() {
         limited: 80.0,
         grpc_failed: 5.0,
         classes: [("p#r/gold".to_owned(), 50.0)].into(),
+        excess: [("p/r".to_owned(), 10.0)].into(),
     };
     let mut window = Window::default();
     window.take(at(0, Counters::default()));
     let measures = window.take(at(500, counters)).measures;
     assert!(measures.contains(&Measure::Errors { failed: 15.0, answered: 100.0 }), "{measures:?}");
-    let words = [Word::Requests, Word::Answers, Word::Refused, Word::ErrorsPerSecond, Word::Demand("p#r/gold".into())];
+    let words = [
+        Word::Requests,
+        Word::Answers,
+        Word::Refused,
+        Word::ErrorsPerSecond,
+        Word::Demand("p#r/gold".into()),
+        Word::Excess("p/r".into()),
+    ];
     let numbers = words.map(|word| number(&measures, &word));
-    assert_eq!(numbers, [400.0, 200.0, 200.0, 30.0, 100.0].map(Some));
+    assert_eq!(numbers, [400.0, 200.0, 200.0, 30.0, 100.0, 20.0].map(Some));
 }
 
 #[test]
@@ -131,7 +139,7 @@ proptest! {
             let count = |n: usize| f64::from(counts[n]);
             let counters = Counters {
                 offered: count(0), completed: count(1), failed: count(2), overflowed: count(3), limited: count(4),
-                grpc_failed: count(5), classes: [("a".to_owned(), count(0))].into(),
+                grpc_failed: count(5), classes: [("a".to_owned(), count(0))].into(), excess: [("a".to_owned(), count(4))].into(),
             };
             for measure in window.take(at(now, counters)).measures {
                 match measure {
