@@ -9,12 +9,13 @@ mod analysis;
 mod arm;
 mod scenario;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use futures::future::{join_all, try_join_all};
+use futures::future::{join, join_all, try_join_all};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use operator::demo::{
-    load::{self, Arrivals, Exchange, Live, Plan, Target},
+    load::{self, Arrivals, Exchange, Live, Phase, Plan, Target},
     queue::{Config, Queue},
 };
 use tokio::{
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     analysis::{Outcome, analyse},
-    arm::{Arm, Running},
+    arm::{Arm, HIGH, Running},
     scenario::{SCENARIOS, Scenario, Timeline},
 };
 use crate::http::{Connection, request};
@@ -44,8 +45,8 @@ const SERVICE: Config =
     Config { workers: 4, mean: Duration::from_millis(10), variation: 0.5, queue: 2000, seed: 0x5EED };
 
 /// Head of the table.
-const HEAD: &str = "| scenario | protection | goodput | converged | p99 admitted | refused before | refused after | recovered | CPU of Weir | |\n\
-                    | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
+const HEAD: &str = "| scenario | protection | goodput | converged | p99 admitted | refused before | refused after | recovered | high class served | CPU of Weir | |\n\
+                    | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 /// What can be asked of it beside its name.
 #[derive(Clone, Debug, clap::Args)]
@@ -90,7 +91,8 @@ async fn measure(args: &GovArgs) -> anyhow::Result<String> {
     let arm_names: Vec<&str> = arms.iter().map(Arm::name).collect();
     let mut lines = vec![format!("Capacity {capacity:.0} requests per second.\n"), HEAD.to_owned()];
     for scenario in SCENARIOS.iter().filter(|scenario| args.wants(scenario.name, &names)) {
-        let arms: Vec<Arm> = arms.iter().filter(|arm| args.wants(arm.name(), &arm_names)).copied().collect();
+        let arms = arms.iter().filter(|arm| args.wants(arm.name(), &arm_names) && scenario::suits(scenario, **arm));
+        let arms: Vec<Arm> = arms.copied().collect();
         let at_once = ((TOGETHER / (scenario.peak() * capacity)) as usize).max(1);
         for group in arms.chunks(at_once) {
             let group_names: Vec<&str> = group.iter().map(Arm::name).collect();
@@ -100,7 +102,8 @@ async fn measure(args: &GovArgs) -> anyhow::Result<String> {
                 let what = || format!("{}, {}", scenario.name, arm.name());
                 let played = played.with_context(what)?;
                 let outcome = analyse(&played.exchanges, scenario, &timeline, capacity);
-                lines.push(line(scenario, *arm, &outcome, played.weir_cpu));
+                let high = scenario.has_classes().then(|| analysis::served(&played.high, &timeline));
+                lines.push(line(scenario, *arm, &outcome, high, played.weir_cpu));
                 if let Some(folder) = &args.csv {
                     let file = folder.join(format!("{}-{}.csv", scenario.name, arm.name()).replace(' ', "-"));
                     let text = analysis::csv(&played.exchanges, &played.limits, scenario, &timeline, capacity);
@@ -114,7 +117,10 @@ async fn measure(args: &GovArgs) -> anyhow::Result<String> {
 
 /// What one arm did in one scenario. Times count from the end of the warm-up.
 struct Played {
+    /// Of both classes.
     exchanges: Vec<Exchange>,
+    /// Of the high class.
+    high: Vec<Exchange>,
     /// What Weir said was in force: seconds, requests per second, words.
     limits: Vec<(f64, Option<f64>, String)>,
     /// CPU of Weir as a part of one core, over the whole run.
@@ -124,17 +130,11 @@ struct Played {
 async fn play(arm: Arm, scenario: &Scenario, timeline: Timeline, capacity: f64) -> anyhow::Result<Played> {
     let (queue, application) = start_service(SERVICE).await?;
     let running = Running::start(arm, application, capacity).await?;
-    let (sent, mut received) = mpsc::unbounded_channel();
-    let plan = Plan {
-        arrivals: Arrivals::Poisson(0x60F1),
-        timeout: TIMEOUT,
-        max_in_flight: 20_000,
-        exchanges: Some(sent),
-        ..Plan::new(
-            vec![Target { name: String::new(), address: running.address }],
-            scenario.phases(WARM_UP, timeline, capacity),
-        )
-    };
+    let [low, high] = scenario.phases(WARM_UP, timeline, capacity);
+    let (low, mut low_ended) = clients(running.address, low, 0x60F1, HeaderMap::new());
+    let (name, value) = HIGH;
+    let headers = HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]);
+    let (high, mut high_ended) = clients(running.address, high, 0x60F2, headers);
     let begin = Instant::now() + WARM_UP;
     let surge = (begin + timeline.before, begin + timeline.before + timeline.surge);
     let workers = async {
@@ -147,23 +147,47 @@ async fn play(arm: Arm, scenario: &Scenario, timeline: Timeline, capacity: f64) 
     let mut limits = Vec::new();
     let cpu_before = running.weir_cpu();
     tokio::select! {
-        _ = load::run(plan, watch::Sender::new(Live::default()), CancellationToken::new()) => {}
+        _ = join(low, high) => {}
         () = workers => {}
         () = running.watch(begin, &mut limits) => {}
     }
     let cpu = running.weir_cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
     let whole = WARM_UP + timeline.whole();
-    let mut exchanges = Vec::new();
-    while let Ok(exchange) = received.try_recv() {
-        if let Some(due) = exchange.due.checked_sub(WARM_UP) {
-            exchanges.push(Exchange { due, ..exchange });
-        }
-    }
+    let high = counted(&mut high_ended);
+    let mut exchanges = [counted(&mut low_ended), high.clone()].concat();
     exchanges.sort_by_key(|exchange| exchange.due);
-    Ok(Played { exchanges, limits, weir_cpu: cpu.map(|cpu| cpu.as_secs_f64() / whole.as_secs_f64()) })
+    Ok(Played { exchanges, high, limits, weir_cpu: cpu.map(|cpu| cpu.as_secs_f64() / whole.as_secs_f64()) })
 }
 
-async fn start_service(config: Config) -> anyhow::Result<(Arc<Queue>, std::net::SocketAddr)> {
+/// Clients of one class, and what becomes of their requests.
+fn clients(
+    address: SocketAddr,
+    phases: Vec<Phase>,
+    seed: u64,
+    headers: HeaderMap,
+) -> (impl Future<Output = load::Report>, mpsc::UnboundedReceiver<Exchange>) {
+    let (sent, received) = mpsc::unbounded_channel();
+    let plan = Plan {
+        arrivals: Arrivals::Poisson(seed),
+        timeout: TIMEOUT,
+        headers,
+        max_in_flight: 20_000,
+        exchanges: Some(sent),
+        ..Plan::new(vec![Target { name: String::new(), address }], phases)
+    };
+    (load::run(plan, watch::Sender::new(Live::default()), CancellationToken::new()), received)
+}
+
+/// All that has come, in order and in time since the end of the warm-up.
+fn counted(received: &mut mpsc::UnboundedReceiver<Exchange>) -> Vec<Exchange> {
+    let all = std::iter::from_fn(|| received.try_recv().ok());
+    let counted = all.filter_map(|one| Some(Exchange { due: one.due.checked_sub(WARM_UP)?, ..one }));
+    let mut counted: Vec<Exchange> = counted.collect();
+    counted.sort_by_key(|exchange| exchange.due);
+    counted
+}
+
+async fn start_service(config: Config) -> anyhow::Result<(Arc<Queue>, SocketAddr)> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     Ok((Arc::new(Queue::serve(listener, config)?), address))
@@ -188,21 +212,22 @@ async fn calibrate() -> anyhow::Result<f64> {
     Ok(f64::from(answers) / begin.elapsed().as_secs_f64())
 }
 
-fn line(scenario: &Scenario, arm: Arm, outcome: &Outcome, weir_cpu: Option<f64>) -> String {
+fn line(scenario: &Scenario, arm: Arm, outcome: &Outcome, high: Option<f64>, weir_cpu: Option<f64>) -> String {
     let seconds = |value: Option<f64>| value.map_or_else(|| "never".to_owned(), |value| format!("{value:.1} s"));
     let verdict = match (arm, scenario.goal) {
-        (Arm::Adapt(_), Some(goal)) => {
+        (Arm::Adapt(_) | Arm::Classes(_), Some(goal)) => {
             let met = outcome.goodput >= goal
                 && outcome.converged.is_some_and(|converged| converged <= scenario::CONVERGED)
-                && outcome.refused_before == 0;
+                && outcome.refused_before == 0
+                && (!matches!(arm, Arm::Classes(_)) || high.is_some_and(|high| high >= scenario::HIGH_SERVED));
             if met { "met" } else { "**missed**" }
         }
         _ => "",
     };
     let p99 = outcome.p99.map_or_else(|| "–".to_owned(), |p99| format!("{} ms", p99.as_millis()));
-    let cpu = weir_cpu.map_or_else(String::new, |cpu| format!("{:.1} %", cpu * 100.0));
+    let percent = |part: Option<f64>| part.map_or_else(String::new, |part| format!("{:.1} %", part * 100.0));
     format!(
-        "| {} | {} | {:.3} | {} | {p99} | {} | {:.1} % | {} | {cpu} | {verdict} |",
+        "| {} | {} | {:.3} | {} | {p99} | {} | {:.1} % | {} | {} | {} | {verdict} |",
         scenario.name,
         arm.name(),
         outcome.goodput,
@@ -210,5 +235,7 @@ fn line(scenario: &Scenario, arm: Arm, outcome: &Outcome, weir_cpu: Option<f64>)
         outcome.refused_before,
         outcome.refused_after * 100.0,
         seconds(outcome.recovered),
+        percent(high),
+        percent(weir_cpu),
     )
 }

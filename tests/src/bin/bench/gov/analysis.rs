@@ -55,6 +55,12 @@ fn count(exchanges: &[Exchange], what: impl Fn(&Exchange) -> bool) -> usize {
     exchanges.iter().filter(|exchange| what(exchange)).count()
 }
 
+/// The part of the requests in the surge, without its first quarter, that was answered well.
+pub(crate) fn served(exchanges: &[Exchange], timeline: &Timeline) -> f64 {
+    let here = due(exchanges, timeline.settled());
+    count(here, good) as f64 / here.len().max(1) as f64
+}
+
 pub(crate) fn analyse(exchanges: &[Exchange], scenario: &Scenario, timeline: &Timeline, capacity: f64) -> Outcome {
     // Requests that could be answered well in a stretch of time: as many as were due, but no more than the capacity, at each
     // rate on its own, since what comes too early is of no use later.
@@ -96,7 +102,7 @@ pub(crate) fn analyse(exchanges: &[Exchange], scenario: &Scenario, timeline: &Ti
         }
         None
     };
-    let settled = timeline.before + timeline.surge / 4..timeline.end();
+    let settled = timeline.settled();
     let mut times: Vec<Duration> = due(exchanges, settled.clone())
         .iter()
         .filter(|exchange| !refused(exchange))

@@ -26,6 +26,8 @@ pub(crate) enum Arm {
     Limit(f64),
     /// Weir with `adapt:`.
     Adapt(LawKind),
+    /// The same, with a class that is shed last.
+    Classes(LawKind),
 }
 
 impl Arm {
@@ -39,6 +41,8 @@ impl Arm {
             Self::Limit(1.06),
             Self::Adapt(LawKind::CompletionRate),
             Self::Adapt(LawKind::Aimd),
+            Self::Classes(LawKind::CompletionRate),
+            Self::Classes(LawKind::Aimd),
         ]
     }
 
@@ -51,6 +55,8 @@ impl Arm {
             Self::Limit(_) => "Weir limit at 1.06 of capacity",
             Self::Adapt(LawKind::CompletionRate) => "Weir adapt, CompletionRate",
             Self::Adapt(LawKind::Aimd) => "Weir adapt, Aimd",
+            Self::Classes(LawKind::CompletionRate) => "Weir adapt with priorities, CompletionRate",
+            Self::Classes(LawKind::Aimd) => "Weir adapt with priorities, Aimd",
         }
     }
 
@@ -61,11 +67,22 @@ impl Arm {
             Self::Limit(part) => {
                 Some(format!("name: fixed, limit: {:.0} requests per second per pod", capacity * part))
             }
-            Self::Adapt(law) => Some(format!(
-                "name: steer, adapt: \"keep p99 latency below 80ms, between 20 and 5000 requests per second per pod\", law: {law:?}"
-            )),
+            Self::Adapt(law) => Some(steer(law)),
+            Self::Classes(law) => {
+                let high = format!("headers: [{{name: {}, value: {}}}]", HIGH.0, HIGH.1);
+                Some(format!("{}, priorities: [{{name: high, matches: [{{{high}}}]}}]", steer(law)))
+            }
         }
     }
+}
+
+/// The header of requests of the high class.
+pub(crate) const HIGH: (&str, &str) = ("tier", "gold");
+
+fn steer(law: LawKind) -> String {
+    format!(
+        "name: steer, adapt: \"keep p99 latency below 80ms, between 20 and 5000 requests per second per pod\", law: {law:?}"
+    )
 }
 
 /// An arm in front of a service. Everything ends when it is dropped.

@@ -1,13 +1,28 @@
 //! What is asked of the service over time, and what it can do meanwhile.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
+use limiter::policy::LawKind;
 use operator::demo::load::Phase;
+
+use super::arm::Arm;
 
 /// Load before and after, as a part of the capacity.
 const NORMAL: f64 = 0.7;
 /// An arm that adapts must have done so after this many seconds.
 pub(crate) const CONVERGED: f64 = 1.0;
+
+/// This part of the high class must be served while its demand is below the capacity.
+pub(crate) const HIGH_SERVED: f64 = 0.99;
+
+/// Whether an arm has something to say in a scenario: classes only where there are some, and there only what adapts.
+pub(crate) fn suits(scenario: &Scenario, arm: Arm) -> bool {
+    match arm {
+        Arm::Classes(_) => scenario.has_classes(),
+        Arm::Gradient | Arm::Adapt(LawKind::CompletionRate) => true,
+        _ => !scenario.has_classes(),
+    }
+}
 
 /// Lengths of the three stretches.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +42,11 @@ impl Timeline {
         self.before + self.surge + self.after
     }
 
+    /// The surge without its first quarter.
+    pub(crate) fn settled(&self) -> Range<Duration> {
+        self.before + self.surge / 4..self.end()
+    }
+
     /// The end of the surge.
     pub(crate) fn end(&self) -> Duration {
         self.before + self.surge
@@ -40,15 +60,24 @@ pub(crate) struct Scenario {
     /// Load in the surge as parts of the capacity, one after the other, each for [`Scenario::PART`], again and again.
     surge: &'static [f64],
     pub(crate) workers_in_surge: usize,
+    /// The part of the load that is of the high class, as parts of the capacity: normally, and in the surge.
+    high: Option<(f64, f64)>,
     /// Goodput that an arm which adapts should reach.
     pub(crate) goal: Option<f64>,
 }
 
-pub(crate) const SCENARIOS: [Scenario; 4] = [
-    Scenario { name: "2x", surge: &[2.0], workers_in_surge: 4, goal: Some(0.98) },
-    Scenario { name: "10x", surge: &[10.0], workers_in_surge: 4, goal: Some(0.95) },
-    Scenario { name: "capacity halved", surge: &[NORMAL], workers_in_surge: 2, goal: Some(0.95) },
-    Scenario { name: "oscillating", surge: &[3.0, 0.4], workers_in_surge: 4, goal: None },
+pub(crate) const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "2x", surge: &[2.0], workers_in_surge: 4, high: None, goal: Some(0.98) },
+    Scenario { name: "10x", surge: &[10.0], workers_in_surge: 4, high: None, goal: Some(0.95) },
+    Scenario { name: "capacity halved", surge: &[NORMAL], workers_in_surge: 2, high: None, goal: Some(0.95) },
+    Scenario { name: "oscillating", surge: &[3.0, 0.4], workers_in_surge: 4, high: None, goal: None },
+    Scenario {
+        name: "10x with classes",
+        surge: &[10.0],
+        workers_in_surge: 4,
+        high: Some((0.14, 0.5)),
+        goal: Some(0.95),
+    },
 ];
 
 impl Scenario {
@@ -60,10 +89,31 @@ impl Scenario {
         self.surge.iter().copied().fold(NORMAL, f64::max)
     }
 
-    /// The load generator's phases.
-    pub(crate) fn phases(&self, warm_up: Duration, timeline: Timeline, capacity: f64) -> Vec<Phase> {
-        let phase =
-            |name: &str, load: f64, duration| Phase { name: name.to_owned(), per_second: load * capacity, duration };
+    /// Whether requests are of two classes.
+    pub(crate) fn has_classes(&self) -> bool {
+        self.high.is_some()
+    }
+
+    /// The load generator's phases for the low class, which is everything where there are no classes, and for the high one.
+    pub(crate) fn phases(&self, warm_up: Duration, timeline: Timeline, capacity: f64) -> [Vec<Phase>; 2] {
+        let (normal, surge) = self.high.unwrap_or_default();
+        let low =
+            self.class(warm_up, timeline, capacity, |load, in_surge| load - if in_surge { surge } else { normal });
+        [low, self.class(warm_up, timeline, capacity, |_, in_surge| if in_surge { surge } else { normal })]
+    }
+
+    fn class(
+        &self,
+        warm_up: Duration,
+        timeline: Timeline,
+        capacity: f64,
+        part: impl Fn(f64, bool) -> f64,
+    ) -> Vec<Phase> {
+        let phase = |name: &str, load: f64, duration| Phase {
+            name: name.to_owned(),
+            per_second: part(load, name == "surge") * capacity,
+            duration,
+        };
         let mut phases = vec![phase("before", NORMAL, warm_up + timeline.before)];
         if let [only] = self.surge {
             phases.push(phase("surge", *only, timeline.surge));
@@ -100,9 +150,13 @@ mod tests {
     fn phases_fill_the_time_and_the_capacity_follows() {
         let timeline = Timeline::SHORT;
         for scenario in SCENARIOS {
-            let phases = scenario.phases(Duration::from_secs(2), timeline, 400.0);
-            let whole: Duration = phases.iter().map(|phase| phase.duration).sum();
-            assert_eq!(whole, timeline.whole() + Duration::from_secs(2), "{}", scenario.name);
+            let [low, high] = scenario.phases(Duration::from_secs(2), timeline, 400.0);
+            for phases in [&low, &high] {
+                let whole: Duration = phases.iter().map(|phase| phase.duration).sum();
+                assert_eq!(whole, timeline.whole() + Duration::from_secs(2), "{}", scenario.name);
+            }
+            let together = low[1].per_second + high[1].per_second;
+            assert!((together - scenario.surge[0] * 400.0).abs() < 1e-9, "{}", scenario.name);
         }
         let able = |name: &str, millis| {
             let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).unwrap();
