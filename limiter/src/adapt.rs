@@ -6,8 +6,7 @@
 //! service in the first moments; a rate that is a few percent too high lets the queue grow without end.
 //!
 //! - A move needs a new sample of a goal: the same evidence never counts twice, and without evidence nothing moves.
-//! - A miss counts at once when it is large, else when it lasts an interval of its source: a quantile over a short window
-//!   is nearly its maximum.
+//! - A large miss counts at once, a small one when it lasts: a quantile over a short window is nearly its maximum.
 //! - One cut of the rate per drain: what a queue shows while it drains is no reason to cut again. The bound may drop at
 //!   any miss; it never drops below what the application needs when it is not loaded.
 //! - Growth waits for `cooldown` after a cut and for `every` after another growth. While limits refuse requests the rate
@@ -41,8 +40,9 @@ pub const EVERY: Duration = Duration::from_secs(1);
 /// Shortest time from a cut or a refused request to a step up, when the sentence names none.
 pub const COOLDOWN: Duration = Duration::from_secs(2);
 
-/// A miss by this factor is no noise (source: `simulation`, windows of 250 ms with 100 requests).
-const SURE: f64 = 1.3;
+/// A miss counts when the misses of samples in a row add up to this part of the goal (source: `simulation`, windows of
+/// 250 ms with 100 requests): one sample of 130 %, or three of 110 %.
+const SURE: f64 = 0.3;
 /// The bound probes upwards only while the worst goal is this far from missed.
 const ROOM: f64 = 0.8;
 /// Part of the latency goal that a request may spend in the system on average; the 99th percentile then lies near 0.7
@@ -98,9 +98,10 @@ pub struct Steering {
     /// When the limits were last seen to refuse requests.
     #[serde(default)]
     pub refused_at: Option<Timestamp>,
-    /// The time, by the source's clock, since when a goal has been missed.
+    /// How far, in thousandths, the goals have been missed lately: what samples miss by is added up, what they keep them
+    /// by is taken off.
     #[serde(default)]
-    pub missed_since: Option<Timestamp>,
+    pub evidence: u32,
     /// The time of the newest sample of each goal that has been looked at.
     #[serde(default)]
     pub seen: Vec<Option<Timestamp>>,
@@ -188,13 +189,20 @@ pub(crate) fn steer(
     if next.seen == seen {
         return Some(next);
     }
-    next.seen = seen;
+    let before = std::mem::replace(&mut next.seen, seen);
     next.count_answers(observations, now);
     let reading = Reading::new(rule, adapt, range, &next, observations, now);
     match verdict(adapt, observations, now) {
         Verdict::Unknown => {}
-        Verdict::Missed => next.on_miss(adapt, &reading, now),
-        Verdict::Kept => next.on_kept(adapt, &reading, now),
+        Verdict::Missed => {
+            if next.weigh(&reading, &before) >= SURE {
+                next.on_miss(adapt, &reading, now);
+            }
+        }
+        Verdict::Kept => {
+            next.weigh(&reading, &before);
+            next.on_kept(adapt, &reading, now);
+        }
     }
     Some(next)
 }
@@ -207,7 +215,7 @@ impl Steering {
             cut: None,
             grown_at: None,
             refused_at: None,
-            missed_since: None,
+            evidence: 0,
             seen: Vec::new(),
             answers: None,
             usual: None,
@@ -245,19 +253,26 @@ impl Steering {
         self.answers = Some(((before + weight * (sample.value - before)) * 1000.0).round() as u64);
     }
 
+    /// Adds what the worst goal says to the evidence (a cumulative sum); a sample that came early counts in part, because
+    /// many pods report more often than one.
+    fn weigh(&mut self, reading: &Reading, seen: &[Option<Timestamp>]) -> f64 {
+        let before = f64::from(self.evidence) / 1000.0;
+        let Some(worst) = reading.worst() else { return before };
+        let passed = match seen.get(worst.position).copied().flatten() {
+            Some(seen) if seen <= worst.at => elapsed(seen, worst.at).min(worst.interval),
+            _ => worst.interval,
+        };
+        let weight = passed.as_secs_f64() / worst.interval.as_secs_f64();
+        let sum = (before + weight * (worst.severity - 1.0)).clamp(0.0, SURE);
+        self.evidence = (sum * 1000.0).round() as u32;
+        sum
+    }
+
     fn on_miss(&mut self, adapt: &Adapt, reading: &Reading, now: Timestamp) {
-        let Some(worst) = reading.worst() else { return };
-        let since = *self.missed_since.get_or_insert(worst.at);
-        // A source whose clock was set back begins anew.
-        let since = since.min(worst.at);
-        self.missed_since = Some(since);
-        let lasting = elapsed(since, worst.at) >= worst.interval.mul_f64(0.9) && worst.at > since;
-        if !lasting && worst.severity < SURE {
-            return;
-        }
         if let Some(target) = reading.least_bound() {
             self.bound = Some(self.bound.map_or(target, |bound| bound.min(target)));
         }
+        let Some(worst) = reading.worst() else { return };
         let settled = |cut: Cut| reading.missed().any(|goal| goal.at >= cut.settled_at);
         if !self.cut.is_none_or(settled) {
             return;
@@ -271,7 +286,6 @@ impl Steering {
     }
 
     fn on_kept(&mut self, adapt: &Adapt, reading: &Reading, now: Timestamp) {
-        self.missed_since = None;
         if reading.binds() {
             self.refused_at = Some(now);
         } else if self.bound.is_none() {

@@ -16,3 +16,4 @@ pub mod metric;
 pub mod policy;
 pub mod problem;
 pub mod quota;
+pub mod simulation;

@@ -76,6 +76,8 @@ fn interval(fresh_for_ms: u64) -> Duration {
 /// A goal with what was measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
+    /// Which of the goals.
+    pub(super) position: usize,
     /// Measured value over the goal's; more than 1: missed.
     pub(super) severity: f64,
     /// The goal is a latency, which a shorter queue mends; others follow the rate.
@@ -123,10 +125,11 @@ impl Reading {
         // What is measured is measured for the whole service.
         let whole = rule.matches.is_empty();
         let scoped = |word| Some(total(word, observations, now).filter(|_| whole)?.value / scale);
-        let goals = adapt.goals.iter().filter_map(|goal| {
+        let goals = adapt.goals.iter().enumerate().filter_map(|(position, goal)| {
             let value = condition::read(&goal.metric, observations, now)?;
             let sample = condition::fresh(&goal.metric, observations, now);
             Some(Sight {
+                position,
                 severity: value.max(0.0) / goal.below,
                 is_latency: matches!(goal.metric.word, Word::Latency(_)),
                 at: sample.map_or(now, |sample| sample.at),
