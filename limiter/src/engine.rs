@@ -156,6 +156,23 @@ pub struct Decision {
     pub explanation: String,
 }
 
+impl Decision {
+    /// The part of `bound` that requests of the nameless last class may take; all of it without classes. Requests of named
+    /// classes are counted apart and may take all of `bound`, so what is left for the last class is as much of it as of
+    /// the limit.
+    #[must_use]
+    pub fn bound_of_last_class(&self) -> Option<u32> {
+        let bound = self.bound?;
+        match (self.limit, self.classes.last()) {
+            (Some(limit), Some(last)) if limit.milli_requests > 0 => {
+                let part = (last.per_second() / limit.per_second()).clamp(0.0, 1.0);
+                Some((f64::from(bound) * part).ceil().max(1.0) as u32)
+            }
+            _ => Some(bound),
+        }
+    }
+}
+
 /// A value that a decision rests on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

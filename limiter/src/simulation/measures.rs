@@ -79,10 +79,7 @@ pub(super) fn summary(scenario: &Scenario, rows: &[Row]) -> Summary {
     let goodput = ratio(steady().map(|row| row.goodput).sum(), steady().map(wanted).sum());
     // Over 2 s from `from`, as a part of what was wanted.
     let window = |from: f64| {
-        ratio(
-            between(from, from + 2.0).map(|row| row.goodput).sum(),
-            between(from, from + 2.0).map(wanted).sum(),
-        )
+        ratio(between(from, from + 2.0).map(|row| row.goodput).sum(), between(from, from + 2.0).map(wanted).sum())
     };
     let step = scenario.observe_every.as_secs_f64();
     let starts: Vec<f64> = (0..).map(|i| start + f64::from(i) * step).take_while(|at| *at + 2.0 <= end).collect();

@@ -31,7 +31,8 @@ pub(super) struct Enforced {
     pub(super) burst: f64,
     /// By class, the nameless one last.
     pub(super) classes: Vec<f64>,
-    pub(super) bound: Option<u32>,
+    /// Requests in flight: of the nameless class, and of named ones.
+    pub(super) bounds: [Option<u32>; 2],
 }
 
 /// What became of a request.
@@ -75,7 +76,7 @@ impl Pod {
             return false;
         }
         let inflight = &mut self.inflight[usize::from(high)];
-        let room = enforced.bound.is_none_or(|bound| *inflight < bound);
+        let room = enforced.bounds[usize::from(high)].is_none_or(|bound| *inflight < bound);
         *inflight += u32::from(room);
         room
     }

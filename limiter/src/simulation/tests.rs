@@ -3,10 +3,14 @@ use std::time::Duration;
 use super::*;
 use crate::{
     language::{Vocabulary, ast::Adapt, parse_adapt},
-    policy::{Action, LawKind, MissingAction, Mode},
+    policy::{Action, Class, LawKind, MissingAction, Mode, RequestMatch},
 };
 
-fn rule(sentence: &str, law: LawKind) -> Guard {
+const LATENCY: &str = "keep p99 latency below 100ms, between 20 and 1000 requests per second per pod";
+const CPU: &str = "keep cpu below 80%, between 20 and 1000 requests per second per pod";
+const LAWS: [LawKind; 2] = [LawKind::CompletionRate, LawKind::Aimd];
+
+fn keeping(sentence: &str, law: LawKind) -> Guard {
     let adapt = parse_adapt(sentence, &Vocabulary::default()).unwrap();
     let rule = Rule {
         name: "keep".to_owned(),
@@ -20,112 +24,166 @@ fn rule(sentence: &str, law: LawKind) -> Guard {
     Guard::Rule(Box::new(rule), OnMissing { action: MissingAction::Hold, after: Duration::from_secs(15) })
 }
 
-fn classy(guard: Guard) -> Guard {
-    let Guard::Rule(mut rule, m) = guard else { panic!() };
-    rule.classes = vec![crate::policy::Class { name: "gold".into(), matches: vec![] }];
-    Guard::Rule(rule, m)
+fn fixed(limit: Option<f64>, bound: Option<u32>) -> Guard {
+    Guard::Fixed { limit, bound }
 }
 
-const LATENCY: &str = "keep p99 latency below 100ms, between 20 and 1000 requests per second per pod";
-const CPU: &str = "keep cpu below 80%, between 20 and 1000 requests per second per pod";
-const BOTH: &str = "keep cpu below 80% and p99 latency below 100ms, between 20 and 1000 requests per second per pod";
-const FAR: &str = "keep p99 latency below 100ms, between 1 and 5000 requests per second per pod";
-
-fn oscillating(half_period: f64) -> Scenario {
-    let mut s = Scenario::surge(2.0);
-    let mut t = 20.0;
-    s.offered = vec![(Duration::ZERO, 280.0)];
-    let mut high = true;
-    while t < 60.0 {
-        s.offered.push((Duration::from_secs_f64(t), if high { 800.0 } else { 280.0 }));
-        high = !high;
-        t += half_period;
+/// The median of five seeds, number by number.
+fn median(scenario: &Scenario) -> Summary {
+    let runs: Vec<Summary> = (1..=5).map(|seed| run(&scenario.clone().seeded(seed)).summary).collect();
+    let of = |number: fn(&Summary) -> f64| {
+        let mut numbers: Vec<f64> = runs.iter().map(number).collect();
+        numbers.sort_by(f64::total_cmp);
+        numbers[2]
+    };
+    Summary {
+        goodput: of(|run| run.goodput),
+        worst_p99: of(|run| run.worst_p99),
+        cpu: of(|run| run.cpu),
+        convergence: Some(of(|run| run.convergence.unwrap_or(f64::INFINITY))).filter(|seconds| seconds.is_finite()),
+        refused_before: of(|run| run.refused_before),
+        refused_after: of(|run| run.refused_after),
+        classes: runs[0].classes.clone(),
     }
-    s.offered.push((Duration::from_secs(60), 280.0));
-    s
+}
+
+/// GOV-1's three shapes, shortened: name, scenario, the goodput aimed at.
+fn shapes() -> [(&'static str, Scenario, f64); 3] {
+    [
+        ("twice", Scenario::surge(2.0).seconds(10, 24, 10), 0.98),
+        ("ten times", Scenario::surge(10.0).seconds(10, 24, 10), 0.95),
+        ("halved", Scenario::halved().seconds(10, 24, 10), 0.95),
+    ]
+}
+
+/// The same numbers as another simulator and a real Envoy gave for these guards: what this model says can be believed.
+#[test]
+fn the_model_is_honest_about_fixed_guards() {
+    for (shape, scenario, _) in shapes() {
+        for guard in [fixed(None, None), fixed(Some(424.0), None)] {
+            let summary = median(&scenario.clone().guarded(guard.clone()));
+            assert!(summary.goodput < 0.01, "{shape}: {guard:?} (6% too high) gives {summary:?}");
+        }
+        let tuned = median(&scenario.guarded(fixed(None, Some(8))));
+        assert!(tuned.goodput > 0.97, "{shape}: {tuned:?}");
+        assert!((0.01..0.03).contains(&tuned.refused_before), "a bound that tight refuses without need: {tuned:?}");
+    }
+    let [(_, twice, _), _, (_, halved, _)] = shapes();
+    let loose = median(&twice.guarded(fixed(None, Some(40))));
+    assert!((0.5..0.7).contains(&loose.goodput), "{loose:?}");
+    let loose = median(&halved.guarded(fixed(None, Some(40))));
+    assert!(loose.goodput < 0.01, "{loose:?}");
 }
 
 #[test]
-#[ignore = "prints"]
-fn table() {
-    let pick = std::env::var("PICK").unwrap_or_default();
-    let mut four = Scenario::surge(2.0);
-    four.service.pods = 4;
-    four.offered.iter_mut().for_each(|o| o.1 *= 4.0);
-    let mut x10a = Scenario::surge(10.0);
-    x10a.service.works_on_abandoned = true;
-    let mut halfa = Scenario::halved();
-    halfa.service.works_on_abandoned = true;
-    let mut blind = Scenario::surge(2.0);
-    blind.unmeasured = vec![Word::Requests, Word::Answers, Word::Refused, Word::Inflight];
-    let mut slow = Scenario::surge(2.0);
-    slow.service.mean = Duration::from_millis(70);
-    slow.service.workers = 28;
-    let mut tiny = Scenario::surge(2.0);
-    tiny.service.mean = Duration::from_millis(400);
-    tiny.service.workers = 2;
-    tiny.wanted_within = Duration::from_secs(3);
-    tiny.timeout = Duration::from_secs(10);
-    tiny.offered.iter_mut().for_each(|o| o.1 /= 80.0);
-    let mut gold = Scenario::surge(10.0);
-    gold.classes = vec![0.05];
-    let mut gold2 = Scenario::surge(2.0);
-    gold2.classes = vec![0.2];
-    let mut x14 = Scenario::surge(1.4);
-    x14.seed = 1;
-    let mut late = Scenario::surge(2.0);
-    late.observe_every = Duration::from_secs(1);
-    let tinyrule = "keep p99 latency below 3s, between 1 and 50 requests per second per pod";
-    let list: Vec<(&str, Scenario, Vec<(&str, Guard)>)> = vec![
-        ("x1.4", x14, all()),
-        ("x2", Scenario::surge(2.0), all()),
-        ("x10", Scenario::surge(10.0), all()),
-        ("half", Scenario::halved(), all()),
-        ("x10 A", x10a, all()),
-        ("half A", halfa, all()),
-        ("x2 4 pods", four, all()),
-        ("x2 1s", late, all()),
-        ("blind", blind, all()),
-        ("slow", slow, all()),
-        ("tiny", tiny, vec![("CR", rule(tinyrule, LawKind::CompletionRate)), ("AIMD", rule(tinyrule, LawKind::Aimd))]),
-        ("osc .25", oscillating(0.25), all()),
-        ("osc .5", oscillating(0.5), all()),
-        ("osc 1", oscillating(1.0), all()),
-        ("osc 2", oscillating(2.0), all()),
-        ("osc 4", oscillating(4.0), all()),
-        ("gold x10", gold, vec![("CR", classy(rule(LATENCY, LawKind::CompletionRate))), ("AIMD", classy(rule(LATENCY, LawKind::Aimd))), ("CR cpu", classy(rule(CPU, LawKind::CompletionRate)))]),
-        ("gold x2", gold2, vec![("CR", classy(rule(LATENCY, LawKind::CompletionRate))), ("AIMD", classy(rule(LATENCY, LawKind::Aimd))), ("CR cpu", classy(rule(CPU, LawKind::CompletionRate)))]),
-    ];
-    for (name, scenario, guards) in list {
-        if !name.contains(&pick) { continue }
-        for (guard_name, guard) in guards {
-            let scenario = scenario.clone().guarded(guard);
-            let mut all: Vec<Summary> = Vec::new();
-            for seed in 1..=5 {
-                let run = run(&scenario.clone().seeded(seed));
-                if seed == 1 && std::env::var("TRACE").is_ok_and(|t| t == format!("{name} {guard_name}")) {
-                    for row in run.rows.iter().filter(|row| (18.0..45.0).contains(&row.t) || (59.0..66.0).contains(&row.t)) {
-                        println!("{:.2} off {:.0} adm {:.0} comp {:.0} good {:.0} p99 {:.0} cpu {:.2} limit {:?} bound {:?}", row.t, row.offered, row.admitted, row.completed, row.goodput, row.p99.unwrap_or(0.0) * 1000.0, row.cpu, row.limit.unwrap_or(0.0), row.bound.unwrap_or(0));
-                    }
-                }
-                all.push(run.summary);
-            }
-            let of = |f: &dyn Fn(&Summary) -> f64| { let mut v: Vec<f64> = all.iter().map(f).collect(); v.sort_by(f64::total_cmp); format!("{:.3} [{:.3} {:.3}]", v[2], v[0], v[4]) };
-            println!("{name:9} {guard_name:9} good {} cpu {:.2} conv {} before {} after {} p99 {} cl {:?}",
-                of(&|s| s.goodput), all[0].cpu, of(&|s| s.convergence.unwrap_or(99.0)), of(&|s| s.refused_before), of(&|s| s.refused_after), of(&|s| s.worst_p99), all[0].classes);
+fn the_model_agrees_with_queueing_theory() {
+    // M/M/1 at 0.7: the mean time in the system is mean / (1 - 0.7), the queue is memoryless at variation 1 only roughly.
+    let mut scenario = Scenario::surge(0.7).seconds(0, 400, 0);
+    scenario.service.workers = 1;
+    scenario.service.variation = 1.0;
+    scenario.offered = vec![(Duration::ZERO, 70.0)];
+    scenario.timeout = Duration::from_secs(100);
+    let rows = run(&scenario).rows;
+    let cpu = rows.iter().map(|row| row.cpu).sum::<f64>() / rows.len() as f64;
+    assert!((cpu - 0.7).abs() < 0.02, "{cpu}");
+    // Pollaczek-Khinchine: waiting = mean * rho * (1 + cv^2) / (2 * (1 - rho)) = 23.3 ms.
+    let mut medians: Vec<f64> = rows.iter().filter_map(|row| row.p50).collect();
+    medians.sort_by(f64::total_cmp);
+    assert!((0.018..0.035).contains(&medians[medians.len() / 2]), "{}", medians[medians.len() / 2]);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let scenario = Scenario::surge(2.0).seconds(2, 4, 2).guarded(keeping(LATENCY, LawKind::CompletionRate));
+    assert_eq!(run(&scenario), run(&scenario));
+    assert_ne!(run(&scenario), run(&scenario.clone().seeded(2)));
+    let rows = run(&scenario).rows;
+    assert_eq!(rows.len(), 32);
+    assert!(rows.iter().all(|row| (row.offered - row.admitted - row.refused).abs() < 1e-6));
+}
+
+#[test]
+fn a_latency_goal_is_kept_through_surges() {
+    for law in LAWS {
+        for (shape, scenario, aim) in shapes() {
+            let summary = median(&scenario.guarded(keeping(LATENCY, law)));
+            assert!(summary.goodput >= aim, "{law:?}, {shape}: {summary:?}");
+            assert!(summary.convergence.is_some_and(|seconds| seconds <= 1.0), "{law:?}, {shape}: {summary:?}");
+            assert_eq!(summary.refused_before, 0.0, "{law:?}, {shape}");
+            assert!(summary.worst_p99 < 0.15, "{law:?}, {shape}: {summary:?}");
+            // Capacity that comes back is found again within seconds.
+            assert!(summary.refused_after < 0.02, "{law:?}, {shape}: {summary:?}");
         }
     }
 }
 
-fn all() -> Vec<(&'static str, Guard)> {
-    vec![
-            ("CR p99", rule(LATENCY, LawKind::CompletionRate)),
-            ("AIMD p99", rule(LATENCY, LawKind::Aimd)),
-            ("CR cpu", rule(CPU, LawKind::CompletionRate)),
-            ("AIMD cpu", rule(CPU, LawKind::Aimd)),
-            ("CR both", rule(BOTH, LawKind::CompletionRate)),
-            ("AIMD both", rule(BOTH, LawKind::Aimd)),
-            ("CR far", rule(FAR, LawKind::CompletionRate)),
-            ("AIMD far", rule(FAR, LawKind::Aimd)),
-    ]
+#[test]
+fn a_cpu_goal_is_kept_through_surges() {
+    for (shape, scenario, _) in shapes() {
+        let summary = median(&scenario.clone().guarded(keeping(CPU, LawKind::CompletionRate)));
+        assert!((0.74..0.82).contains(&summary.cpu), "{shape}: {summary:?}");
+        assert!(summary.goodput > 0.74, "{shape}: {summary:?}");
+        assert!(summary.convergence.is_some_and(|seconds| seconds <= 1.0), "{shape}: {summary:?}");
+        assert_eq!(summary.refused_before, 0.0, "{shape}");
+        // The classic finds it too, more slowly, and stays further below: what the other law is the default for.
+        let aimd = median(&scenario.guarded(keeping(CPU, LawKind::Aimd)));
+        assert!((0.64..0.82).contains(&aimd.cpu), "{shape}: {aimd:?}");
+        assert!(aimd.goodput < summary.goodput, "{shape}: {aimd:?}");
+    }
+}
+
+/// Load that swings as fast as the controller looks, and as fast as it lets go.
+#[test]
+fn load_that_swings_at_its_own_frequency_does_not_throw_it() {
+    for half_period in [250, 500, 1000, 2000] {
+        let mut scenario = Scenario::surge(2.0).seconds(10, 24, 10);
+        let swings = (0..24_000 / half_period).map(|i| {
+            let at = Duration::from_secs(10) + Duration::from_millis(i * half_period);
+            (at, if i % 2 == 0 { 800.0 } else { 280.0 })
+        });
+        scenario.offered = std::iter::once((Duration::ZERO, 280.0)).chain(swings).collect();
+        for law in LAWS {
+            let summary = median(&scenario.clone().guarded(keeping(LATENCY, law)));
+            assert!(summary.goodput > 0.92, "{law:?} at {half_period} ms: {summary:?}");
+        }
+    }
+}
+
+#[test]
+fn several_pods_share_what_is_for_all() {
+    let across = "keep p99 latency below 100ms, between 20 and 4000 requests per second across all pods";
+    let mut scenario = Scenario::surge(2.0).seconds(10, 24, 10);
+    scenario.service.pods = 4;
+    scenario.offered.iter_mut().for_each(|(_, rate)| *rate *= 4.0);
+    let summary = median(&scenario.guarded(keeping(across, LawKind::CompletionRate)));
+    assert!(summary.goodput >= 0.97 && summary.refused_before == 0.0, "{summary:?}");
+}
+
+#[test]
+fn a_high_class_keeps_its_goodput_under_ten_times_the_load() {
+    let Guard::Rule(mut rule, on_missing) = keeping(LATENCY, LawKind::CompletionRate) else { unreachable!() };
+    rule.classes = vec![Class { name: "gold".to_owned(), matches: vec![RequestMatch::default()] }];
+    let mut scenario = Scenario::surge(10.0).seconds(10, 24, 10).guarded(Guard::Rule(rule, on_missing));
+    scenario.classes = vec![0.05];
+    let summary = run(&scenario).summary;
+    assert!(summary.classes[0] > 0.95, "in time: {summary:?}");
+    assert!(summary.classes[1] < 0.1 && summary.goodput > 0.94, "{summary:?}");
+}
+
+#[test]
+fn a_goal_out_of_reach_does_little_harm() {
+    let mut scenario = Scenario::surge(0.7).seconds(0, 40, 0);
+    scenario.service = Service { workers: 28, mean: Duration::from_millis(70), ..scenario.service };
+    let summary = median(&scenario.guarded(keeping(LATENCY, LawKind::CompletionRate)));
+    let refused = run(&Scenario { seed: 3, ..Scenario::surge(0.7) }).summary.refused_before;
+    assert_eq!(refused, 0.0);
+    assert!(summary.goodput > 0.6, "{summary:?}");
+}
+
+#[test]
+fn without_streams_cpu_alone_still_steers() {
+    let mut scenario = Scenario::surge(2.0).guarded(keeping(CPU, LawKind::CompletionRate));
+    scenario.unmeasured = vec![Word::Requests, Word::Answers, Word::Refused, Word::Inflight];
+    let summary = median(&scenario);
+    assert!((0.7..0.85).contains(&summary.cpu) && summary.refused_before == 0.0, "{summary:?}");
 }

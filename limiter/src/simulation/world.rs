@@ -76,7 +76,7 @@ impl<'a> World<'a> {
             Guard::Fixed { limit, bound } => {
                 // A tenth of a second, at least five requests: the default burst.
                 let burst = limit.map_or(0.0, |limit| (5.0 / limit).max(0.1));
-                Enforced { limit: *limit, burst, classes: Vec::new(), bound: *bound }
+                Enforced { limit: *limit, burst, classes: Vec::new(), bounds: [*bound; 2] }
             }
             Guard::Rule(..) => Enforced::default(),
         };
@@ -262,7 +262,7 @@ impl<'a> World<'a> {
             capacity,
             cpu,
             limit: self.enforced.limit.map(|limit| limit * pods),
-            bound: self.enforced.bound.map(|bound| bound * pods as u32),
+            bound: self.enforced.bounds[1].map(|bound| bound * pods as u32),
             ..row
         };
         self.rows.push(row);
@@ -270,8 +270,7 @@ impl<'a> World<'a> {
             let samples = rule.metrics().into_iter().filter_map(|metric| {
                 let value = self.measure(rule, &metric, &mut all, passed)?;
                 let fresh_for_ms = 3 * self.scenario.observe_every.as_millis() as u64;
-                let sample =
-                    Sample { value, at: timestamp(self.now), fresh_for_ms, source: "simulation".to_owned() };
+                let sample = Sample { value, at: timestamp(self.now), fresh_for_ms, source: "simulation".to_owned() };
                 Some((metric, sample))
             });
             let samples: Vec<_> = samples.collect();
@@ -297,9 +296,7 @@ impl<'a> World<'a> {
                 Word::Answers => f64::from(counts.completed) / passed,
                 Word::Refused => f64::from(counts.refused) / passed,
                 Word::ErrorsPerSecond => f64::from(counts.timed_out) / passed,
-                Word::Errors => {
-                    f64::from(counts.timed_out) / f64::from((counts.completed + counts.timed_out).max(1))
-                }
+                Word::Errors => f64::from(counts.timed_out) / f64::from((counts.completed + counts.timed_out).max(1)),
                 Word::Inflight => f64::from(pod.inflight()),
                 Word::Demand(name) => {
                     let class = rule.classes.iter().position(|class| name.ends_with(&format!("/{}", class.name)))?;
@@ -348,6 +345,7 @@ fn enforced(rule: &Rule, decision: &Decision, pods: f64) -> Enforced {
         limit: decision.limit.map(|limit| limit.per_second() / share),
         burst,
         classes: decision.classes.iter().map(|limit| limit.per_second() / share).collect(),
-        bound: decision.bound.map(|bound| (f64::from(bound) / share).ceil() as u32),
+        bounds: [decision.bound_of_last_class(), decision.bound]
+            .map(|bound| bound.map(|bound| (f64::from(bound) / share).ceil() as u32)),
     }
 }
