@@ -31,8 +31,30 @@ pub enum Word {
     Refused,
     /// Offered requests per second of one priority class: `<rule>/<class>`. Not a word of sentences.
     Demand(String),
+    /// Requests per second over the limit of a rule in shadow mode, by the rule's name: what it would have refused. Not a
+    /// word of sentences.
+    Excess(String),
     /// A word that the object's own `metrics` list defines.
     Named(String),
+}
+
+impl Word {
+    /// Whether Envoy itself knows it and streams it, so that neither the application nor Prometheus need be asked.
+    #[must_use]
+    pub const fn is_streamed(&self) -> bool {
+        match self {
+            Self::Requests
+            | Self::Errors
+            | Self::ErrorsPerSecond
+            | Self::Latency(_)
+            | Self::Inflight
+            | Self::Answers
+            | Self::Refused
+            | Self::Demand(_)
+            | Self::Excess(_) => true,
+            Self::Cpu | Self::Memory | Self::Pods | Self::Named(_) => false,
+        }
+    }
 }
 
 /// How the values of the ready pods become one.
@@ -68,6 +90,7 @@ impl fmt::Display for Word {
             Self::Pods => f.write_str("pods"),
             Self::Answers => f.write_str("answers"),
             Self::Refused => f.write_str("refused"),
+            Self::Excess(rule) => write!(f, "excess of {rule}"),
             Self::Demand(class) => write!(f, "demand of {class}"),
             Self::Named(name) => f.write_str(name),
         }

@@ -6,16 +6,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::SystemTime,
 };
 
-use jiff::Timestamp;
-use limiter::{engine::Phase, metric::Word};
+use jiff::{SignedDuration, Timestamp};
+use limiter::{
+    engine::{Decision, Phase},
+    metric::Word,
+};
 use tracing::{info, warn};
 
 use crate::{
+    checkpoint::{Keeper, Kept, States},
     index::{Change, Index, ServiceView},
-    intent::{ServiceIntent, ServiceKey},
+    intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Series, Target, Wanted, store::Store},
+    telemetry::traces::Tracer,
     translate::{
         self, Report,
         decide::{Rules, decide, qualified},
@@ -23,6 +29,7 @@ use crate::{
     xds::{
         resources::{self, Resource},
         table::Table,
+        trail::Traced,
     },
 };
 
@@ -60,7 +67,15 @@ pub struct Builder {
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
     counts: Counts,
+    pauses: Pauses,
+    /// Decisions of a run before about services that have not been seen yet, and when they were written.
+    kept: BTreeMap<ServiceKey, (Timestamp, States)>,
+    keeper: Option<Keeper>,
+    tracer: Option<Tracer>,
 }
+
+/// Decisions about a service that is not there are kept for this long: a folder may be incomplete for a while.
+const KEPT_UNSEEN: SignedDuration = SignedDuration::from_hours(24);
 
 impl Builder {
     /// A builder that publishes to `table`.
@@ -73,6 +88,45 @@ impl Builder {
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
+            pauses: Pauses::default(),
+            kept: BTreeMap::new(),
+            keeper: None,
+            tracer: None,
+        }
+    }
+
+    /// Traces decisions from now on.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
+    }
+
+    /// Goes on from what a run before has decided, and gives `keeper` what is decided from now on.
+    #[must_use]
+    pub fn with_checkpoint(self, kept: Kept, keeper: Keeper) -> Self {
+        if !kept.pauses.is_empty() {
+            warn!(paused = ?kept.pauses, "what an operator had paused before the restart is paused still");
+        }
+        Self { kept: kept.decisions, pauses: kept.pauses, keeper: Some(keeper), ..self }
+    }
+
+    /// To be called when everything was read once: forgets old decisions about services that are not there.
+    pub fn forget_unseen(&mut self, now: Timestamp) {
+        let Some(keeper) = &self.keeper else { return };
+        self.kept.retain(|service, (written, _)| {
+            let recent = now.duration_since(*written) < KEPT_UNSEEN;
+            if !recent {
+                keeper.forget(service, now);
+            }
+            recent
+        });
+    }
+
+    /// Gives the keeper everything, also what was not worth a write of its own. To be called at the end.
+    pub fn keep_all(&self, now: Timestamp) {
+        let Some(keeper) = &self.keeper else { return };
+        for (service, built) in &self.built {
+            keeper.keep(service, built.rules.states.clone(), now);
         }
     }
 
@@ -107,6 +161,25 @@ impl Builder {
         }
     }
 
+    /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
+    pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
+        let before = std::mem::replace(&mut self.pauses, pauses);
+        if let Some(keeper) = &self.keeper {
+            keeper.keep_pauses(&self.pauses, now);
+        }
+        let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
+        let services: Vec<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
+        for service in &services {
+            self.build(service, now, true);
+        }
+    }
+
+    /// What is paused.
+    #[must_use]
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     /// When `tick` is due.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
@@ -120,27 +193,52 @@ impl Builder {
                 forget_timer(&mut self.timers, key, &built.rules);
                 self.store.forget_service(key);
                 self.table.remove(key);
+                if let Some(keeper) = &self.keeper {
+                    keeper.forget(key, now);
+                }
             }
             return;
         };
-        let mut built = self.built.remove(key).unwrap_or_default();
+        let mut built = match self.built.remove(key) {
+            Some(built) => built,
+            None => Built {
+                rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
+                ..Built::default()
+            },
+        };
         forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
             self.store.retain_pods(key, &pods);
         }
-        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
+        let began = self.tracer.as_ref().map(|_| SystemTime::now());
+        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics, now), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
-        let moved = changed || !same_numbers(&built.rules, &rules);
+        if let Some(keeper) = &self.keeper
+            && is_news(&built.rules.states, &rules.states)
+        {
+            keeper.keep(key, rules.states.clone(), now);
+        }
+        let numbers_moved = !same_numbers(&built.rules, &rules);
+        let moved = changed || numbers_moved;
+        let tracing = self.tracer.as_ref().filter(|_| numbers_moved).zip(began);
+        let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
         built.rules = rules;
         if moved {
-            let (intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let (mut intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let paused = self.pauses.covers(key);
+            intent.pods.values_mut().for_each(|pod| pod.paused = paused);
             self.counts.builds += 1;
             if intent != built.intent || built.resources.is_empty() {
                 built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
-                let published = self.table.replace(key, built.resources.clone());
+                let translated = traced.as_ref().map(|_| SystemTime::now());
+                let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
+                let published = self.table.replace_traced(key, built.resources.clone(), follows);
+                if let Some((traced, translated)) = traced.zip(translated) {
+                    traced.published(translated, published.resources, published.nodes);
+                }
                 self.counts.resources += published.resources as u64;
                 built.intent = intent;
             }
@@ -155,8 +253,12 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        let views = self.index.service_keys().filter_map(|key| self.index.service(key));
-        Arc::new(Wanted { targets: views.flat_map(|view| targets_of(&view)).collect(), queries: Vec::new() })
+        let views: Vec<_> = self.index.service_keys().filter_map(|key| self.index.service(key)).collect();
+        Arc::new(Wanted {
+            targets: views.iter().flat_map(targets_of).collect(),
+            queries: Vec::new(),
+            streamed: views.iter().filter(|view| reads_streams(view)).map(|view| view.key.clone()).collect(),
+        })
     }
 
     /// The index, for status.
@@ -190,12 +292,26 @@ fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey
     }
 }
 
+/// What a run before knew of a service's rules, as they go on now.
+fn resumed(kept: &mut BTreeMap<ServiceKey, (Timestamp, States)>, key: &ServiceKey, now: Timestamp) -> States {
+    let states = kept.remove(key).map(|(_, states)| states).unwrap_or_default();
+    states.into_iter().map(|(key, state)| (key, state.resume(now))).collect()
+}
+
+fn is_news(old: &States, new: &States) -> bool {
+    old.len() != new.len() || new.iter().any(|(key, state)| old.get(key).is_none_or(|old| state.is_news_after(old)))
+}
+
 /// Whether both decide the same limits, whatever they say of them.
 fn same_numbers(old: &Rules, new: &Rules) -> bool {
     old.decisions.len() == new.decisions.len()
-        && new.decisions.iter().all(|(key, decision)| {
-            old.decisions.get(key).is_some_and(|old| old.limit == decision.limit && old.lowest == decision.lowest)
-        })
+        && new.decisions.iter().all(|(key, decision)| !moved(old.decisions.get(key), decision))
+}
+
+/// Whether a rule decides other numbers than before.
+pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
+    let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+    old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
 }
 
 fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
@@ -235,6 +351,11 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
         .collect()
 }
 
+/// Whether a rule of the service reads what its proxies stream.
+fn reads_streams(view: &ServiceView<'_>) -> bool {
+    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
+}
+
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
     use crate::index::Object;
     if let Object::Policy { problems, .. } | Object::Undecodable(problems) = object {
@@ -247,7 +368,9 @@ fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::inde
 /// A rule that begins or ends to limit is worth a line; a number that moves is not.
 fn log_transitions(old: &Rules, new: &Rules) {
     for (key, decision) in &new.decisions {
-        let before = old.decisions.get(key).map_or(Phase::Idle, |old| old.phase);
+        // After a restart there is a state and no decision yet.
+        let kept = || old.states.get(key).and_then(|state| state.stage).map(|stage| stage.phase);
+        let before = old.decisions.get(key).map(|old| old.phase).or_else(kept).unwrap_or(Phase::Idle);
         let limits = |phase| matches!(phase, Phase::Limiting | Phase::Releasing);
         if before != decision.phase && (limits(before) || limits(decision.phase)) {
             info!(

@@ -1,4 +1,5 @@
-//! A small scripted HTTP application: it answers 200 to everything, counts that, and its `/metrics` says what a test wants.
+//! A small scripted HTTP application: it answers as it is told (to `/hold` when told; to `/answer/429` with that status),
+//! counts that, and its `/metrics` says what a test wants.
 //!
 //! It speaks bytes rather than a framework's HTTP, so that it can break off, never answer or never end.
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 
@@ -40,6 +42,8 @@ pub struct App {
     /// Where it listens.
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// How often [`App::release`] was called.
+    releases: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -53,6 +57,12 @@ struct State {
     cores: f64,
     served: u64,
     reads: u64,
+    /// Requests that are kept waiting now.
+    held: u64,
+    /// What is answered to everything else, and how long that takes.
+    answers: (u16, Duration),
+    /// `grpc-status` of these answers.
+    grpc_status: Option<u8>,
 }
 
 impl State {
@@ -70,18 +80,30 @@ impl App {
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state = State { page: Page::Cpu, counted: 100.0, since: Instant::now(), cores: 0.0, served: 0, reads: 0 };
+        let state = State {
+            page: Page::Cpu,
+            counted: 100.0,
+            since: Instant::now(),
+            cores: 0.0,
+            served: 0,
+            reads: 0,
+            held: 0,
+            answers: (200, Duration::ZERO),
+            grpc_status: None,
+        };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
+        let releases = watch::Sender::new(0);
+        let released = releases.subscribe();
         let task = tokio::spawn(async move {
             // Aborted with the task that owns it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
-                connections.spawn(serve(stream, Arc::clone(&shared)));
+                connections.spawn(serve(stream, Arc::clone(&shared), released.clone()));
             }
         });
-        Self { address, state, task }
+        Self { address, state, releases, task }
     }
 
     /// From now on this many cores are in use.
@@ -104,10 +126,32 @@ impl App {
         self.state.lock().page = page;
     }
 
+    /// From now on requests are answered with this status after this time; at first with 200 at once. Those for `/hold` wait for
+    /// [`Self::release`] before.
+    pub fn answers(&self, status: u16, after: Duration) {
+        self.state.lock().answers = (status, after);
+    }
+
+    /// From now on answers have this `grpc-status`.
+    pub fn grpc_status(&self, status: Option<u8>) {
+        self.state.lock().grpc_status = status;
+    }
+
     /// Requests that were answered, reads of `/metrics` left out.
     #[must_use]
     pub fn served(&self) -> u64 {
         self.state.lock().served
+    }
+
+    /// Requests for `/hold` that wait for [`Self::release`].
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.state.lock().held
+    }
+
+    /// Answers every request that is held now.
+    pub fn release(&self) {
+        self.releases.send_modify(|releases| *releases += 1);
     }
 
     /// Reads of `/metrics`.
@@ -123,7 +167,7 @@ impl Drop for App {
     }
 }
 
-async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: watch::Receiver<u64>) {
     let mut buffer = Vec::new();
     loop {
         let end = loop {
@@ -137,6 +181,17 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
             }
         };
         let is_metrics = buffer.starts_with(b"GET /metrics");
+        if buffer.starts_with(b"GET /hold") {
+            released.mark_unchanged();
+            state.lock().held += 1;
+            let answered = released.changed().await;
+            state.lock().held -= 1;
+            if answered.is_err() {
+                return;
+            }
+        }
+        let status = std::str::from_utf8(&buffer).ok().and_then(|text| text.strip_prefix("GET /answer/"));
+        let status = status.and_then(|text| text.get(..3)?.parse().ok());
         buffer.drain(..end);
         let written = if is_metrics {
             let page = {
@@ -146,8 +201,19 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
             };
             metrics(&mut stream, page, &state).await
         } else {
-            state.lock().served += 1;
-            answer(&mut stream, 200, b"ok\n").await
+            let ((answers, after), grpc_status) = {
+                let mut state = state.lock();
+                state.served += 1;
+                (state.answers, state.grpc_status)
+            };
+            if !after.is_zero() {
+                // Nothing else to wait for: this is the time that the work takes.
+                let _ = tokio::time::timeout(after, std::future::pending::<()>()).await;
+            }
+            match grpc_status {
+                Some(grpc_status) => answer_grpc(&mut stream, grpc_status).await,
+                None => answer(&mut stream, status.unwrap_or(answers), b"ok\n").await,
+            }
         };
         if written.is_err() {
             return;
@@ -160,6 +226,14 @@ async fn answer(stream: &mut TcpStream, status: u16, body: &[u8]) -> std::io::Re
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(body);
     stream.write_all(&bytes).await
+}
+
+/// Trailers alone, as a call that fails at once.
+async fn answer_grpc(stream: &mut TcpStream, grpc_status: u8) -> std::io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 200 said\r\ncontent-type: application/grpc\r\ngrpc-status: {grpc_status}\r\ncontent-length: 0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await
 }
 
 async fn metrics(stream: &mut TcpStream, page: Page, state: &Mutex<State>) -> std::io::Result<()> {

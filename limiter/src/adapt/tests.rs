@@ -287,7 +287,6 @@ fn better_classes_come_first() {
         |gold, silver| [(Word::Demand("keep/gold".to_owned()), gold), (Word::Demand("keep/silver".to_owned()), silver)];
     let decision = walk.report(&demand(200.0, 300.0));
     assert_eq!(per_second(&decision), [1000.0, 780.0, 450.0]);
-    assert_eq!(decision.bound_of_last_class(), Some(90), "of {:?}", decision.bound);
     assert_eq!(per_second(&walk.report(&demand(500.0, 900.0))), [1000.0, 450.0, 10.0], "never starved for good");
     walk.now += jiff::SignedDuration::from_secs(9);
     assert_eq!(per_second(&walk.step()), [1000.0, 450.0, 10.0], "a demand that is not known changes nothing");

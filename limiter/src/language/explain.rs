@@ -61,7 +61,7 @@ fn explain_rule(rule: &Rule) -> Vec<String> {
         }
         Action::Adapt(adapt) => {
             lines.push(format!("Rule {}: {head}, {}", rule.name, explain_adapt(adapt, &requests)));
-            lines.push(explain_moves(adapt));
+            lines.push(explain_moves(adapt, rule.matches.is_empty()));
         }
     }
     if let Some(when) = &rule.when {
@@ -133,15 +133,17 @@ fn explain_adapt(adapt: &Adapt, requests: &str) -> String {
 }
 
 /// How a limit that steers itself moves.
-fn explain_moves(adapt: &Adapt) -> String {
+fn explain_moves(adapt: &Adapt, bounded: bool) -> String {
     let step = write_value(adapt.pace.step.unwrap_or_else(|| adapt.law.default_step()), Dimension::Ratio);
     let (every, cooldown) = (adapt.pace.every.unwrap_or(EVERY), adapt.pace.cooldown.unwrap_or(COOLDOWN));
     let (cut, of) = match adapt.law {
-        LawKind::CompletionRate => ("to what the pods complete", "itself"),
+        LawKind::CompletionRate if bounded => ("to what the pods complete", "itself"),
+        LawKind::CompletionRate => ("by as much as the goal is missed", "itself"),
         LawKind::Aimd => ("to 70% of what is offered", "its range"),
     };
+    let bound = if bounded { ", and requests in flight are bounded" } else { "" };
     format!(
-        "It begins at the upper end. When a goal is missed it is cut {cut}, and requests in flight are bounded; it grows by at most {step} of {of} every {}, not sooner than {} after a cut.",
+        "It begins at the upper end. When a goal is missed it is cut {cut}{bound}; it grows by at most {step} of {of} every {}, not sooner than {} after a cut.",
         write_duration(every),
         write_duration(cooldown)
     )

@@ -29,9 +29,13 @@ pub(super) struct Enforced {
     pub(super) limit: Option<f64>,
     /// Seconds of the limit that a bucket holds.
     pub(super) burst: f64,
+    /// The same for a class below the first.
+    pub(super) lower_burst: f64,
     /// By class, the nameless one last.
     pub(super) classes: Vec<f64>,
-    /// Requests in flight: of the nameless class, and of named ones.
+    /// Whether requests of the first class count in its bucket only, as with `adapt`, or in the rule's only.
+    pub(super) first_apart: bool,
+    /// Most requests in flight: of the lower classes, and of the first.
     pub(super) bounds: [Option<u32>; 2],
 }
 
@@ -51,7 +55,8 @@ pub(super) enum Stage {
 pub(super) struct Pod {
     total: Bucket,
     by_class: Vec<Bucket>,
-    /// Requests in flight as the proxy sees them: those of named classes count apart, as Envoy's high priority does.
+    /// Requests in flight as the proxy sees them: those of the first class count apart, as Envoy's high
+    /// priority does.
     inflight: [u32; 2],
     pub(super) queue: VecDeque<usize>,
     pub(super) busy: u32,
@@ -63,14 +68,16 @@ impl Pod {
         Self { total: bucket, by_class: vec![bucket; classes], inflight: [0, 0], queue: VecDeque::new(), busy: 0 }
     }
 
-    /// Whether the proxy lets a request of a class through; `high`: the class has a name.
+    /// Whether the proxy lets a request of a class through; `high`: it is the first of several.
     pub(super) fn admits(&mut self, enforced: &Enforced, class: usize, high: bool, now: f64) -> bool {
-        if let (Some(rate), Some(bucket)) = (enforced.classes.get(class), self.by_class.get_mut(class))
-            && !bucket.take(*rate, enforced.burst, now)
+        if (!high || enforced.first_apart)
+            && let (Some(rate), Some(bucket)) = (enforced.classes.get(class), self.by_class.get_mut(class))
+            && !bucket.take(*rate, if high { enforced.burst } else { enforced.lower_burst }, now)
         {
             return false;
         }
-        if let Some(rate) = enforced.limit
+        if (!high || !enforced.first_apart)
+            && let Some(rate) = enforced.limit
             && !self.total.take(rate, enforced.burst, now)
         {
             return false;

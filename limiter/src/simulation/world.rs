@@ -18,8 +18,11 @@ use super::{
 use crate::{
     engine::{self, Decision, RuleState},
     metric::{Metric, Observations, Reduce, Sample, Word},
-    policy::{Rule, Scope, default_burst},
+    policy::{Action, Rule, Scope, default_burst},
 };
+
+/// Requests of a lower class that may pass at once.
+const LOWER_BURST: f64 = 5.0;
 
 /// Nanoseconds from the start; whole numbers, so that events have one order.
 type Time = u64;
@@ -76,7 +79,7 @@ impl<'a> World<'a> {
             Guard::Fixed { limit, bound } => {
                 // A tenth of a second, at least five requests: the default burst.
                 let burst = limit.map_or(0.0, |limit| (5.0 / limit).max(0.1));
-                Enforced { limit: *limit, burst, classes: Vec::new(), bounds: [*bound; 2] }
+                Enforced { limit: *limit, burst, bounds: [*bound; 2], ..Enforced::default() }
             }
             Guard::Rule(..) => Enforced::default(),
         };
@@ -163,7 +166,7 @@ impl<'a> World<'a> {
     fn arrive(&mut self) {
         let pod = self.random.below(self.pods.len());
         let class = self.class();
-        let high = class < self.counts[pod].classes.len().saturating_sub(1);
+        let high = is_high(&self.counts[pod], class);
         let counts = &mut self.counts[pod];
         counts.offered += 1;
         if let Some(class) = counts.classes.get_mut(class) {
@@ -219,7 +222,7 @@ impl<'a> World<'a> {
         if stage == Stage::InService {
             let latency = seconds(self.now - came);
             let counts = &mut self.counts[pod];
-            let high = class < counts.classes.len().saturating_sub(1);
+            let high = is_high(counts, class);
             let good = u32::from(latency <= self.scenario.wanted_within.as_secs_f64());
             counts.completed += 1;
             counts.good += good;
@@ -242,7 +245,7 @@ impl<'a> World<'a> {
         };
         let counts = &mut self.counts[request.pod];
         counts.timed_out += 1;
-        let high = request.class < counts.classes.len().saturating_sub(1);
+        let high = is_high(counts, request.class);
         self.pods[request.pod].ended(high);
     }
 
@@ -302,7 +305,7 @@ impl<'a> World<'a> {
                     let class = rule.classes.iter().position(|class| name.ends_with(&format!("/{}", class.name)))?;
                     f64::from(counts.classes.get(class)?.0) / passed
                 }
-                Word::Memory | Word::Pods | Word::Latency(_) | Word::Named(_) => return None,
+                Word::Memory | Word::Pods | Word::Latency(_) | Word::Excess(_) | Word::Named(_) => return None,
             })
         };
         let values: Vec<f64> = self.counts.iter().zip(&self.pods).map(of_pod).collect::<Option<_>>()?;
@@ -330,6 +333,11 @@ impl<'a> World<'a> {
     }
 }
 
+/// Whether a request counts against the bound of the first class.
+fn is_high(counts: &Counts, class: usize) -> bool {
+    class == 0 && !counts.classes.is_empty()
+}
+
 /// What each pod's proxy enforces of a decision.
 fn enforced(rule: &Rule, decision: &Decision, pods: f64) -> Enforced {
     let share = match rule.action.scope() {
@@ -341,11 +349,18 @@ fn enforced(rule: &Rule, decision: &Decision, pods: f64) -> Enforced {
         let requests = rule.burst.unwrap_or_else(|| default_burst(lowest));
         f64::from(requests) / lowest.per_second()
     });
+    let bound = decision.bound.map(|bound| (f64::from(bound) / share).ceil());
+    // The lower classes may fill as much of the queue as they have of the limit.
+    let below = match (decision.limit, decision.classes.get(1)) {
+        (Some(limit), Some(below)) => below.per_second() / limit.per_second(),
+        _ => 1.0,
+    };
     Enforced {
         limit: decision.limit.map(|limit| limit.per_second() / share),
         burst,
+        lower_burst: lowest.map_or(0.0, |lowest| (LOWER_BURST / lowest.per_second()).min(burst)),
         classes: decision.classes.iter().map(|limit| limit.per_second() / share).collect(),
-        bounds: [decision.bound_of_last_class(), decision.bound]
-            .map(|bound| bound.map(|bound| (f64::from(bound) / share).ceil() as u32)),
+        first_apart: matches!(rule.action, Action::Adapt(_)),
+        bounds: [bound.map(|bound| (bound * below).ceil().max(1.0) as u32), bound.map(|bound| bound as u32)],
     }
 }

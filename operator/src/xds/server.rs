@@ -12,6 +12,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming,
+    service::Routes,
     transport::{Server, server::TcpIncoming},
 };
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -22,6 +23,7 @@ use crate::xds::{
     session::{Meaning, Push, Session},
     subscription::Outcome,
     table::{Table, Watcher},
+    trail::Trail,
     wire::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
         service::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
@@ -71,7 +73,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `table` on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`: Envoy keeps what it has and
+/// Serves `table`, and `beside` it other services, on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`: Envoy keeps what it has and
 /// connects again) and returns.
 ///
 /// # Errors
@@ -80,6 +82,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub async fn serve(
     table: Table,
     proxies: Proxies,
+    beside: Routes,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -93,7 +96,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
-        .add_service(service)
+        .add_routes(beside.add_service(service))
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(server);
     let ended = tokio::select! {
@@ -187,8 +190,9 @@ async fn open(
     tracing::Span::current().record("node", tracing::field::display(&node));
     let connection = proxies.connect(&node, said.user_agent(), Timestamp::now());
     info!(user_agent = said.user_agent(), "proxy connected");
-    let mut stream =
-        ProxyStream { session: Session::default(), watcher: table.watch(&node), connection, proxies, node };
+    let mut watcher = table.watch(&node);
+    let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
+    let mut stream = ProxyStream { session: Session::default(), watcher, connection, proxies, node, trail };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);
@@ -203,6 +207,7 @@ struct ProxyStream {
     connection: Connection,
     proxies: Proxies,
     node: NodeKey,
+    trail: Trail,
 }
 
 impl ProxyStream {
@@ -217,12 +222,17 @@ impl ProxyStream {
                 // The response is computed only when the transport can take it, from the state of that moment.
                 permit = response_tx.reserve(), if may_have_news => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    let view = self.watcher.view();
+                    let (view, mark) = self.watcher.marked_view();
+                    self.trail.sees(mark);
                     match self.session.next(&view) {
-                        None => may_have_news = false,
+                        None => {
+                            self.trail.said_all();
+                            may_have_news = false;
+                        }
                         Some(Push { resource_type, response }) => {
                             if let Some(resource_type) = resource_type {
                                 self.connection.pushed(resource_type, response.resources.len());
+                                self.trail.pushed(&self.node, resource_type, response.resources.len(), &response.nonce);
                             }
                             debug!(
                                 type_url = response.type_url,
@@ -265,7 +275,9 @@ impl ProxyStream {
         Ok(())
     }
 
-    fn learned(&self, request: &DeltaDiscoveryRequest, resource_type: ResourceType, outcome: Outcome) {
+    fn learned(&mut self, request: &DeltaDiscoveryRequest, resource_type: ResourceType, outcome: Outcome) {
+        let refusal = request.error_detail.as_ref().map(|error| error.message.as_str());
+        self.trail.answered(&request.response_nonce, refusal);
         if outcome.acknowledged {
             self.connection.count_ack(resource_type);
         }

@@ -26,7 +26,8 @@ const ROOMS: &[Room] = &[
     Room { name: "translate", rooms: &["index", "intent"], crates: &["limiter"] },
     Room { name: "intent", rooms: &[], crates: &["limiter"] },
     Room { name: "xds", rooms: &["intent"], crates: &["limiter", "tokio", "envoy_types"] },
-    Room { name: "metrics", rooms: &["intent"], crates: &["limiter", "tokio"] },
+    Room { name: "metrics", rooms: &["intent", "xds::names", "xds::node"], crates: &["limiter", "tokio"] },
+    Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["limiter", "tokio"] },
     Room {
         name: "status",
         rooms: &["build", "index", "translate", "intent", "metrics", "xds"],
@@ -38,8 +39,17 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 6] =
-    [&["index"], &["translate"], &["intent"], &["xds", "resources"], &["xds", "subscription"], &["xds", "names"]];
+const PURE: [&[&str]; 9] = [
+    &["index"],
+    &["translate"],
+    &["intent"],
+    &["metrics", "stream", "families"],
+    &["metrics", "stream", "window"],
+    &["xds", "resources"],
+    &["xds", "subscription"],
+    &["xds", "names"],
+    &["checkpoint", "record"],
+];
 
 /// Arrows between the rooms of `operator/src` that the table above does not have, and rooms it does not know.
 /// Test code may reach anything.
