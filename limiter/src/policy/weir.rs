@@ -10,7 +10,7 @@ use crds::smart_limiter::{self as api, SmartLimiter};
 
 use super::{
     Action, Class, Kind, LawKind, MetricDefinition, MetricSource, MissingAction, Mode, OnMissing, Policy, Problems,
-    Rule, Targets,
+    Rule, Targets, conflicts::same_requests,
 };
 use crate::{
     language::{
@@ -244,7 +244,22 @@ fn rules(spec: &api::SmartLimiterSpec, vocabulary: &Vocabulary, problems: &mut P
         }
         rules.extend(rule_of(rule, &field, spec.mode, vocabulary, problems));
     }
-    (rules.len() == spec.rules.len() && !rules.is_empty()).then_some(rules)
+    let complete = rules.len() == spec.rules.len();
+    for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| complete && is_adapt(rule)) {
+        let before = rules.iter().take(position).find(|other| is_adapt(other) && same_requests(rule, other));
+        if let Some(other) = before {
+            problems.add(
+                format!("spec.rules[{position}].adapt"),
+                format!("rules {:?} and {:?} both steer the limit of the same requests", other.name, rule.name),
+                "join their goals with `and`, or give them different `matches`",
+            );
+        }
+    }
+    (complete && !rules.is_empty()).then_some(rules)
+}
+
+fn is_adapt(rule: &Rule) -> bool {
+    matches!(rule.action, Action::Adapt(_))
 }
 
 fn rule_of(
