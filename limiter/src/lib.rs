@@ -14,4 +14,5 @@ pub mod language;
 pub mod metric;
 pub mod policy;
 pub mod problem;
+pub mod promql;
 pub mod quota;
