@@ -17,7 +17,11 @@ use tracing::{info, warn};
 use crate::{
     admin,
     build::Builder,
-    metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper},
+    metrics::{
+        HealthBoard, PodSample, Provider, Wanted,
+        prometheus::{self, Prometheus},
+        scrape::Scraper,
+    },
     status::{self, Status},
     watch::files,
     xds::{proxies::Proxies, server, table::Table},
@@ -37,6 +41,8 @@ pub struct Config {
     pub admin_address: SocketAddr,
     /// How often metrics pages are read.
     pub scrape_interval: Duration,
+    /// The Prometheus to ask, if there is one.
+    pub prometheus: Option<prometheus::Config>,
 }
 
 /// Asks the builder for a status.
@@ -69,6 +75,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
     let scraper = Scraper { interval: config.scrape_interval };
+    if let Some(config) = config.prometheus {
+        let meters = prometheus::Meters::default();
+        meters.register(&mut registry);
+        let provider = Prometheus::new(config, meters).context("--prometheus")?;
+        let asking = provider.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
+        tasks.spawn(async move { drop(asking.await) });
+    }
     let scraping = scraper.spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
     let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };

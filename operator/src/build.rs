@@ -3,22 +3,24 @@
 //! In: changes, samples and the passing of time. Out: resources in the mesh-wide table, targets to scrape, a status on request.
 //! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
 
+mod wanted;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use jiff::Timestamp;
-use limiter::{engine::Phase, metric::Word};
+use limiter::engine::Phase;
 use tracing::{info, warn};
 
 use crate::{
-    index::{Change, Index, ServiceView},
+    index::{Change, Index},
     intent::{ServiceIntent, ServiceKey},
-    metrics::{PodSample, Series, Target, Wanted, store::Store},
+    metrics::{PodSample, Wanted, store::Store},
     translate::{
         self, Report,
-        decide::{Rules, decide, qualified},
+        decide::{Rules, decide},
     },
     xds::{
         resources::{self, Resource},
@@ -155,8 +157,7 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        let views = self.index.service_keys().filter_map(|key| self.index.service(key));
-        Arc::new(Wanted { targets: views.flat_map(|view| targets_of(&view)).collect(), queries: Vec::new() })
+        Arc::new(wanted::wanted(&self.index))
     }
 
     /// The index, for status.
@@ -196,43 +197,6 @@ fn same_numbers(old: &Rules, new: &Rules) -> bool {
         && new.decisions.iter().all(|(key, decision)| {
             old.decisions.get(key).is_some_and(|old| old.limit == decision.limit && old.lowest == decision.lowest)
         })
-}
-
-fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
-    let mut wanted = false;
-    let mut series = Vec::new();
-    for policy in &view.policies {
-        for metric in policy.metrics() {
-            match &metric.word {
-                Word::Cpu | Word::Memory => wanted = true,
-                Word::Named(name) => {
-                    let Some(definition) = policy.metrics.get(name) else { continue };
-                    let qualified = qualified(policy, &metric).word.to_string();
-                    let Some(definition) = Series::from_definition(&qualified, &definition.source) else { continue };
-                    wanted = true;
-                    if !series.contains(&definition) {
-                        series.push(definition);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    if !wanted {
-        return Vec::new();
-    }
-    let with_page =
-        view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
-    with_page
-        .map(|(pod, endpoint, (address, path))| Target {
-            service: view.key.clone(),
-            pod: (*pod).to_owned(),
-            url: format!("http://{address}{path}"),
-            cpu_limit_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
-            memory_limit_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
-            series: series.clone(),
-        })
-        .collect()
 }
 
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {

@@ -2,19 +2,25 @@
 //!
 //! ```text
 //! targets -> scrape (I/O) -> text -> rates -> Vec<PodSample> -> store -> limiter::metric::Observations
+//! queries -> prometheus (I/O) --------------> Vec<PodSample> -^
 //! ```
 //!
 //! A provider owns its connections and its clock; `text`, `rates` and `store` are plain functions of values. A target
 //! that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
 
+pub mod prometheus;
 pub mod rates;
 pub mod scrape;
 pub mod store;
 pub mod text;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
+use limiter::metric::Word;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
@@ -45,7 +51,7 @@ pub struct PodSample {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Measure {
     /// A number in the word's base unit; finite.
-    Number(limiter::metric::Word, f64),
+    Number(Word, f64),
     /// Answers of the last interval, for `errors`.
     Errors {
         /// Those that failed, without those that Weir's own limits gave.
@@ -102,7 +108,7 @@ pub struct Query {
     /// The service that the answer is for.
     pub service: ServiceKey,
     /// The word that the answer becomes, as rules are told of it.
-    pub word: limiter::metric::Word,
+    pub word: Word,
     /// PromQL of an object, with its variables; absent: the built-in query of the word.
     pub promql: Option<String>,
     /// The service's ready pods, for `$pods`, in order.
@@ -176,7 +182,7 @@ pub struct TargetHealth {
     /// When the last attempt that worked ended.
     pub last_success: Option<Timestamp>,
     /// Words that cannot be had from a page that is otherwise fine, with the reason and the mend.
-    pub unavailable: BTreeMap<limiter::metric::Word, String>,
+    pub unavailable: BTreeMap<Word, String>,
 }
 
 /// Why a target cannot be measured.
@@ -192,6 +198,8 @@ pub struct TargetError {
 #[derive(Clone, Debug, Default)]
 pub struct HealthBoard {
     targets: Arc<Mutex<BTreeMap<ServiceKey, BTreeMap<String, TargetHealth>>>>,
+    /// What is wrong with the words that Prometheus is asked for; absent: nothing can be asked.
+    queries: Arc<Mutex<Option<BTreeMap<ServiceKey, BTreeMap<Word, TargetError>>>>>,
 }
 
 impl HealthBoard {
@@ -205,6 +213,46 @@ impl HealthBoard {
     #[must_use]
     pub fn service(&self, service: &ServiceKey) -> BTreeMap<String, TargetHealth> {
         self.targets.lock().get(service).cloned().unwrap_or_default()
+    }
+
+    /// Whether there is a Prometheus to ask.
+    #[must_use]
+    pub fn has_prometheus(&self) -> bool {
+        self.queries.lock().is_some()
+    }
+
+    /// Why Prometheus gives no value for a word of a service; absent when it does, or was not asked yet.
+    #[must_use]
+    pub fn query(&self, service: &ServiceKey, word: &Word) -> Option<TargetError> {
+        self.queries.lock().as_ref()?.get(service)?.get(word).cloned()
+    }
+
+    pub(crate) fn set_prometheus(&self) {
+        self.queries.lock().get_or_insert_default();
+    }
+
+    /// Keeps what is wrong with a word now, if anything is; says whether that turned.
+    pub(crate) fn turn_query(&self, service: &ServiceKey, word: &Word, trouble: Option<&str>) -> bool {
+        let mut queries = self.queries.lock();
+        let queries = queries.get_or_insert_default();
+        let Some(message) = trouble else {
+            let Some(words) = queries.get_mut(service) else { return false };
+            let turned = words.remove(word).is_some();
+            if words.is_empty() {
+                queries.remove(service);
+            }
+            return turned;
+        };
+        match queries.entry(service.clone()).or_default().entry(word.clone()) {
+            Entry::Occupied(mut held) => {
+                message.clone_into(&mut held.get_mut().message);
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(TargetError { message: message.to_owned(), since: Timestamp::now() });
+                true
+            }
+        }
     }
 
     pub(crate) fn update<T>(&self, service: &ServiceKey, pod: &str, change: impl FnOnce(&mut TargetHealth) -> T) -> T {

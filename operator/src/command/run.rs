@@ -29,6 +29,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         scrape_interval: args.scrape_interval,
+        prometheus: args.prometheus.config(),
     };
     app::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)

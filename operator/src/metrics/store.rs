@@ -5,7 +5,9 @@
 //! for all: at least half of the ready pods must count. Then the result is as old as the newest of them. Otherwise it
 //! carries the time at which half of the pods were last known, which is stale by construction, so that the rule treats
 //! the metric as missing. A sum over the pods that count is scaled up to all ready pods: an undercount would read as
-//! less load than there is.
+//! less load than there is. A sample of the service as a whole stands for all of them.
+//!
+//! Of several sources the most direct one is believed whose value is fresh at the time of the newest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +27,14 @@ struct Point {
 /// The newest samples. One owner; plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    services: BTreeMap<ServiceKey, BTreeMap<Word, BTreeMap<String, Point>>>,
+    services: BTreeMap<ServiceKey, BTreeMap<Word, BTreeMap<Source, Points>>>,
+}
+
+/// What one source says of one word.
+#[derive(Clone, Debug, Default)]
+struct Points {
+    pods: BTreeMap<String, Point>,
+    whole: Option<Point>,
 }
 
 impl Store {
@@ -39,14 +48,23 @@ impl Store {
     /// have something new.
     pub fn insert(&mut self, samples: impl IntoIterator<Item = PodSample>) -> BTreeSet<ServiceKey> {
         let mut touched = BTreeSet::new();
-        for PodSample { service, pod, measure, at, fresh_for_ms, source: _ } in samples {
-            let (Some(pod), Measure::Number(word, value)) = (pod, measure) else { continue };
+        for PodSample { service, pod, measure, at, fresh_for_ms, source } in samples {
+            let Measure::Number(word, value) = measure else { continue };
             if !value.is_finite() {
                 continue;
             }
-            let pods = self.services.entry(service.clone()).or_default().entry(word).or_default();
-            if pods.get(&pod).is_none_or(|held| held.at <= at) {
-                pods.insert(pod, Point { value, at, fresh_for_ms });
+            let sources = self.services.entry(service.clone()).or_default().entry(word).or_default();
+            let points = sources.entry(source).or_default();
+            let held = match &pod {
+                Some(pod) => points.pods.get(pod),
+                None => points.whole.as_ref(),
+            };
+            if held.is_none_or(|held| held.at <= at) {
+                let point = Point { value, at, fresh_for_ms };
+                match pod {
+                    Some(pod) => drop(points.pods.insert(pod, point)),
+                    None => points.whole = Some(point),
+                }
                 touched.insert(service);
             }
         }
@@ -60,9 +78,9 @@ impl Store {
         let samples = metrics
             .iter()
             .filter_map(|metric| {
-                let pods = words?.get(&metric.word)?;
-                let points: Vec<Point> = ready_pods.iter().filter_map(|pod| pods.get(pod)).copied().collect();
-                Some((metric.clone(), reduce(metric.reduce, points, ready_pods.len())?))
+                let sources = words?.get(&metric.word)?;
+                let samples = sources.iter().filter_map(|(source, points)| points.sample(*source, metric.reduce, ready_pods));
+                Some((metric.clone(), believed(samples.collect())?))
             })
             .collect();
         Observations { pods: u32::try_from(ready_pods.len()).unwrap_or(u32::MAX), samples }
@@ -71,7 +89,8 @@ impl Store {
     /// The newest value of one pod, for status.
     #[must_use]
     pub fn pod(&self, service: &ServiceKey, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
-        self.services.get(service)?.get(word)?.get(pod).map(|point| (point.value, point.at))
+        let sources = self.services.get(service)?.get(word)?.values();
+        sources.filter_map(|points| points.pods.get(pod)).max_by_key(|point| point.at).map(|point| (point.value, point.at))
     }
 
     /// Forgets a service.
@@ -81,23 +100,22 @@ impl Store {
 
     /// Forgets a pod of a service.
     pub fn forget_pod(&mut self, service: &ServiceKey, pod: &str) {
-        if let Some(words) = self.services.get_mut(service) {
-            words.retain(|_, pods| {
-                pods.remove(pod);
-                !pods.is_empty()
-            });
-            if words.is_empty() {
-                self.services.remove(service);
-            }
-        }
+        self.retain(service, |held| held != pod);
     }
 
     /// Forgets every pod of `service` that is not in `pods`.
     pub fn retain_pods(&mut self, service: &ServiceKey, pods: &[String]) {
+        self.retain(service, |held| pods.iter().any(|pod| pod == held));
+    }
+
+    fn retain(&mut self, service: &ServiceKey, stays: impl Fn(&str) -> bool) {
         if let Some(words) = self.services.get_mut(service) {
-            words.retain(|_, held| {
-                held.retain(|pod, _| pods.contains(pod));
-                !held.is_empty()
+            words.retain(|_, sources| {
+                sources.retain(|_, points| {
+                    points.pods.retain(|pod, _| stays(pod));
+                    !points.pods.is_empty() || points.whole.is_some()
+                });
+                !sources.is_empty()
             });
             if words.is_empty() {
                 self.services.remove(service);
@@ -106,7 +124,26 @@ impl Store {
     }
 }
 
-fn reduce(how: Reduce, mut points: Vec<Point>, ready: usize) -> Option<Sample> {
+impl Points {
+    /// What the source says now: of the pods, or of the service as a whole when that is newer.
+    fn sample(&self, source: Source, how: Reduce, ready_pods: &[String]) -> Option<Sample> {
+        let pods: Vec<Point> = ready_pods.iter().filter_map(|pod| self.pods.get(pod)).copied().collect();
+        let (value, at, fresh_for_ms) = match (reduce(how, pods, ready_pods.len()), self.whole) {
+            (Some(pods), Some(whole)) if whole.at <= pods.1 => pods,
+            (_, Some(Point { value, at, fresh_for_ms })) => (value, at, fresh_for_ms),
+            (pods, None) => pods?,
+        };
+        Some(Sample { value, at, fresh_for_ms, source: source.name().to_owned() })
+    }
+}
+
+/// The first of the samples, most direct source first, that is fresh at the time of the newest.
+fn believed(samples: Vec<Sample>) -> Option<Sample> {
+    let newest = samples.iter().map(|sample| sample.at).max()?;
+    samples.into_iter().find(|sample| sample.is_fresh(newest))
+}
+
+fn reduce(how: Reduce, mut points: Vec<Point>, ready: usize) -> Option<(f64, Timestamp, u64)> {
     let quorum = ready.div_ceil(2).max(1);
     if points.len() < quorum {
         return None;
@@ -127,7 +164,7 @@ fn reduce(how: Reduce, mut points: Vec<Point>, ready: usize) -> Option<Sample> {
         Reduce::Max => counted.iter().map(|point| point.value).fold(f64::NEG_INFINITY, f64::max),
         Reduce::Sum => sum * (ready as f64 / number),
     };
-    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: Source::Scrape.name().to_owned() })
+    value.is_finite().then_some((value, at, fresh_for_ms))
 }
 
 #[cfg(test)]

@@ -6,14 +6,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
     engine::Phase,
     metric::{Metric, Word},
-    policy::{Mode, Policy},
+    policy::{MetricSource, Mode, Policy},
     problem,
 };
 
-use super::Target;
+use super::{Endpoints, Target};
 use crate::{
     index::PolicyEntry,
     metrics::HealthBoard,
+    translate::decide::qualified,
     xds::{proxies::Proxies, table::Table},
 };
 
@@ -159,7 +160,7 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) ->
         }
         let words: Vec<_> = missing.iter().map(|metric| metric.word.to_string()).collect();
         let mut message = format!("{} of {} is missing", words.join(", "), target.service);
-        if let Some(why) = why_missing(target, &missing, health) {
+        if let Some(why) = why_missing(policy, target, &missing, health) {
             message.push_str(": ");
             message.push_str(&why);
         }
@@ -174,11 +175,38 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) ->
     (true, Reason::Available, message.to_owned())
 }
 
-fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard) -> Option<String> {
+fn why_missing(policy: &Policy, target: &Target<'_>, missing: &[&Metric], health: &HealthBoard) -> Option<String> {
     let view = target.view.as_ref()?;
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
     }
+    if let Some(why) = missing.iter().find_map(|metric| query_fails(policy, target, metric, health)) {
+        return Some(why);
+    }
+    let direct = page_fails(target, view, missing, health);
+    let asked = missing.iter().find_map(|metric| health.query(&target.service, &metric.word));
+    match (direct, asked) {
+        (direct, None) => direct,
+        (None, Some(error)) => Some(error.message),
+        (Some(direct), Some(error)) => Some(format!("{direct}; {}", error.message)),
+    }
+}
+
+/// Why a word that the policy takes from Prometheus is missing, with the field that says the query.
+fn query_fails(policy: &Policy, target: &Target<'_>, metric: &Metric, health: &HealthBoard) -> Option<String> {
+    let Word::Named(name) = &metric.word else { return None };
+    let MetricSource::Prometheus { position, .. } = &policy.metrics.get(name)?.source else { return None };
+    let why = if health.has_prometheus() {
+        let error = health.query(&target.service, &qualified(policy, metric).word);
+        error.map_or_else(|| "it has not been answered yet".to_owned(), |error| error.message)
+    } else {
+        "there is no Prometheus to ask: start `weir run` with --prometheus URL, or set WEIR_PROMETHEUS".to_owned()
+    };
+    Some(format!("spec.metrics[{position}].prometheus.query: {why}"))
+}
+
+/// Why the targets' own pages do not give a word.
+fn page_fails(target: &Target<'_>, view: &Endpoints, missing: &[&Metric], health: &HealthBoard) -> Option<String> {
     for pod in &view.pods {
         let Some(pod_health) = health.pod(&target.service, pod) else { continue };
         if let Some(error) = pod_health.last_error {

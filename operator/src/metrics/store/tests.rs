@@ -117,3 +117,30 @@ proptest! {
         prop_assert!(points.iter().any(|point| at(point.1) == mean.at));
     }
 }
+
+#[test]
+fn the_most_direct_fresh_source_is_believed() {
+    let mut store = Store::new();
+    let from = |source, pod: Option<&str>, value, ms| PodSample {
+        service: service(),
+        pod: pod.map(str::to_owned),
+        measure: Measure::Number(Word::Cpu, value),
+        at: at(ms),
+        fresh_for_ms: 750,
+        source,
+    };
+    let metric = Metric::plain(Word::Cpu);
+    let ready = ["a".to_owned()];
+    let told = |store: &Store| {
+        let seen = store.observe(&service(), &ready, &[metric.clone()].into());
+        seen.samples.get(&metric).map(|sample| (sample.value, sample.source.clone()))
+    };
+    store.insert([from(Source::Prometheus, None, 0.3, 1000)]);
+    assert_eq!(told(&store), Some((0.3, "prometheus".to_owned())), "it stands for the service as a whole");
+    store.insert([from(Source::Scrape, Some("a"), 0.9, 900)]);
+    assert_eq!(told(&store), Some((0.9, "scrape".to_owned())), "fresh beside the other");
+    store.insert([from(Source::Prometheus, None, 0.4, 2000)]);
+    assert_eq!(told(&store), Some((0.4, "prometheus".to_owned())), "the pages have fallen silent");
+    store.insert([from(Source::Prometheus, Some("a"), 0.5, 2500)]);
+    assert_eq!(told(&store), Some((0.5, "prometheus".to_owned())), "the newer of both");
+}
