@@ -1,6 +1,6 @@
 //! Weir's test kit: what every test on real servers needs, once.
 //!
-//! Real parts only: the built `weir` binary ([`weir`]), Envoy ([`proxy`]) and the load generator as the demo ships them
+//! Real parts only: the built `weir` binary ([`weir`]), Envoy ([`proxy`]), [`prometheus`] and the load generator as the demo ships them
 //! (`operator::demo`), scripted applications ([`app`]) with their manifests ([`mesh`]), free [`ports`], [`http`] requests, and
 //! [`wait::eventually`] in place of every sleep. [`tidy`] holds the checks of the
 //! repository itself, as functions of what they read, so that each can be shown a made-up tree that it must refuse.
@@ -11,6 +11,7 @@ pub mod app;
 pub mod http;
 pub mod mesh;
 pub mod ports;
+pub mod prometheus;
 pub mod proxy;
 pub mod status;
 pub mod tidy;

@@ -52,7 +52,9 @@ fn a_plain_selector_is_told_from_other_expressions() {
     for query in ["up", " up ", r#"up{a="}",b=~'c'}"#, "{__name__=\"up\"}", "job:up {a=\"b\"}"] {
         assert!(is_selector(query), "{query}");
     }
-    for query in ["", "1", "5m", "Inf", "sum(up)", "up[1m]", "up offset 1m", "up + up", "up{a=\"b\"} > 1", "(up)", "up{", "-up"] {
+    for query in
+        ["", "1", "5m", "Inf", "sum(up)", "up[1m]", "up offset 1m", "up + up", "up{a=\"b\"} > 1", "(up)", "up{", "-up"]
+    {
         assert!(!is_selector(query), "{query}");
     }
 }

@@ -27,16 +27,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::{
-    answer::{Answer, Asker, Reading},
-    client::Client,
-    gate::{Gate, backoff},
-};
 pub use self::{
     answer::MAX_SERIES,
     client::{ConfigError, MAX_ANSWER_BYTES},
     meters::Meters,
     words::{Builtin, By, builtin},
+};
+use self::{
+    answer::{Answer, Asker, Reading},
+    client::Client,
+    gate::{Gate, backoff},
 };
 use super::{HealthBoard, PodSample, Provider, Query, Source, Wanted};
 

@@ -79,7 +79,8 @@ impl Store {
             .iter()
             .filter_map(|metric| {
                 let sources = words?.get(&metric.word)?;
-                let samples = sources.iter().filter_map(|(source, points)| points.sample(*source, metric.reduce, ready_pods));
+                let samples =
+                    sources.iter().filter_map(|(source, points)| points.sample(*source, metric.reduce, ready_pods));
                 Some((metric.clone(), believed(samples.collect())?))
             })
             .collect();
@@ -90,7 +91,10 @@ impl Store {
     #[must_use]
     pub fn pod(&self, service: &ServiceKey, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
         let sources = self.services.get(service)?.get(word)?.values();
-        sources.filter_map(|points| points.pods.get(pod)).max_by_key(|point| point.at).map(|point| (point.value, point.at))
+        sources
+            .filter_map(|points| points.pods.get(pod))
+            .max_by_key(|point| point.at)
+            .map(|point| (point.value, point.at))
     }
 
     /// Forgets a service.

@@ -110,9 +110,10 @@ impl Client {
         if !json.is_some_and(|content_type| content_type.starts_with("application/json")) {
             return Err(match status {
                 StatusCode::OK => Error::Foreign("its answer is not JSON; is the URL that of a Prometheus?".to_owned()),
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    Error::Status(status, "; give credentials with --prometheus-token-file, or as http://user:password@…")
-                }
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Status(
+                    status,
+                    "; give credentials with --prometheus-token-file, or as http://user:password@…",
+                ),
                 StatusCode::NOT_FOUND => Error::Status(status, "; the URL is that which /api/v1/query stands below"),
                 _ => Error::Status(status, ""),
             });

@@ -43,7 +43,8 @@ impl Gate {
     /// A question found no server. `pause` is the first pause; `spread` (0 to 1) keeps replicas apart. Says whether that turned.
     pub(super) fn failed(&mut self, now: Instant, pause: Duration, spread: f64, why: String) -> bool {
         let turned = self.closed.is_none();
-        let closed = self.closed.get_or_insert(Closed { failures: 0, until: now, attempting: true, why: String::new() });
+        let closed =
+            self.closed.get_or_insert(Closed { failures: 0, until: now, attempting: true, why: String::new() });
         closed.why = why;
         // What was under way when the gate closed says nothing new.
         if closed.attempting {

@@ -34,11 +34,11 @@ fn each_text_is_asked_once() {
 fn the_samples_of_a_plain_selector_must_be_young() {
     let word = Word::Named("a#q".to_owned());
     let text = |promql: &str| {
-        plan(&[query("cart", word.clone(), Some(promql), &["cart-0"])], Duration::from_secs(90)).into_keys().next().unwrap()
+        plan(&[query("cart", word.clone(), Some(promql), &["cart-0"])], Duration::from_secs(90))
+            .into_keys()
+            .next()
+            .unwrap()
     };
-    assert_eq!(
-        &*text("q{app=\"$service\"}"),
-        "q{app=\"cart\"} and timestamp(q{app=\"cart\"}) > time() - 90"
-    );
+    assert_eq!(&*text("q{app=\"$service\"}"), "q{app=\"cart\"} and timestamp(q{app=\"cart\"}) > time() - 90");
     assert_eq!(&*text("sum(q)"), "sum(q)");
 }

@@ -41,7 +41,10 @@ const FAILED: &str = r#"response_flags!="RL",response_code=~"5..""#;
 #[must_use]
 pub fn builtin(word: &Word) -> Option<Builtin> {
     let total = |labels: &str| {
-        format!("sum by (pod) (rate(istio_requests_total{{{ASKED}{}{labels}}}[1m]))", if labels.is_empty() { "" } else { "," })
+        format!(
+            "sum by (pod) (rate(istio_requests_total{{{ASKED}{}{labels}}}[1m]))",
+            if labels.is_empty() { "" } else { "," }
+        )
     };
     let served = |labels: &str| format!("sum by ({SERVICE}) (rate(istio_requests_total{{{SERVED},{labels}}}[1m]))");
     let (promql, by) = match word {
