@@ -194,12 +194,14 @@ pub struct TargetError {
     pub since: Timestamp,
 }
 
+type Troubles = BTreeMap<ServiceKey, BTreeMap<Word, TargetError>>;
+
 /// What providers say about their targets; cheap to clone. Written by providers, read by status and by the admin port.
 #[derive(Clone, Debug, Default)]
 pub struct HealthBoard {
     targets: Arc<Mutex<BTreeMap<ServiceKey, BTreeMap<String, TargetHealth>>>>,
     /// What is wrong with the words that Prometheus is asked for; absent: nothing can be asked.
-    queries: Arc<Mutex<Option<BTreeMap<ServiceKey, BTreeMap<Word, TargetError>>>>>,
+    queries: Arc<Mutex<Option<Troubles>>>,
 }
 
 impl HealthBoard {

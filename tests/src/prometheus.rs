@@ -5,11 +5,18 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, process::Child, task::JoinHandle};
+use tokio::{
+    io::AsyncReadExt,
+    net::TcpListener,
+    process::Child,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{eventually, http, ports, project_root, temp_dir};
 
@@ -53,7 +60,17 @@ impl Prometheus {
     ///
     /// When it does not get ready.
     pub async fn start(targets: &[Target], interval: Duration) -> Self {
+        Self::start_with(targets, interval, "").await
+    }
+
+    /// As [`Self::start`], with this as its `web.yml`: who may ask.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get ready.
+    pub async fn start_with(targets: &[Target], interval: Duration, web: &str) -> Self {
         let home = temp_dir();
+        std::fs::write(home.path().join("web.yml"), web).expect("a fresh folder can be written");
         let mut config = format!(
             "global: {{scrape_interval: {0}ms, scrape_timeout: {0}ms}}\nscrape_configs:\n- job_name: test\n  honor_labels: true\n  \
              static_configs:\n",
@@ -104,7 +121,8 @@ impl Prometheus {
             async move {
                 assert!(ended.is_none(), "Prometheus ended instead of getting ready: {ended:?}");
                 match http::get(address, "/-/ready").await {
-                    Ok(response) if response.status().is_success() => Ok(()),
+                    // Where a password is asked for, the answer to a stranger is all that can be had.
+                    Ok(response) if response.status().is_success() || response.status() == 401 => Ok(()),
                     Ok(response) => Err(response.status().to_string()),
                     Err(error) => Err(format!("{error:#}")),
                 }
@@ -121,6 +139,7 @@ fn spawn(home: &TempDir, address: SocketAddr) -> Child {
     command
         .arg(format!("--config.file={}", home.path().join("prometheus.yml").display()))
         .arg(format!("--storage.tsdb.path={}", home.path().join("data").display()))
+        .arg(format!("--web.config.file={}", home.path().join("web.yml").display()))
         .arg(format!("--web.listen-address={address}"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -139,11 +158,12 @@ impl Drop for Prometheus {
     }
 }
 
-/// Takes connections and never answers: a server that is hung.
+/// Takes questions, remembers them and never answers: a server that is hung.
 #[derive(Debug)]
 pub struct Silent {
     /// Where it listens.
     pub address: SocketAddr,
+    heard: Arc<Mutex<String>>,
     task: JoinHandle<()>,
 }
 
@@ -156,13 +176,28 @@ impl Silent {
     pub async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
+        let heard = Arc::<Mutex<String>>::default();
+        let shared = Arc::clone(&heard);
         let task = tokio::spawn(async move {
-            let mut held = Vec::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                held.push(stream);
+            // Aborted with the task that owns it.
+            let mut connections = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let heard = Arc::clone(&shared);
+                connections.spawn(async move {
+                    let mut part = [0; 4096];
+                    while let Ok(length @ 1..) = stream.read(&mut part).await {
+                        heard.lock().push_str(&String::from_utf8_lossy(&part[..length]));
+                    }
+                });
             }
         });
-        Self { address, task }
+        Self { address, heard, task }
+    }
+
+    /// All that was sent to it so far.
+    #[must_use]
+    pub fn heard(&self) -> String {
+        self.heard.lock().clone()
     }
 }
 

@@ -229,11 +229,11 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
         let admitted = shared.gate.lock().pass(tick, timeout);
         if let Err((until, why)) = admitted {
             shared.report(&text, &askers.borrow(), &Reading { trouble: Some(why), ..Reading::default() });
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
-                () = shared.reopened.notified() => {}
-            }
-            next = Instant::now();
+            next = tokio::select! {
+                () = tokio::time::sleep_until(until) => Instant::now(),
+                // Everyone is woken at once, and spreads again.
+                () = shared.reopened.notified() => Instant::now() + interval.mul_f64(spread(&text, 0)),
+            };
             continue;
         }
         let outcome = {
@@ -252,6 +252,7 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
             outcome
         };
         let jitter = spread(&text, failures + 1);
+        // What is wrong, and how long the pause may get.
         let wrong = match outcome {
             Ok(data) => {
                 shared.reopen();
@@ -263,7 +264,7 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                         shared.take(&text, &askers.borrow(), &answer);
                         None
                     }
-                    Err(wrong) => Some(wrong),
+                    Err(wrong) => Some((wrong, MAX_PAUSE)),
                 }
             }
             Err(error) if error.concerns_all() => {
@@ -275,11 +276,11 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                 next = Instant::now();
                 continue;
             }
+            // Slow or hung: who can tell. It may be back at any moment.
+            Err(error @ client::Error::Deadline(_)) => Some((error.to_string(), gate::MAX_PAUSE)),
             Err(error) => {
-                if !matches!(error, client::Error::Deadline(_)) {
-                    shared.reopen();
-                }
-                Some(error.to_string())
+                shared.reopen();
+                Some((error.to_string(), MAX_PAUSE))
             }
         };
         let pause = match wrong {
@@ -287,10 +288,10 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                 failures = 0;
                 interval
             }
-            Some(trouble) => {
+            Some((trouble, most)) => {
                 shared.report(&text, &askers.borrow(), &Reading { trouble: Some(trouble), ..Reading::default() });
                 failures = failures.saturating_add(1);
-                backoff(interval, failures, MAX_PAUSE.max(interval), jitter)
+                backoff(interval, failures, most.max(interval), jitter)
             }
         };
         next = (tick + pause).max(Instant::now());

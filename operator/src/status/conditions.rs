@@ -185,11 +185,9 @@ fn why_missing(policy: &Policy, target: &Target<'_>, missing: &[&Metric], health
     }
     let direct = page_fails(target, view, missing, health);
     let asked = missing.iter().find_map(|metric| health.query(&target.service, &metric.word));
-    match (direct, asked) {
-        (direct, None) => direct,
-        (None, Some(error)) => Some(error.message),
-        (Some(direct), Some(error)) => Some(format!("{direct}; {}", error.message)),
-    }
+    let asked = asked.map(|error| format!("from Prometheus: {}", error.message));
+    let both: Vec<String> = direct.into_iter().chain(asked).collect();
+    (!both.is_empty()).then(|| both.join("; "))
 }
 
 /// Why a word that the policy takes from Prometheus is missing, with the field that says the query.

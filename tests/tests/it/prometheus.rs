@@ -149,6 +149,8 @@ async fn what_is_wrong_with_a_query_is_said_with_its_field() {
         pages.extend(targets(&service));
         services.push(service);
     }
+    let bare = scraped(folder.path(), "bare").await;
+    bare.pods[0].app.page(Page::Text("up 1\n".to_owned()));
     // A thousand series of which one is ours are no trouble.
     let good = deep(folder.path(), "good", "depth or on (pod) thousand").await;
     pages.extend(targets(&good));
@@ -171,6 +173,9 @@ async fn what_is_wrong_with_a_query_is_said_with_its_field() {
         // Nothing is known, so nothing is limited.
         View(weir.status().await.unwrap()).phase(&key(name), "deep", "Idle").unwrap();
     }
+    // Two sources are asked for cpu, and what each says is shown.
+    let message = missing(&weir, "bare", "from Prometheus: the query gives no series").await;
+    assert!(message.contains("process_cpu_seconds_total"), "{message}");
     // A query that is mended is asked at once, whatever its pause was.
     put(folder.path(), "syntax.policy.yaml", &policy("syntax", "Max", "depth"));
     phase(&weir, "syntax", "deep", "Limiting").await;
@@ -210,12 +215,12 @@ async fn a_series_that_ends_or_grows_old_is_missing_and_the_limit_holds() {
 }
 
 /// A service whose rule rests on cpu as its pods' own pages say it.
-async fn scraped(folder: &Path) -> Service {
-    let service = Service::start("ns-a", "scraped", 1).await;
+async fn scraped(folder: &Path, name: &str) -> Service {
+    let service = Service::start("ns-a", name, 1).await;
     service.burn(0.95);
     service.write(folder);
     let rule = "- name: hot\n  when: cpu > 80% until cpu < 50% for 1s\n  limit: 30 requests per second per pod";
-    put(folder, "scraped.policy.yaml", &limiter("ns-a", "scraped", rule));
+    put(folder, &format!("{name}.policy.yaml"), &limiter("ns-a", name, rule));
     service
 }
 
@@ -223,7 +228,7 @@ async fn scraped(folder: &Path) -> Service {
 async fn killing_prometheus_moves_no_rule_that_rests_on_another_provider() {
     let folder = temp_dir();
     let service = deep(folder.path(), "asked", "sum by (pod) (depth{pod=~\"$pods\"})").await;
-    let scraped = scraped(folder.path()).await;
+    let scraped = scraped(folder.path(), "scraped").await;
     let mut prometheus = Prometheus::start(&targets(&service), SCRAPED_EVERY).await;
     let weir = weir(folder.path(), &prometheus.url(), &[]).await;
     phase(&weir, "asked", "deep", "Limiting").await;
@@ -253,7 +258,7 @@ async fn a_server_that_is_hung_or_no_prometheus_is_said_and_costs_nobody_else() 
     for hung in [true, false] {
         let folder = temp_dir();
         let _service = deep(folder.path(), "asked", "depth").await;
-        let _scraped = scraped(folder.path()).await;
+        let _scraped = scraped(folder.path(), "scraped").await;
         let silent = Silent::start().await;
         let other = App::start(([127, 0, 0, 1], 0).into()).await;
         let address = if hung { silent.address } else { other.address };
@@ -262,6 +267,27 @@ async fn a_server_that_is_hung_or_no_prometheus_is_said_and_costs_nobody_else() 
         phase(&weir, "scraped", "hot", "Limiting").await;
         View(weir.status().await.unwrap()).phase(&key("asked"), "deep", "Idle").unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_go_by_url_or_by_token_file_and_never_into_a_message() {
+    // The password is `test`; this hash of it stands in Prometheus' own documentation.
+    const WEB: &str = "basic_auth_users: {admin: \"$2b$12$hNf2lSsxfm0.i4a.1kVpSOVyBCfIB51VRjgBUyv6kdnyTlgWj81Ay\"}\n";
+    let folder = temp_dir();
+    let service = deep(folder.path(), "asked", "depth").await;
+    let prometheus = Prometheus::start_with(&targets(&service), SCRAPED_EVERY, WEB).await;
+    let address = prometheus.address;
+    let right = weir(folder.path(), &format!("http://admin:test@{address}"), &[]).await;
+    phase(&right, "asked", "deep", "Limiting").await;
+    let wrong = weir(folder.path(), &format!("http://admin:secret@{address}"), &[]).await;
+    let message = missing(&wrong, "asked", "401 Unauthorized instead of 200; give credentials").await;
+    assert!(!message.contains("secret") && !wrong.log().contains("secret"), "{message}\n{}", wrong.log());
+    let absent = folder.path().join("token");
+    let tokenless =
+        weir(folder.path(), &prometheus.url(), &["--prometheus-token-file", absent.to_str().unwrap()]).await;
+    missing(&tokenless, "asked", "cannot be used: No such file").await;
+    std::fs::write(&absent, "no token of this server\n").unwrap();
+    missing(&tokenless, "asked", "401 Unauthorized").await;
 }
 
 #[tokio::test]

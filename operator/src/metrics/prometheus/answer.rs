@@ -71,7 +71,7 @@ impl Answer {
                 for one in vector {
                     let (mut labels, sample) = one.into_inner();
                     if let Some(service) = labels.remove(SERVICE) {
-                        series.entry((By::Service, Some(service))).or_default().push(sample.clone());
+                        series.entry((By::Service, Some(service))).or_default().push(sample);
                     }
                     series.entry((By::Pod, labels.remove("pod"))).or_default().push(sample);
                 }

@@ -53,7 +53,14 @@ pub(super) enum Error {
 impl Error {
     /// Whether any question would have failed so.
     pub(super) fn concerns_all(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Status(..) | Self::Foreign(_) | Self::Token(..))
+        match self {
+            Self::Unreachable(_) | Self::Foreign(_) | Self::Token(..) => true,
+            // A proxy that gave up waiting, or a server that stumbled, says so of this question only.
+            Self::Status(status, _) => {
+                !matches!(*status, StatusCode::GATEWAY_TIMEOUT | StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            Self::Deadline(_) | Self::Refused(_) | Self::TooLarge | Self::Text => false,
+        }
     }
 }
 
