@@ -15,6 +15,9 @@ pub(super) fn wanted(index: &Index) -> Wanted {
     for view in index.service_keys().filter_map(|key| index.service(key)) {
         wanted.targets.extend(targets_of(&view));
         wanted.queries.extend(queries_of(&view));
+        if reads_streams(&view) {
+            wanted.streamed.insert(view.key.clone());
+        }
     }
     wanted
 }
@@ -54,6 +57,11 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
             series: series.clone(),
         })
         .collect()
+}
+
+/// Whether a rule of the service reads what its proxies stream.
+fn reads_streams(view: &ServiceView<'_>) -> bool {
+    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
 }
 
 /// One question for each word that a rule of the service reads and that Prometheus could know.

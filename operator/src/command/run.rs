@@ -30,6 +30,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         admin_address: args.admin_address,
         scrape_interval: args.scrape_interval,
         prometheus: args.prometheus.config(),
+        state_folder: args.state_dir,
     };
     app::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)

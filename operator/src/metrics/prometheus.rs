@@ -34,11 +34,11 @@ pub use self::{
     words::{Builtin, By, builtin},
 };
 use self::{
-    answer::{Answer, Asker, Reading},
+    answer::{Answer, Asker},
     client::Client,
     gate::{Gate, backoff},
 };
-use super::{HealthBoard, PodSample, Provider, Query, Source, Wanted};
+use super::{HealthBoard, PodSample, Provider, Query, Source, Wanted, outbox::Outbox};
 
 /// Questions that may be under way at once.
 pub const CONCURRENCY: usize = 16;
@@ -103,8 +103,7 @@ impl Provider for Prometheus {
             gate: Mutex::default(),
             reopened: Notify::new(),
             permits: Semaphore::new(CONCURRENCY),
-            outbox: Mutex::default(),
-            filled: Notify::new(),
+            outbox: Outbox::default(),
         };
         tokio::spawn(supervise(Arc::new(shared), wanted, samples, shutdown))
     }
@@ -119,9 +118,7 @@ struct Shared {
     gate: Mutex<Gate>,
     reopened: Notify,
     permits: Semaphore,
-    /// By text what its last answer gave and was not taken yet: when the receiver is slow, newer answers replace older ones.
-    outbox: Mutex<BTreeMap<Arc<str>, Vec<PodSample>>>,
-    filled: Notify,
+    outbox: Outbox,
 }
 
 /// A text that is asked, and the task that does.
@@ -138,26 +135,18 @@ async fn supervise(
 ) {
     let mut running: BTreeMap<Arc<str>, Running> = BTreeMap::new();
     wanted.mark_changed();
-    let mut filled = false;
+    let draining = shared.outbox.drain(&samples);
+    tokio::pin!(draining);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
+            () = &mut draining => return,
             changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
                 }
                 let now_wanted = Arc::clone(&wanted.borrow_and_update());
                 reconcile(&shared, &mut running, plan(&now_wanted.queries, shared.config.lookback));
-            }
-            // Two steps, so that a change of queries between them does not lose the notice.
-            () = shared.filled.notified(), if !filled => filled = true,
-            permit = samples.reserve(), if filled => {
-                let Ok(permit) = permit else { return };
-                filled = false;
-                let batch: Vec<_> = std::mem::take(&mut *shared.outbox.lock()).into_values().flatten().collect();
-                if !batch.is_empty() {
-                    permit.send(batch);
-                }
             }
         }
     }
@@ -199,10 +188,7 @@ fn reconcile(
     running.retain(|text, task| {
         let before = Arc::clone(&task.askers.borrow());
         gone.extend(before.iter().map(|asker| (asker.service.clone(), asker.word.clone())));
-        let Some(askers) = plan.remove(text) else {
-            shared.outbox.lock().remove(text);
-            return false;
-        };
+        let Some(askers) = plan.remove(text) else { return false };
         if *before != askers {
             task.askers.send_replace(Arc::new(askers));
         }
@@ -228,7 +214,7 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
         let tick = Instant::now();
         let admitted = shared.gate.lock().pass(tick, timeout);
         if let Err((until, why)) = admitted {
-            shared.report(&text, &askers.borrow(), &Reading { trouble: Some(why), ..Reading::default() });
+            shared.report(&text, &askers.borrow(), Some(&why));
             next = tokio::select! {
                 () = tokio::time::sleep_until(until) => Instant::now(),
                 // Everyone is woken at once, and spreads again.
@@ -272,7 +258,7 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                 if shared.gate.lock().failed(Instant::now(), interval, jitter, why.clone()) {
                     tracing::warn!(%error, "Prometheus gives no answers; what is in force holds");
                 }
-                shared.report(&text, &askers.borrow(), &Reading { trouble: Some(why), ..Reading::default() });
+                shared.report(&text, &askers.borrow(), Some(&why));
                 next = Instant::now();
                 continue;
             }
@@ -289,7 +275,7 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                 interval
             }
             Some((trouble, most)) => {
-                shared.report(&text, &askers.borrow(), &Reading { trouble: Some(trouble), ..Reading::default() });
+                shared.report(&text, &askers.borrow(), Some(&trouble));
                 failures = failures.saturating_add(1);
                 backoff(interval, failures, most.max(interval), jitter)
             }
@@ -306,24 +292,21 @@ impl Shared {
         }
     }
 
-    fn take(&self, text: &Arc<str>, askers: &[Asker], answer: &Answer) {
-        let mut samples = Vec::new();
+    fn take(&self, text: &str, askers: &[Asker], answer: &Answer) {
         for asker in askers {
-            let mut reading = answer.read(asker);
-            samples.append(&mut reading.samples);
-            self.report(text, std::slice::from_ref(asker), &reading);
-        }
-        if !samples.is_empty() {
-            self.outbox.lock().insert(Arc::clone(text), samples);
-            self.filled.notify_one();
+            let reading = answer.read(asker);
+            self.report(text, std::slice::from_ref(asker), reading.trouble.as_deref());
+            if !reading.samples.is_empty() {
+                self.outbox.put(reading.samples);
+            }
         }
     }
 
     /// Keeps what is wrong for each asker, and logs when it turns, not at every question.
-    fn report(&self, text: &str, askers: &[Asker], reading: &Reading) {
+    fn report(&self, text: &str, askers: &[Asker], trouble: Option<&str>) {
         for Asker { service, word, by, .. } in askers {
-            let turned = self.health.turn_query(service, word, reading.trouble.as_deref());
-            match (&reading.trouble, by) {
+            let turned = self.health.turn_query(service, word, trouble);
+            match (trouble, by) {
                 _ if !turned => {}
                 (None, _) => tracing::info!(%service, %word, "Prometheus gives a value again"),
                 // Not every mesh has the exporters of every word, and another source may have it.

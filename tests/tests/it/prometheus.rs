@@ -356,7 +356,7 @@ async fn the_languages_words_come_from_the_usual_exporters() {
         promql: None,
         pods: vec!["cart-0".to_owned()],
     };
-    let wanted = Wanted { targets: Vec::new(), queries: expected.iter().map(query).collect() };
+    let wanted = Wanted { queries: expected.iter().map(query).collect(), ..Wanted::default() };
     let config = Config {
         url: prometheus.url(),
         interval: Duration::from_millis(500),

@@ -54,15 +54,16 @@ pub fn builtin(word: &Word) -> Option<Builtin> {
         Word::Answers => (total(ANSWERED), By::Pod),
         Word::Refused => (or_zero(&total("response_flags=\"RL\""), &total("")), By::Pod),
         Word::ErrorsPerSecond => (or_zero(&total(FAILED), &total("")), By::Pod),
-        // Without any answer this is 0/0, which is dropped: nothing is known of errors then.
+        // Where nothing is answered both are 0: that nothing happens is no missing metric, and lets a rule go.
         Word::Errors => {
             let answered = served(ANSWERED);
-            (format!("({}) / ({answered})", or_zero(&served(FAILED), &answered)), By::Service)
+            (or_zero(&format!("{} / ({answered} > 0)", served(FAILED)), &answered), By::Service)
         }
         Word::Latency(percentile) => {
             let buckets = format!("rate(istio_request_duration_milliseconds_bucket{{{SERVED},{ANSWERED}}}[1m])");
             let quantile = f64::from(*percentile) / 100.0;
-            (format!("histogram_quantile({quantile}, sum by (le, {SERVICE}) ({buckets})) / 1000"), By::Service)
+            let latency = format!("histogram_quantile({quantile}, sum by (le, {SERVICE}) ({buckets})) / 1000 >= 0");
+            (or_zero(&latency, &served(ANSWERED)), By::Service)
         }
         // Weir's own proxies name their listeners `in_<port>`, Istio's `inbound…`.
         Word::Inflight => {
@@ -80,9 +81,9 @@ fn share(usage: &str, resource: &str) -> String {
     format!("sum by (pod) ({usage}) / ({} or {})", of("limits"), of("requests"))
 }
 
-/// A rate that has no series until it first happens, as zero wherever `known` has one.
-fn or_zero(rate: &str, known: &str) -> String {
-    format!("{rate} or 0 * {known}")
+/// A value that has no series where nothing happens, as zero wherever `known` has one.
+fn or_zero(value: &str, known: &str) -> String {
+    format!("{value} or 0 * {known}")
 }
 
 #[cfg(test)]
