@@ -300,42 +300,47 @@ async fn without_a_prometheus_the_status_says_how_to_name_one() {
     assert!(message.contains("--prometheus URL") && message.contains("WEIR_PROMETHEUS"), "{message}");
 }
 
-/// What the usual exporters say of `shop/cart` after so many seconds: half a core of one, 64 of 256 MiB, 20 requests per second of
+/// What the usual exporters say of `shop/cart` at a time, in seconds since the epoch: half a core of one, 64 of 256 MiB, 20 requests per second of
 /// which 2 fail and 4 are refused by a limit, all answered within 100 ms; and a proxy that must not count.
-fn exporters(seconds: f64) -> String {
+fn exporters(at: f64, since: f64) -> String {
+    let (seconds, at) = (at - since, (at * 1000.0) as i64);
     let container = |name: &str| format!("namespace=\"shop\",pod=\"cart-0\",container=\"{name}\"");
     let istio = "reporter=\"destination\",destination_service_name=\"cart\",destination_service_namespace=\"shop\",\
                  namespace=\"shop\",pod=\"cart-0\"";
     let mut text = String::new();
     for (name, cores) in [("app", 0.5), ("istio-proxy", 3.0), ("", 3.5)] {
         let labels = container(name);
-        writeln!(text, "container_cpu_usage_seconds_total{{{labels}}} {}", cores * seconds).unwrap();
-        writeln!(text, "container_memory_working_set_bytes{{{labels}}} {}", 64 << 20).unwrap();
+        writeln!(text, "container_cpu_usage_seconds_total{{{labels}}} {} {at}", cores * seconds).unwrap();
+        writeln!(text, "container_memory_working_set_bytes{{{labels}}} {} {at}", 64 << 20).unwrap();
     }
     for (resource, limit) in [("cpu", 1.0), ("memory", 268_435_456.0)] {
         for name in ["app", "istio-proxy"] {
             let labels = container(name);
-            writeln!(text, "kube_pod_container_resource_limits{{{labels},resource=\"{resource}\"}} {limit}").unwrap();
+            writeln!(text, "kube_pod_container_resource_limits{{{labels},resource=\"{resource}\"}} {limit} {at}")
+                .unwrap();
         }
     }
     for (code, flags, rate) in [(200, "-", 14.0), (503, "-", 2.0), (429, "RL", 4.0)] {
         let labels = format!("{istio},response_code=\"{code}\",response_flags=\"{flags}\"");
-        writeln!(text, "istio_requests_total{{{labels}}} {}", rate * seconds).unwrap();
+        writeln!(text, "istio_requests_total{{{labels}}} {} {at}", rate * seconds).unwrap();
         for le in ["50", "100", "+Inf"] {
             let count = if le == "50" { 0.0 } else { rate * seconds };
-            writeln!(text, "istio_request_duration_milliseconds_bucket{{{labels},le=\"{le}\"}} {count}").unwrap();
+            writeln!(text, "istio_request_duration_milliseconds_bucket{{{labels},le=\"{le}\"}} {count} {at}").unwrap();
         }
     }
     let labels = "namespace=\"shop\",pod=\"cart-0\",envoy_http_conn_manager_prefix=\"in_8080\"";
-    writeln!(text, "envoy_http_downstream_rq_active{{{labels}}} 7").unwrap();
+    writeln!(text, "envoy_http_downstream_rq_active{{{labels}}} 7 {at}").unwrap();
     text
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_languages_words_come_from_the_usual_exporters() {
     let page = App::start(([127, 0, 0, 1], 0).into()).await;
-    let start = Instant::now();
-    page.page(Page::Text(exporters(0.0)));
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let since = now() - 100.0;
+    // The first reads tell of the minute before, in steps of ten seconds, so that rates need not wait for one.
+    let next = |reads: u64| Page::Text(exporters(now() - 10.0 * 7_u64.saturating_sub(reads) as f64, since));
+    page.page(next(0));
     let target = Target { address: page.address, labels: Vec::new() };
     let prometheus = Prometheus::start(&[target], SCRAPED_EVERY).await;
     let service = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
@@ -382,7 +387,7 @@ async fn the_languages_words_come_from_the_usual_exporters() {
         }
     });
     eventually(DEADLINE, "every word has its value", async || {
-        page.page(Page::Text(exporters(start.elapsed().as_secs_f64())));
+        page.page(next(page.reads()));
         let seen = seen.lock();
         let wrong = expected
             .iter()
