@@ -283,12 +283,22 @@ async fn credentials_go_by_url_or_by_token_file_and_never_into_a_message() {
     let wrong = weir(folder.path(), &format!("http://admin:secret@{address}"), &[]).await;
     let message = missing(&wrong, "asked", "401 Unauthorized instead of 200; give credentials").await;
     assert!(!message.contains("secret") && !wrong.log().contains("secret"), "{message}\n{}", wrong.log());
-    let absent = folder.path().join("token");
-    let tokenless =
-        weir(folder.path(), &prometheus.url(), &["--prometheus-token-file", absent.to_str().unwrap()]).await;
-    missing(&tokenless, "asked", "cannot be used: No such file").await;
-    std::fs::write(&absent, "no token of this server\n").unwrap();
-    missing(&tokenless, "asked", "401 Unauthorized").await;
+    let secrets = temp_dir();
+    let token = secrets.path().join("token");
+    let silent = Silent::start().await;
+    let more = ["--prometheus-timeout", "300ms", "--prometheus-header", "X-Scope-OrgID: shop"];
+    let more = [&["--prometheus-token-file", token.to_str().unwrap()][..], &more].concat();
+    let bearer = weir(folder.path(), &format!("http://{}", silent.address), &more).await;
+    missing(&bearer, "asked", "cannot be used: ").await;
+    for text in ["first", "second"] {
+        std::fs::write(&token, format!("{text}\n")).unwrap();
+        eventually(DEADLINE, "the token is sent", async || {
+            let heard = silent.heard();
+            let token = heard.contains(&format!("authorization: Bearer {text}\r\n"));
+            if token && heard.contains("x-scope-orgid: shop") { Ok(()) } else { Err(heard) }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
