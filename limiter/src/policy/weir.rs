@@ -34,7 +34,7 @@ pub fn policy(object: &SmartLimiter) -> (Option<Policy>, Vec<Problem>) {
     let vocabulary = Vocabulary::new(&metrics);
     let rules = rules(spec, &vocabulary, &mut problems);
     let on_missing = on_missing(&spec.on_missing_metric, &mut problems);
-    let policy = (|| {
+    let policy = || {
         Some(Policy {
             key: key?,
             generation: object.metadata.generation.unwrap_or(0),
@@ -44,11 +44,8 @@ pub fn policy(object: &SmartLimiter) -> (Option<Policy>, Vec<Problem>) {
             metrics,
             on_missing: on_missing?,
         })
-    })();
-    if let Some(policy) = &policy {
-        unsupported_metrics(policy, &mut problems);
-    }
-    (policy, problems.into_vec())
+    };
+    (policy(), problems.into_vec())
 }
 
 fn targets(spec: &api::SmartLimiterSpec, problems: &mut Problems) -> Option<Targets> {
@@ -384,17 +381,6 @@ fn on_missing(on_missing: &api::OnMissingMetric, problems: &mut Problems) -> Opt
         }
     };
     Some(OnMissing { action, after: after? })
-}
-
-/// Refuses words that nothing measures yet; a condition on them would never hold and look as if it did.
-fn unsupported_metrics(policy: &Policy, problems: &mut Problems) {
-    for (position, rule) in policy.rules.iter().enumerate() {
-        let field = match rule.action {
-            Action::Limit(_) => format!("spec.rules[{position}].when"),
-            Action::Adapt(_) => format!("spec.rules[{position}].adapt"),
-        };
-        super::unsupported_words(&rule.needs(), &field, problems);
-    }
 }
 
 #[cfg(test)]

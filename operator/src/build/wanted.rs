@@ -70,7 +70,7 @@ fn queries_of(view: &ServiceView<'_>) -> Vec<Query> {
     for policy in &view.policies {
         for metric in policy.metrics() {
             match &metric.word {
-                Word::Pods | Word::Demand(_) => {}
+                Word::Pods | Word::Demand(_) | Word::Excess(_) => {}
                 Word::Named(name) => {
                     if let Some(MetricSource::Prometheus { query, .. }) =
                         policy.metrics.get(name).map(|definition| &definition.source)

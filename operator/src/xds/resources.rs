@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod limiter;
 mod listener;
 mod logger;
+mod reply;
 mod route;
 pub mod runtime;
 pub mod slots;

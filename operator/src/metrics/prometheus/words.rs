@@ -70,7 +70,7 @@ pub fn builtin(word: &Word) -> Option<Builtin> {
             let labels = r#"namespace="$namespace",envoy_http_conn_manager_prefix=~"in_.*|inbound.*""#;
             (format!("sum by (pod) (envoy_http_downstream_rq_active{{{labels}}})"), By::Pod)
         }
-        Word::Pods | Word::Demand(_) | Word::Named(_) => return None,
+        Word::Pods | Word::Demand(_) | Word::Excess(_) | Word::Named(_) => return None,
     };
     Some(Builtin { promql, by })
 }

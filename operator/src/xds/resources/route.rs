@@ -9,7 +9,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use envoy_types::pb::{
     envoy::{
         config::{
-            core::v3::Metadata,
+            core::v3::{Metadata, RoutingPriority},
             route::v3::{
                 HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
                 header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier, route,
@@ -25,13 +25,20 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use ::limiter::policy::{PathMatch, RequestMatch, ValueMatch};
+use ::limiter::{
+    policy::{PathMatch, RequestMatch, ValueMatch},
+    quota::Rate,
+};
 
 use crate::{
-    intent::{self, LimitValue, ServiceIntent},
+    intent::{self, LimitValue, Priority, ServiceIntent},
     xds::{
         names,
-        resources::{limiter, slots::SlotKind},
+        resources::{
+            limiter,
+            reply::{self, LimitFilter},
+            slots::SlotKind,
+        },
     },
 };
 
@@ -40,7 +47,7 @@ const VIRTUAL_HOSTS: u32 = 2;
 const ROUTES: u32 = 3;
 
 /// Encoded routes without their actions, for all pods with the same numbers.
-pub(super) struct Shared(Vec<Vec<u8>>);
+pub(super) struct Shared(Vec<(Priority, Vec<u8>)>);
 
 impl Shared {
     pub(super) fn new(intent: &ServiceIntent, values: &[Option<LimitValue>]) -> Self {
@@ -51,7 +58,7 @@ impl Shared {
                 metadata: metadata(intent, route, values),
                 ..Route::default()
             };
-            shared.encode_to_vec()
+            (route.priority, shared.encode_to_vec())
         });
         Self(encoded.collect())
     }
@@ -59,23 +66,31 @@ impl Shared {
 
 /// The encoded route configuration `name`, whose routes all lead to the cluster of the same name.
 pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
-    let action = Route {
-        action: Some(route::Action::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(name.into())),
-            // The client and the application decide how long a request may take; Envoy's default is 15 s.
-            timeout: Some(Duration::default()),
-            ..RouteAction::default()
-        })),
-        ..Route::default()
+    let action = |priority: RoutingPriority| {
+        let action = Route {
+            action: Some(route::Action::Route(RouteAction {
+                cluster_specifier: Some(ClusterSpecifier::Cluster(name.into())),
+                // The client and the application decide how long a request may take; Envoy's default is 15 s.
+                timeout: Some(Duration::default()),
+                priority: priority.into(),
+                ..RouteAction::default()
+            })),
+            ..Route::default()
+        };
+        action.encode_to_vec()
     };
-    let action = action.encode_to_vec();
+    let (default, high) = (action(RoutingPriority::Default), action(RoutingPriority::High));
     let host = VirtualHost { name: names::VIRTUAL_HOST.into(), domains: vec!["*".into()], ..VirtualHost::default() };
     let mut host = host.encode_to_vec();
-    for route in &shared.0 {
+    for (priority, route) in &shared.0 {
+        let action = match priority {
+            Priority::Default => &default,
+            Priority::High => &high,
+        };
         encode_key(ROUTES, WireType::LengthDelimited, &mut host);
         encode_varint((route.len() + action.len()) as u64, &mut host);
         host.extend_from_slice(route);
-        host.extend_from_slice(&action);
+        host.extend_from_slice(action);
     }
     let mut configuration = RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }.encode_to_vec();
     encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
@@ -84,7 +99,7 @@ pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
     configuration
 }
 
-/// Puts the limits in force into slots, the strictest of each kind first. `None`: the route is not limited.
+/// Puts the limits in force into slots, the strictest of each kind first, and names the classes. `None`: neither.
 fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
     let mut positions = route.limits.clone();
     positions.sort_unstable();
@@ -94,10 +109,12 @@ fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<Limi
         let (Some(limit), Some(Some(value))) = (intent.limits.get(position), values.get(position)) else { continue };
         by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
     }
-    if by_kind.is_empty() {
+    if by_kind.is_empty() && route.classes.is_empty() {
         return None;
     }
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let mut fields = Struct::default().fields;
+    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
     for (kind, mut limits) in by_kind {
         limits.sort_by(|(name_a, a), (name_b, b)| {
             let rates = match (limiter::is_slower(&a.rate, &b.rate), limiter::is_slower(&b.rate, &a.rate)) {
@@ -107,15 +124,24 @@ fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<Limi
             };
             rates.then_with(|| name_a.cmp(name_b))
         });
+        if let (Some((_, value)), Some(filter)) = (limits.first(), LimitFilter::of(&kind)) {
+            let rate = strictest.entry(filter).or_insert(value.rate);
+            *rate = rate.min(value.rate);
+        }
         for (index, (bucket, value)) in limits.into_iter().enumerate() {
             let suffix = kind.suffix(index);
             let charge = limiter::charge(&value);
-            let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
             fields.insert(format!("class{suffix}"), text(charge.class));
             fields.insert(format!("bucket{suffix}"), text(bucket));
             let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
             fields.insert(format!("cost{suffix}"), cost);
         }
+    }
+    if !route.classes.is_empty() {
+        fields.insert(names::CLASSES_KEY.into(), text(&route.classes.join(",")));
+    }
+    for (filter, rate) in strictest {
+        fields.extend(reply::metadata(filter, &rate));
     }
     let mut metadata = Metadata::default();
     metadata.filter_metadata.insert(names::METADATA.into(), Struct { fields });
