@@ -3,11 +3,13 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     demo::args::{DemoArgs, DemoServiceArgs},
     intent::ServiceKey,
+    metrics::prometheus,
 };
 
 /// Where Weir serves xDS unless told otherwise.
@@ -106,6 +108,48 @@ pub struct RunArgs {
     /// Part of the decisions that are traced, from 0 to 1.
     #[arg(long, env = "WEIR_OTLP_SAMPLE", default_value = "0.1", value_name = "PART", value_parser = part)]
     pub otlp_sample: f64,
+    /// Prometheus.
+    #[command(flatten)]
+    pub prometheus: PrometheusArgs,
+}
+
+/// Where and how Prometheus is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PrometheusArgs {
+    /// The Prometheus that is asked for PromQL metrics, and for words that no other source has. Basic authentication as
+    /// http://user:password@host. Absent: none is asked.
+    #[arg(long, env = "WEIR_PROMETHEUS", value_name = "URL", hide_env_values = true, value_parser = server)]
+    pub prometheus: Option<String>,
+    /// How often each query is asked.
+    #[arg(long, env = "WEIR_PROMETHEUS_INTERVAL", default_value = "500ms", value_name = "DURATION", value_parser = interval)]
+    pub prometheus_interval: Duration,
+    /// How long an answer may take.
+    #[arg(long, env = "WEIR_PROMETHEUS_TIMEOUT", default_value = "2s", value_name = "DURATION", value_parser = interval)]
+    pub prometheus_timeout: Duration,
+    /// How old a sample may be that stands for now; more than the scrape interval of Prometheus.
+    #[arg(long, env = "WEIR_PROMETHEUS_LOOKBACK", default_value = "90s", value_name = "DURATION", value_parser = interval)]
+    pub prometheus_lookback: Duration,
+    /// File with a bearer token; read again for every question.
+    #[arg(long, env = "WEIR_PROMETHEUS_TOKEN_FILE", value_name = "FILE")]
+    pub prometheus_token_file: Option<PathBuf>,
+    /// A header of every question, such as `X-Scope-OrgID: shop`; may be given several times.
+    #[arg(long = "prometheus-header", value_name = "NAME: VALUE", value_parser = header)]
+    pub prometheus_headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl PrometheusArgs {
+    /// What the provider needs, if there is a Prometheus.
+    #[must_use]
+    pub fn config(self) -> Option<prometheus::Config> {
+        Some(prometheus::Config {
+            url: self.prometheus?,
+            interval: self.prometheus_interval,
+            timeout: self.prometheus_timeout,
+            lookback: self.prometheus_lookback,
+            token_file: self.prometheus_token_file,
+            headers: self.prometheus_headers,
+        })
+    }
 }
 
 /// `weir validate`.
@@ -305,6 +349,21 @@ fn interval(text: &str) -> Result<Duration, String> {
     } else {
         Err(format!("expected a duration from 50ms to 1h, found {text:?}"))
     }
+}
+
+fn server(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(text.to_owned()),
+        _ => Err("expected http://HOST:PORT or https://HOST".to_owned()),
+    }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| format!("{name:?} is no name of a header"))?;
+    let value = value.trim().parse().map_err(|_| "the value has bytes that no header may have".to_owned())?;
+    Ok((name, value))
 }
 
 fn assumed(text: &str) -> Result<(String, f64), String> {
