@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::demo::args::{DemoArgs, DemoServiceArgs};
+use crate::{
+    demo::args::{DemoArgs, DemoServiceArgs},
+    xds::bootstrap::Protocol,
+};
 
 /// Where Weir serves xDS unless told otherwise.
 pub const XDS_ADDRESS: &str = "127.0.0.1:18000";
@@ -147,6 +150,9 @@ pub struct BootstrapArgs {
     /// Where Envoy's own admin page listens.
     #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS:PORT")]
     pub proxy_admin_address: SocketAddr,
+    /// Which form of xDS the proxy speaks. Both bring the same; delta sends less.
+    #[arg(long, default_value = "delta")]
+    pub protocol: Protocol,
 }
 
 /// `weir status`.

@@ -16,6 +16,7 @@ pub mod proxies;
 pub mod resources;
 pub mod server;
 pub mod session;
+pub mod sotw;
 pub mod subscription;
 pub mod table;
 pub mod wire;

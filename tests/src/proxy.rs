@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use operator::{
     demo::envoy::Envoy,
-    xds::bootstrap::{Options, bootstrap},
+    xds::bootstrap::{Options, Protocol, bootstrap},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -56,6 +56,7 @@ impl Proxy {
             pod: service.pods[pod].name.clone(),
             xds_address: weir.xds,
             admin_address: ports::free(),
+            protocol: Protocol::Delta,
         });
         change(&mut configuration);
         let home = temp_dir();

@@ -1,7 +1,8 @@
-//! A ready bootstrap for Envoy: everything comes from Weir by delta ADS.
+//! A ready bootstrap for Envoy: everything comes from Weir by one ADS stream.
 
 use std::net::SocketAddr;
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::xds::{NodeKey, names::WEIR_CLUSTER};
@@ -19,12 +20,35 @@ pub struct Options {
     pub xds_address: SocketAddr,
     /// Where Envoy's admin page listens.
     pub admin_address: SocketAddr,
+    /// Which form of xDS it speaks.
+    pub protocol: Protocol,
+}
+
+/// The two forms of xDS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// Only what differs is sent.
+    #[default]
+    Delta,
+    /// State of the world: all clusters and listeners whenever one changes.
+    Sotw,
+}
+
+impl Protocol {
+    /// Envoy's word, `ApiConfigSource.api_type`.
+    #[must_use]
+    pub const fn api_type(self) -> &'static str {
+        match self {
+            Self::Delta => "DELTA_GRPC",
+            Self::Sotw => "GRPC",
+        }
+    }
 }
 
 /// Envoy's bootstrap as JSON (`envoy -c FILE` takes it).
 #[must_use]
 pub fn bootstrap(options: &Options) -> Value {
-    let Options { service, namespace, pod, xds_address, admin_address } = options;
+    let Options { service, namespace, pod, xds_address, admin_address, protocol } = options;
     // Without Weir, Envoy waits this long for each of the two before it goes live with what it has.
     let from_weir = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
     json!({
@@ -41,7 +65,7 @@ pub fn bootstrap(options: &Options) -> Value {
         },
         "dynamic_resources": {
             "ads_config": {
-                "api_type": "DELTA_GRPC",
+                "api_type": protocol.api_type(),
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": true,
                 "grpc_services": [{
@@ -94,6 +118,7 @@ mod tests {
             pod: "checkout-0".into(),
             xds_address: ([127, 0, 0, 1], 18000).into(),
             admin_address: "[::1]:19000".parse().expect("an address"),
+            protocol: Protocol::Delta,
         });
         assert_eq!(written["node"]["id"], "ns-a/checkout/checkout-0");
         let admin = json!({"socket_address": {"address": "::1", "port_value": 19000}});

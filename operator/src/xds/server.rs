@@ -19,11 +19,12 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::xds::{
     NodeKey, ResourceType,
     proxies::{Connection, Proxies, Refusal},
-    session::{Meaning, Push, Session},
+    session::{Meaning, Protocol, Push, Session},
+    sotw::SotwSession,
     subscription::Outcome,
     table::{Table, Watcher},
     wire::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+        Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Says,
         service::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
     },
 };
@@ -122,18 +123,25 @@ impl AggregatedDiscoveryService for Ads {
 
     async fn stream_aggregated_resources(
         &self,
-        _: Request<Streaming<DiscoveryRequest>>,
+        request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "state-of-the-world ADS is not served yet; set api_type: DELTA_GRPC in dynamic_resources.ads_config \
-             (`weir bootstrap` writes it)",
-        ))
+        Ok(self.stream::<SotwSession>(request))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(self.stream::<Session>(request))
+    }
+}
+
+impl Ads {
+    /// Starts the task of a stream.
+    fn stream<P>(&self, request: Request<Streaming<P::Request>>) -> Response<Responses<P::Response>>
+    where
+        P: Protocol<Request: Send + Sync + 'static, Response: Send + 'static> + Send + 'static,
+    {
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let inbound = request.into_inner();
         // One response waits for the transport at most; everything else stays a difference, not yet computed.
@@ -141,7 +149,7 @@ impl AggregatedDiscoveryService for Ads {
         let (table, proxies, shutdown) = (self.table.clone(), self.proxies.clone(), self.shutdown.clone());
         let stream = async move {
             let outcome = tokio::select! {
-                outcome = open(table, proxies, inbound, &response_tx) => outcome,
+                outcome = open::<P>(table, proxies, inbound, &response_tx) => outcome,
                 // Envoy reconnects within its backoff.
                 () = shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
             };
@@ -155,26 +163,27 @@ impl AggregatedDiscoveryService for Ads {
             }
         };
         tokio::spawn(stream.instrument(info_span!("stream", %peer, node = tracing::field::Empty)));
-        Ok(Response::new(Box::pin(ReceiverStream::new(response_rx).map(|response| *response))))
+        let responses: Responses<P::Response> = Box::pin(ReceiverStream::new(response_rx).map(|response| *response));
+        Response::new(responses)
     }
 }
 
 /// Boxed, since a channel holds room for 32 messages however few it may take: 4 KB less for each stream.
-type ResponseTx = mpsc::Sender<Box<Result<DeltaDiscoveryResponse, Status>>>;
+type ResponseTx<P> = mpsc::Sender<Box<Result<<P as Protocol>::Response, Status>>>;
 
 /// Reads the first request, which says who is there, and serves the stream to its end.
-async fn open(
+async fn open<P: Protocol>(
     table: Table,
     proxies: Proxies,
-    mut inbound: Streaming<DeltaDiscoveryRequest>,
-    response_tx: &ResponseTx,
+    mut inbound: Streaming<P::Request>,
+    response_tx: &ResponseTx<P>,
 ) -> Result<(), Status> {
     let first = match timeout(FIRST_REQUEST, inbound.message()).await {
         Ok(first) => first?,
         Err(_) => return Err(Status::deadline_exceeded("no request within 10 s of opening the stream")),
     };
     let Some(first) = first else { return Ok(()) };
-    let Some(said) = &first.node else {
+    let Some(said) = first.node() else {
         // Envoy logs this and reconnects with backoff.
         return Err(Status::invalid_argument(
             "the first request of a stream must carry node.id of the form \"<namespace>/<service>/<pod>\"",
@@ -187,8 +196,7 @@ async fn open(
     tracing::Span::current().record("node", tracing::field::display(&node));
     let connection = proxies.connect(&node, said.user_agent(), Timestamp::now());
     info!(user_agent = said.user_agent(), "proxy connected");
-    let mut stream =
-        ProxyStream { session: Session::default(), watcher: table.watch(&node), connection, proxies, node };
+    let mut stream = ProxyStream { session: P::default(), watcher: table.watch(&node), connection, proxies, node };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);
@@ -197,20 +205,16 @@ async fn open(
     outcome
 }
 
-struct ProxyStream {
-    session: Session,
+struct ProxyStream<P> {
+    session: P,
     watcher: Watcher,
     connection: Connection,
     proxies: Proxies,
     node: NodeKey,
 }
 
-impl ProxyStream {
-    async fn run(
-        &mut self,
-        inbound: &mut Streaming<DeltaDiscoveryRequest>,
-        response_tx: &ResponseTx,
-    ) -> Result<(), Status> {
+impl<P: Protocol> ProxyStream<P> {
+    async fn run(&mut self, inbound: &mut Streaming<P::Request>, response_tx: &ResponseTx<P>) -> Result<(), Status> {
         let mut may_have_news = true;
         loop {
             tokio::select! {
@@ -222,17 +226,19 @@ impl ProxyStream {
                         None => may_have_news = false,
                         Some(Push { resource_type, response }) => {
                             if let Some(resource_type) = resource_type {
-                                self.connection.pushed(resource_type, response.resources.len());
+                                self.connection.pushed(resource_type, response.count());
                             }
                             debug!(
-                                type_url = response.type_url,
-                                nonce = response.nonce,
-                                count = response.resources.len(),
-                                removed = response.removed_resources.len(),
+                                type_url = response.type_url(),
+                                nonce = response.nonce(),
+                                count = response.count(),
                                 "push"
                             );
                             permit.send(Box::new(Ok(response)));
                         }
+                    }
+                    for (resource_type, outcome) in self.session.learned() {
+                        self.connection.holds(resource_type, outcome.holds);
                     }
                 }
                 request = inbound.message(), if self.session.takes_requests() => {
@@ -248,16 +254,16 @@ impl ProxyStream {
         }
     }
 
-    fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
+    fn request(&mut self, request: &P::Request) -> Result<(), Status> {
         // Envoy logs RESOURCE_EXHAUSTED and reconnects with backoff.
-        let meaning = self.session.request(request).map_err(|error| {
+        let meaning = self.session.request(request, &self.watcher.view()).map_err(|error| {
             warn!(%error, "request refused");
             Status::resource_exhausted(error.to_string())
         })?;
         match meaning {
             Meaning::Known(resource_type, outcome) => self.learned(request, resource_type, outcome),
             Meaning::Unknown => {
-                let type_url: String = request.type_url.chars().take(200).collect();
+                let type_url: String = request.type_url().chars().take(200).collect();
                 debug!(type_url, "type is not served; answered that there is none");
                 self.proxies.count_unknown_type();
             }
@@ -265,7 +271,7 @@ impl ProxyStream {
         Ok(())
     }
 
-    fn learned(&self, request: &DeltaDiscoveryRequest, resource_type: ResourceType, outcome: Outcome) {
+    fn learned(&self, request: &P::Request, resource_type: ResourceType, outcome: Outcome) {
         if outcome.acknowledged {
             self.connection.count_ack(resource_type);
         }
@@ -274,11 +280,11 @@ impl ProxyStream {
         }
         let Some(refused) = outcome.refused else { return };
         let resources: Vec<_> = refused.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect();
-        let message = request.error_detail.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+        let message = request.error().map(|error| error.message.clone()).unwrap_or_default();
         warn!(
             node = %self.node,
-            type_url = request.type_url,
-            nonce = request.response_nonce,
+            type_url = request.type_url(),
+            nonce = request.nonce(),
             count = resources.len(),
             message,
             "proxy refused a response; what it had stays in force"
