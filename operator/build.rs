@@ -1,4 +1,4 @@
-//! Generates the gRPC service for delta ADS over our own messages (`xds::wire`), so that a response carries each resource
+//! Generates the gRPC services of xDS over our own messages (`xds::wire`), so that a response carries each resource
 //! as bytes that were encoded once; and embeds the descriptors of Envoy's messages that we build, for printing them.
 
 use std::{
@@ -14,16 +14,21 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 /// The files that define what `xds::resources` builds; what they import comes with them.
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 14] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
     "envoy/config/route/v3/route.proto",
+    "envoy/extensions/common/matching/v3/extension_matcher.proto",
+    "envoy/extensions/filters/http/composite/v3/composite.proto",
+    "envoy/extensions/filters/http/header_to_metadata/v3/header_to_metadata.proto",
     "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
+    "envoy/extensions/filters/http/set_metadata/v3/set_metadata.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+    "envoy/type/matcher/v3/http_inputs.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -45,24 +50,42 @@ fn generate_service() {
             .server_streaming()
             .build()
     };
-    let service = tonic_build::manual::Service::builder()
-        .name("AggregatedDiscoveryService")
-        .package("envoy.service.discovery.v3")
-        .comment("Every resource type over one ordered stream.")
-        .method(method(
-            "stream_aggregated_resources",
-            "StreamAggregatedResources",
-            "DiscoveryRequest",
-            "DiscoveryResponse",
-        ))
-        .method(method(
-            "delta_aggregated_resources",
-            "DeltaAggregatedResources",
-            "DeltaDiscoveryRequest",
-            "DeltaDiscoveryResponse",
-        ))
-        .build();
-    tonic_build::manual::Builder::new().compile(&[service]);
+    let service = |name: &str, package: &str, comment: &str, of: &str| {
+        let [sotw, delta] =
+            ["Stream", "Delta"].map(|form| (format!("{}_{}", form.to_lowercase(), snake(of)), format!("{form}{of}")));
+        tonic_build::manual::Service::builder()
+            .name(name)
+            .package(package)
+            .comment(comment)
+            .method(method(&sotw.0, &sotw.1, "DiscoveryRequest", "DiscoveryResponse"))
+            .method(method(&delta.0, &delta.1, "DeltaDiscoveryRequest", "DeltaDiscoveryResponse"))
+            .build()
+    };
+    tonic_build::manual::Builder::new().compile(&[
+        service(
+            "AggregatedDiscoveryService",
+            "envoy.service.discovery.v3",
+            "Every resource type over one ordered stream.",
+            "AggregatedResources",
+        ),
+        service(
+            "ExtensionConfigDiscoveryService",
+            "envoy.service.extension.v3",
+            "Extension configurations over a stream of their own.",
+            "ExtensionConfigs",
+        ),
+    ]);
+}
+
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for (at, c) in name.char_indices() {
+        if c.is_uppercase() && at > 0 {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
 }
 
 /// Takes the descriptor set that lies beside the sources of `envoy-types` (the crate does not export it).

@@ -43,7 +43,7 @@ pub struct Built {
     /// Its rules.
     pub rules: Rules,
     /// What its proxies should do.
-    pub intent: ServiceIntent,
+    pub intent: Arc<ServiceIntent>,
     /// What translation said.
     pub reports: Vec<Report>,
     /// What was published.
@@ -138,11 +138,12 @@ impl Builder {
         if moved {
             let (intent, reports) = translate::translate(&view, &built.rules.decisions);
             self.counts.builds += 1;
-            if intent != built.intent || built.resources.is_empty() {
+            if intent != *built.intent || built.resources.is_empty() {
                 built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
                 let published = self.table.replace(key, built.resources.clone());
                 self.counts.resources += published.resources as u64;
-                built.intent = intent;
+                built.intent = Arc::new(intent);
+                self.table.intend(key, built.intent.clone());
             }
             built.reports = reports;
         }

@@ -28,6 +28,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(&args),
         Command::Translate(args) => translate::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
+        Command::Attachment(args) => bootstrap::attach(&args),
         Command::Status(args) => status::run(&args).await,
         Command::Demo(args) => crate::demo::run(args).await,
         Command::DemoService(args) => crate::demo::service::run(args).await,

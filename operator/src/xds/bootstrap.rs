@@ -50,7 +50,7 @@ impl Protocol {
 pub fn bootstrap(options: &Options) -> Value {
     let Options { service, namespace, pod, xds_address, admin_address, protocol } = options;
     // Without Weir, Envoy waits this long for each of the two before it goes live with what it has.
-    let from_weir = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
+    let from_ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
     json!({
         "node": {"id": NodeKey::new(namespace, service, pod).to_string(), "cluster": format!("{namespace}/{service}")},
         "admin": {"address": address(*admin_address)},
@@ -64,41 +64,51 @@ pub fn bootstrap(options: &Options) -> Value {
             ],
         },
         "dynamic_resources": {
-            "ads_config": {
-                "api_type": protocol.api_type(),
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": true,
-                "grpc_services": [{
-                    "envoy_grpc": {
-                        "cluster_name": WEIR_CLUSTER,
-                        // Envoy's default waits up to 30 s before it connects again.
-                        "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}},
-                    },
-                }],
-            },
-            "lds_config": from_weir.clone(),
-            "cds_config": from_weir,
+            "ads_config": from_weir(*protocol),
+            "lds_config": from_ads.clone(),
+            "cds_config": from_ads,
         },
         "static_resources": {
-            "clusters": [{
-                "name": WEIR_CLUSTER,
-                "type": "STATIC",
-                "connect_timeout": "1s",
-                "load_assignment": {
-                    "cluster_name": WEIR_CLUSTER,
-                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(*xds_address)}}]}],
-                },
-                "typed_extension_protocol_options": {
-                    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                        "explicit_http_config": {
-                            // A connection that died silently is noticed within 7 s.
-                            "http2_protocol_options": {"connection_keepalive": {"interval": "5s", "timeout": "2s"}},
-                        },
-                    },
-                },
-            }],
+            "clusters": [weir_cluster(*xds_address)],
         },
+    })
+}
+
+/// The static cluster of Weir itself.
+pub(super) fn weir_cluster(xds_address: SocketAddr) -> Value {
+    json!({
+        "name": WEIR_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": WEIR_CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(xds_address)}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    // A connection that died silently is noticed within 7 s.
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "5s", "timeout": "2s"}},
+                },
+            },
+        },
+    })
+}
+
+/// A stream to Weir, as `ApiConfigSource`.
+pub(super) fn from_weir(protocol: Protocol) -> Value {
+    json!({
+        "api_type": protocol.api_type(),
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": true,
+        "grpc_services": [{
+            "envoy_grpc": {
+                "cluster_name": WEIR_CLUSTER,
+                // Envoy's default waits up to 30 s before it connects again.
+                "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}},
+            },
+        }],
     })
 }
 

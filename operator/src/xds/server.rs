@@ -17,7 +17,7 @@ use tonic::{
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::xds::{
-    NodeKey, ResourceType,
+    NodeKey, ResourceType, names,
     proxies::{Connection, Proxies, Refusal},
     session::{Meaning, Protocol, Push, Session},
     sotw::SotwSession,
@@ -25,7 +25,12 @@ use crate::xds::{
     table::{Table, Watcher},
     wire::{
         Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Says,
-        service::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+        service::{
+            aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+            extension_config_discovery_service_server::{
+                ExtensionConfigDiscoveryService, ExtensionConfigDiscoveryServiceServer,
+            },
+        },
     },
 };
 
@@ -86,15 +91,17 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_or_else(|_| "an unknown address".into(), |address| address.to_string());
     info!(%address, "xds server listens");
-    let ads = Ads { table, proxies, shutdown: shutdown.clone() };
-    let service = AggregatedDiscoveryServiceServer::new(ads).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let streams = Streams { table, proxies, shutdown: shutdown.clone() };
+    let ads = AggregatedDiscoveryServiceServer::new(streams.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let ecds = ExtensionConfigDiscoveryServiceServer::new(streams).max_decoding_message_size(MAX_REQUEST_BYTES);
     // Small messages must not wait for an acknowledgement of earlier ones.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
-        .add_service(service)
+        .add_service(ads)
+        .add_service(ecds)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(server);
     let ended = tokio::select! {
@@ -107,8 +114,8 @@ pub async fn serve(
     ended.map_err(|source| Error::Transport { address, source })
 }
 
-#[derive(Debug)]
-struct Ads {
+#[derive(Clone, Debug)]
+struct Streams {
     table: Table,
     proxies: Proxies,
     shutdown: CancellationToken,
@@ -117,7 +124,7 @@ struct Ads {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl AggregatedDiscoveryService for Ads {
+impl AggregatedDiscoveryService for Streams {
     type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
     type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
 
@@ -125,20 +132,77 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(self.stream::<SotwSession>(request))
+        Ok(self.stream::<SotwSession>(request, Seat::Node))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(self.stream::<Session>(request))
+        Ok(self.stream::<Session>(request, Seat::Node))
     }
 }
 
-impl Ads {
+#[tonic::async_trait]
+impl ExtensionConfigDiscoveryService for Streams {
+    type StreamExtensionConfigsStream = Responses<DiscoveryResponse>;
+    type DeltaExtensionConfigsStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_extension_configs(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamExtensionConfigsStream>, Status> {
+        Ok(self.stream::<SotwSession>(request, Seat::Extension))
+    }
+
+    async fn delta_extension_configs(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaExtensionConfigsStream>, Status> {
+        Ok(self.stream::<Session>(request, Seat::Extension))
+    }
+}
+
+/// What a stream sees, and by what it says for whom it is.
+#[derive(Clone, Copy, Debug)]
+enum Seat {
+    /// Everything of the node in its first request.
+    Node,
+    /// The one extension configuration that its first request names; the node is another control plane's.
+    Extension,
+}
+
+impl Seat {
+    /// Who is there, by the first request.
+    fn node(self, first: &impl Asks) -> Result<NodeKey, Status> {
+        match self {
+            Self::Node => {
+                // Envoy logs this and reconnects with backoff.
+                let said = first.node().ok_or_else(|| {
+                    Status::invalid_argument(
+                        "the first request of a stream must carry node.id of the form \"<namespace>/<service>/<pod>\"",
+                    )
+                })?;
+                said.id.parse().map_err(|error: crate::xds::node::Error| {
+                    warn!(%error, "node id refused");
+                    Status::invalid_argument(error.to_string())
+                })
+            }
+            Self::Extension => first.names().iter().find_map(|name| names::extension_node(name)).ok_or_else(|| {
+                let name: String = first.names().first().into_iter().flat_map(|name| name.chars()).take(100).collect();
+                warn!(name, "extension configuration refused");
+                Status::invalid_argument(
+                    "the first request of a stream for extension configurations must name \
+                     \"limits/<namespace>/<service>/<pod>\": give the HTTP filter that name (`weir attachment` writes it)",
+                )
+            }),
+        }
+    }
+}
+
+impl Streams {
     /// Starts the task of a stream.
-    fn stream<P>(&self, request: Request<Streaming<P::Request>>) -> Response<Responses<P::Response>>
+    fn stream<P>(&self, request: Request<Streaming<P::Request>>, seat: Seat) -> Response<Responses<P::Response>>
     where
         P: Protocol<Request: Send + Sync + 'static, Response: Send + 'static> + Send + 'static,
     {
@@ -149,7 +213,7 @@ impl Ads {
         let (table, proxies, shutdown) = (self.table.clone(), self.proxies.clone(), self.shutdown.clone());
         let stream = async move {
             let outcome = tokio::select! {
-                outcome = open::<P>(table, proxies, inbound, &response_tx) => outcome,
+                outcome = open::<P>(seat, table, proxies, inbound, &response_tx) => outcome,
                 // Envoy reconnects within its backoff.
                 () = shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
             };
@@ -173,6 +237,7 @@ type ResponseTx<P> = mpsc::Sender<Box<Result<<P as Protocol>::Response, Status>>
 
 /// Reads the first request, which says who is there, and serves the stream to its end.
 async fn open<P: Protocol>(
+    seat: Seat,
     table: Table,
     proxies: Proxies,
     mut inbound: Streaming<P::Request>,
@@ -183,20 +248,16 @@ async fn open<P: Protocol>(
         Err(_) => return Err(Status::deadline_exceeded("no request within 10 s of opening the stream")),
     };
     let Some(first) = first else { return Ok(()) };
-    let Some(said) = first.node() else {
-        // Envoy logs this and reconnects with backoff.
-        return Err(Status::invalid_argument(
-            "the first request of a stream must carry node.id of the form \"<namespace>/<service>/<pod>\"",
-        ));
-    };
-    let node: NodeKey = said.id.parse().map_err(|error: crate::xds::node::Error| {
-        warn!(%error, "node id refused");
-        Status::invalid_argument(error.to_string())
-    })?;
+    let node = seat.node(&first)?;
+    let user_agent = first.node().map(crate::xds::wire::Node::user_agent).unwrap_or_default();
     tracing::Span::current().record("node", tracing::field::display(&node));
-    let connection = proxies.connect(&node, said.user_agent(), Timestamp::now());
-    info!(user_agent = said.user_agent(), "proxy connected");
-    let mut stream = ProxyStream { session: P::default(), watcher: table.watch(&node), connection, proxies, node };
+    let watcher = match seat {
+        Seat::Node => table.watch(&node),
+        Seat::Extension => table.attach(&node),
+    };
+    info!(user_agent, ?seat, "proxy connected");
+    let connection = proxies.connect(&node, user_agent, Timestamp::now());
+    let mut stream = ProxyStream { session: P::default(), watcher, connection, proxies, node };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);

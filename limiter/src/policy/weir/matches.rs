@@ -161,6 +161,19 @@ fn program_size(tree: &Hir) -> u64 {
     }
 }
 
+/// Steps of the program that RE2 makes of a regular expression: an estimate, right within a factor of three. `None`: it is
+/// none.
+#[must_use]
+pub fn regex_steps(text: &str) -> Option<u64> {
+    parse(text).ok().map(|tree| program_size(&tree))
+}
+
+fn parse(text: &str) -> Result<Hir, regex_syntax::Error> {
+    // `\d` and its like are ASCII, as in RE2; with Unicode only where the text asks for it (`\pL`).
+    let ascii = ParserBuilder::new().unicode(false).utf8(false).build().parse(text);
+    ascii.or_else(|_| regex_syntax::Parser::new().parse(text))
+}
+
 /// Whether `text` is a regular expression that Envoy's engine, RE2, can be expected to take. Look-around and
 /// back-references are in neither syntax.
 fn regex(text: &str, field: &str, problems: &mut Problems) -> bool {
@@ -168,12 +181,7 @@ fn regex(text: &str, field: &str, problems: &mut Problems) -> bool {
         problems.invalid(field, "the regular expression is empty");
         return false;
     }
-    // `\d` and its like are ASCII, as in RE2; with Unicode only where the text asks for it (`\pL`).
-    let mut tree = ParserBuilder::new().unicode(false).utf8(false).build().parse(text);
-    if tree.is_err() {
-        tree = regex_syntax::Parser::new().parse(text);
-    }
-    match tree {
+    match parse(text) {
         Ok(tree) => {
             let size = program_size(&tree);
             if size > MAX_PROGRAM_SIZE {

@@ -49,6 +49,15 @@ use crate::{
 /// that are limited one by one.
 const MAX_DYNAMIC_DESCRIPTORS: u32 = 10_000;
 
+/// Where a slot's class, bucket and cost stand.
+#[derive(Clone, Copy)]
+pub(super) enum Written {
+    /// In the metadata of the request's route.
+    InRoute,
+    /// In the metadata of the request, which a filter before wrote.
+    ByFilter,
+}
+
 /// The HTTP filters of a service's listeners, encoded once for all its pods.
 pub(super) struct Filters(Vec<HttpFilter>);
 
@@ -60,7 +69,7 @@ impl Filters {
         };
         let limits = |service: bool| {
             let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
-            of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
+            of_filter.map(|(kind, index)| rate_limit(&kind.suffix(index), subject(kind), Written::InRoute)).collect()
         };
         // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
         // within one filter the class decides the order of charging.
@@ -121,7 +130,7 @@ fn network_filter(name: &str, config: Any) -> Filter {
     Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
 }
 
-fn http_filter(name: &str, config: Any) -> HttpFilter {
+pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
         name: name.into(),
         config_type: Some(http_filter::ConfigType::TypedConfig(config)),
@@ -129,7 +138,7 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
     }
 }
 
-fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
+pub(super) fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
     let all = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
     LocalRateLimit {
         stat_prefix: stat_prefix.into(),
@@ -154,21 +163,30 @@ fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimi
 }
 
 /// One slot. `skip_if_absent` must stay false: with it a shorter descriptor would go out, without it the slot is skipped
-/// when the route has nothing for it, or the request not the header.
-fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
-    let suffix = kind.suffix(index);
-    let from_route = |descriptor_key: &str, key: String| {
-        ActionSpecifier::Metadata(MetaData {
-            descriptor_key: descriptor_key.into(),
-            metadata_key: Some(MetadataKey {
-                key: names::METADATA.into(),
-                path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
-            }),
-            source: Source::RouteEntry.into(),
-            ..MetaData::default()
-        })
+/// when there is nothing for it in the metadata, or the request has not the header.
+pub(super) fn rate_limit(suffix: &str, subject: ActionSpecifier, written: Written) -> RateLimit {
+    let of = match written {
+        Written::InRoute => "METADATA(ROUTE:",
+        Written::ByFilter => "DYNAMIC_METADATA(",
     };
-    let subject = match kind {
+    let actions = [
+        from_metadata(limiter::CLASS_KEY, format!("class{suffix}"), written),
+        from_metadata(limiter::BUCKET_KEY, format!("bucket{suffix}"), written),
+        subject,
+    ];
+    RateLimit {
+        actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
+        hits_addend: Some(HitsAddend {
+            format: format!("%{of}{}:cost{suffix})%", names::METADATA),
+            ..HitsAddend::default()
+        }),
+        ..RateLimit::default()
+    }
+}
+
+/// What separate buckets are kept for.
+pub(super) fn subject(kind: &SlotKind) -> ActionSpecifier {
+    match kind {
         SlotKind::Header(name) => ActionSpecifier::RequestHeaders(RequestHeaders {
             header_name: name.clone(),
             descriptor_key: limiter::SUBJECT_KEY.into(),
@@ -181,18 +199,21 @@ fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
             descriptor_value: limiter::NO_SUBJECT.into(),
             ..GenericKey::default()
         }),
-    };
-    let actions = [
-        from_route(limiter::CLASS_KEY, format!("class{suffix}")),
-        from_route(limiter::BUCKET_KEY, format!("bucket{suffix}")),
-        subject,
-    ];
-    RateLimit {
-        actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
-        hits_addend: Some(HitsAddend {
-            format: format!("%METADATA(ROUTE:{}:cost{suffix})%", names::METADATA),
-            ..HitsAddend::default()
-        }),
-        ..RateLimit::default()
     }
+}
+
+pub(super) fn from_metadata(descriptor_key: &str, key: String, written: Written) -> ActionSpecifier {
+    ActionSpecifier::Metadata(MetaData {
+        descriptor_key: descriptor_key.into(),
+        metadata_key: Some(MetadataKey {
+            key: names::METADATA.into(),
+            path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
+        }),
+        source: match written {
+            Written::InRoute => Source::RouteEntry,
+            Written::ByFilter => Source::Dynamic,
+        }
+        .into(),
+        ..MetaData::default()
+    })
 }

@@ -4,8 +4,6 @@
 //! name and metadata are the same for all pods with the same numbers, only its action names the pod's cluster. Protobuf
 //! allows it: the encodings of a message's fields, one after the other, are the encoding of the message.
 
-use std::{cmp::Ordering, collections::BTreeMap};
-
 use envoy_types::pb::{
     envoy::{
         config::{
@@ -31,7 +29,7 @@ use crate::{
     intent::{self, LimitValue, ServiceIntent},
     xds::{
         names,
-        resources::{limiter, slots::SlotKind},
+        resources::{limiter::Charge, slots},
     },
 };
 
@@ -84,42 +82,29 @@ pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
     configuration
 }
 
-/// Puts the limits in force into slots, the strictest of each kind first. `None`: the route is not limited.
+/// `None`: the route is not limited.
 fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
-    let mut positions = route.limits.clone();
-    positions.sort_unstable();
-    positions.dedup();
-    let mut by_kind: BTreeMap<SlotKind, Vec<(&str, LimitValue)>> = BTreeMap::new();
-    for position in positions {
-        let (Some(limit), Some(Some(value))) = (intent.limits.get(position), values.get(position)) else { continue };
-        by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
-    }
-    if by_kind.is_empty() {
-        return None;
-    }
     let mut fields = Struct::default().fields;
-    for (kind, mut limits) in by_kind {
-        limits.sort_by(|(name_a, a), (name_b, b)| {
-            let rates = match (limiter::is_slower(&a.rate, &b.rate), limiter::is_slower(&b.rate, &a.rate)) {
-                (true, _) => Ordering::Less,
-                (_, true) => Ordering::Greater,
-                _ => Ordering::Equal,
-            };
-            rates.then_with(|| name_a.cmp(name_b))
-        });
-        for (index, (bucket, value)) in limits.into_iter().enumerate() {
-            let suffix = kind.suffix(index);
-            let charge = limiter::charge(&value);
-            let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
-            fields.insert(format!("class{suffix}"), text(charge.class));
-            fields.insert(format!("bucket{suffix}"), text(bucket));
-            let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
-            fields.insert(format!("cost{suffix}"), cost);
-        }
+    for placed in slots::placed(intent, route, values) {
+        fields.extend(charged(&placed.kind.suffix(placed.index), placed.bucket, placed.charge));
+    }
+    if fields.is_empty() {
+        return None;
     }
     let mut metadata = Metadata::default();
     metadata.filter_metadata.insert(names::METADATA.into(), Struct { fields });
     Some(metadata)
+}
+
+/// What a slot reads.
+pub(super) fn charged(suffix: &str, bucket: &str, charge: Charge) -> [(String, Value); 3] {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+    let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
+    [
+        (format!("class{suffix}"), text(charge.class)),
+        (format!("bucket{suffix}"), text(bucket)),
+        (format!("cost{suffix}"), cost),
+    ]
 }
 
 /// All of `matches` must match.
@@ -166,7 +151,7 @@ fn path_specifier(path: &PathMatch) -> PathSpecifier {
 }
 
 /// A regex over the `:path` header. `None`: every path.
-fn path_regex(path: &PathMatch) -> Option<String> {
+pub(super) fn path_regex(path: &PathMatch) -> Option<String> {
     const QUERY: &str = r"(\?.*)?";
     match path {
         PathMatch::Exact(path) => Some(format!("{}{QUERY}", escape(path))),
