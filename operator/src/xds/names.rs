@@ -156,5 +156,8 @@ mod tests {
             "in/ns-a/checkout/checkout-0/15080"
         );
         assert_eq!(inbound_stat_prefix(&port), "in_15080");
+        let node = NodeKey::new("ns-a", "checkout", "checkout-0");
+        assert_eq!(extension(&node), "limits/ns-a/checkout/checkout-0");
+        assert_eq!(extension_node(&extension(&node)), Some(node));
     }
 }

@@ -276,3 +276,21 @@ async fn what_cannot_be_attached_is_said_and_the_rest_is_in_force() {
     assert!((4..=6).contains(&passed), "{passed} admitted by the rule for all");
     assert_eq!(world.weir.metric("weir_xds_nacks_total").await as u64, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_regular_expressions_that_are_sent_are_taken() {
+    let rules: Vec<_> =
+        ["/[^/]{1,24}", "/[a-z]{1,36}", "/(é|ü){1,10}", "/([^a][^b]|[^c][^d]){1,6}", "(?i)/abc[d-f]{30}"]
+            .iter()
+            .enumerate()
+            .map(|(number, regex)| {
+                format!(
+                    "- name: r{number}\n  matches: [{{path: {{type: RegularExpression, value: \"{regex}\"}}}}]\n  \
+                 limit: 5 requests per hour per pod\n  burst: 1"
+                )
+            })
+            .collect();
+    let world = World::start(&rules.join("\n"), Protocol::Delta).await;
+    world.programmed(1).await;
+    assert_eq!(world.client(1).await.burst("/abcabc", 3).await.unwrap(), (1, 2));
+}

@@ -55,8 +55,8 @@ use crate::{
 };
 
 /// Largest regular expression that is sent, in estimated steps. Envoy refuses more than 100 unless it is told otherwise, and
-/// telling is the other control plane's; an estimate may be a third of what it is.
-const MAX_REGEX_STEPS: u64 = 30;
+/// telling is the other control plane's; what is matched around a path takes ten.
+const MAX_REGEX_STEPS: u64 = 75;
 /// Slots for limits by header value, whatever the header.
 const HEADER_SLOTS: usize = 2;
 
