@@ -1,5 +1,6 @@
-//! Generates the gRPC services of xDS over our own messages (`xds::wire`), so that a response carries each resource
-//! as bytes that were encoded once; and embeds the descriptors of Envoy's messages that we build, for printing them.
+//! Generates the gRPC services over our own messages: xDS (`xds::wire`), so that a response carries each resource as
+//! bytes that were encoded once, and the metrics service (`metrics::stream`), so that what nobody wants stays undecoded. And
+//! embeds the descriptors of Envoy's messages that we build, for printing them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 /// The files that define what `xds::resources` builds; what they import comes with them.
-const ROOTS: [&str; 14] = [
+const ROOTS: [&str; 17] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
@@ -22,6 +23,8 @@ const ROOTS: [&str; 14] = [
     "envoy/extensions/common/matching/v3/extension_matcher.proto",
     "envoy/extensions/filters/http/composite/v3/composite.proto",
     "envoy/extensions/filters/http/header_to_metadata/v3/header_to_metadata.proto",
+    "envoy/config/accesslog/v3/accesslog.proto",
+    "envoy/extensions/access_loggers/stats/v3/stats.proto",
     "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
@@ -29,16 +32,17 @@ const ROOTS: [&str; 14] = [
     "envoy/extensions/filters/http/set_metadata/v3/set_metadata.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/type/matcher/v3/http_inputs.proto",
+    "envoy/service/runtime/v3/rtds.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../Cargo.lock");
-    generate_service();
+    generate_services();
     embed_descriptors()
 }
 
-fn generate_service() {
+fn generate_services() {
     let method = |name: &str, route: &str, input: &str, output: &str| {
         tonic_build::manual::Method::builder()
             .name(name)
@@ -61,6 +65,20 @@ fn generate_service() {
             .method(method(&delta.0, &delta.1, "DeltaDiscoveryRequest", "DeltaDiscoveryResponse"))
             .build()
     };
+    let stream_metrics = tonic_build::manual::Method::builder()
+        .name("stream_metrics")
+        .route_name("StreamMetrics")
+        .input_type("crate::metrics::stream::wire::StreamMetricsMessage")
+        .output_type("crate::metrics::stream::wire::StreamMetricsResponse")
+        .codec_path("tonic_prost::ProstCodec")
+        .client_streaming()
+        .build();
+    let metrics = tonic_build::manual::Service::builder()
+        .name("MetricsService")
+        .package("envoy.service.metrics.v3")
+        .comment("Envoy streams its statistics; nothing is ever answered.")
+        .method(stream_metrics)
+        .build();
     tonic_build::manual::Builder::new().compile(&[
         service(
             "AggregatedDiscoveryService",
@@ -74,6 +92,7 @@ fn generate_service() {
             "Extension configurations over a stream of their own.",
             "ExtensionConfigs",
         ),
+        metrics,
     ]);
 }
 

@@ -17,6 +17,7 @@ pub(super) fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         xds_address: args.proxy.xds_address,
         admin_address: args.proxy_admin_address,
         protocol: args.proxy.protocol,
+        metrics_interval: args.metrics_interval,
     };
     say!("{}", serde_saphyr::to_string(&bootstrap::bootstrap(&options))?.trim_end());
     Ok(ExitCode::SUCCESS)

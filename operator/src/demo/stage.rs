@@ -16,7 +16,7 @@ use super::{
     process::Process,
     scenario::{Addresses, COST, CPU, NAMESPACE, REPLICAS, SERVICE, pod},
 };
-use crate::xds::bootstrap::{Options, Protocol, bootstrap};
+use crate::xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, bootstrap};
 
 /// How long each part may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -125,6 +125,7 @@ fn proxy_bootstrap(addresses: &Addresses, replica: usize) -> Value {
         xds_address: addresses.xds,
         admin_address: addresses.proxy_admins[replica],
         protocol: Protocol::Delta,
+        metrics_interval: DEFAULT_METRICS_INTERVAL,
     })
 }
 

@@ -7,6 +7,7 @@ mod ecds; // beside another control plane: its listener, our limits
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
+mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
 mod sotw; // state of the world: a real Envoy takes, refuses, comes back
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
 mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents

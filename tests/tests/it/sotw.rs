@@ -35,7 +35,7 @@ async fn proxy(weir: &Weir, service: &Service, pod: usize, regex_steps: u32) -> 
     Proxy::start_with(weir, service, pod, |bootstrap| {
         bootstrap["dynamic_resources"]["ads_config"]["api_type"] = json!(Protocol::Sotw.api_type());
         let layer = json!({"re2.max_program_size.error_level": regex_steps});
-        bootstrap["layered_runtime"] = json!({"layers": [{"name": "weir", "static_layer": layer}]});
+        bootstrap["layered_runtime"]["layers"][0]["static_layer"] = layer;
     })
     .await
 }

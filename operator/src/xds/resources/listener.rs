@@ -3,6 +3,7 @@
 use envoy_types::pb::{
     envoy::{
         config::{
+            accesslog::v3::AccessLog,
             core::v3::{RuntimeFractionalPercent, TrafficDirection},
             listener::v3::{Filter, FilterChain, Listener, filter},
             route::v3::{
@@ -38,7 +39,7 @@ use crate::{
     xds::{
         names,
         resources::{
-            any, from_ads, limiter,
+            any, from_ads, limiter, logger,
             slots::{SlotKind, Slots},
             socket_address,
         },
@@ -58,8 +59,11 @@ pub(super) enum Written {
     ByFilter,
 }
 
-/// The HTTP filters of a service's listeners, encoded once for all its pods.
-pub(super) struct Filters(Vec<HttpFilter>);
+/// The HTTP filters and access loggers of a service's listeners, encoded once for all its pods.
+pub(super) struct Filters {
+    http: Vec<HttpFilter>,
+    loggers: Vec<AccessLog>,
+}
 
 impl Filters {
     pub(super) fn new(slots: &Slots) -> Self {
@@ -73,11 +77,12 @@ impl Filters {
         };
         // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
         // within one filter the class decides the order of charging.
-        Self(vec![
+        let http = vec![
             http_filter(names::NARROW_FILTER, any(&limit_filter(names::NARROW_FILTER, limits(false)))),
             http_filter(names::SERVICE_FILTER, any(&limit_filter(names::SERVICE_FILTER, limits(true)))),
             http_filter("envoy.filters.http.router", any(&Router::default())),
-        ])
+        ];
+        Self { http, loggers: logger::build() }
     }
 }
 
@@ -101,7 +106,8 @@ fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
     let manager = HttpConnectionManager {
         codec_type: http_connection_manager::CodecType::Auto.into(),
         stat_prefix: names::inbound_stat_prefix(inbound),
-        http_filters: filters.0.clone(),
+        http_filters: filters.http.clone(),
+        access_log: filters.loggers.clone(),
         server_header_transformation: http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
         // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
         use_remote_address: Some(BoolValue { value: true }),
