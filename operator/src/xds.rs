@@ -1,4 +1,4 @@
-//! The xDS server: intent to Envoy resources, one mesh-wide table of them, and delta ADS streams that see their part.
+//! The xDS server: intent to Envoy resources, one mesh-wide table of them, and ADS streams that see their part.
 //!
 //! ```text
 //! intent -> resources (pure) -> table -> (wake) -> server -> session -> subscription   requests, ACKs, NACKs -> proxies

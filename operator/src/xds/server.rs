@@ -78,8 +78,8 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `table`, and `beside` it other services, on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`: Envoy keeps what it has and
-/// connects again) and returns.
+/// Serves `table`, and `beside` it other services, on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`:
+/// Envoy keeps what it has and connects again) and returns.
 ///
 /// # Errors
 ///

@@ -39,12 +39,14 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 7] = [
+const PURE: [&[&str]; 9] = [
     &["index"],
     &["translate"],
     &["intent"],
     &["xds", "resources"],
     &["xds", "subscription"],
+    &["xds", "session"],
+    &["xds", "sotw"],
     &["xds", "names"],
     &["checkpoint", "record"],
 ];

@@ -181,6 +181,23 @@ fn a_proxy_that_connects_again_with_the_version_of_what_it_sees_is_sent_nothing(
 }
 
 #[test]
+fn named_clusters_are_answered_without_those_that_are_not_there() {
+    let mut session = SotwSession::default();
+    let one = seen(Cluster, [("a", 1), ("b", 1)]);
+    take(&mut session, &request(Cluster, &["a", "none"]), &one);
+    let first = next(&mut session, &one);
+    assert_eq!(said(&first), [("a".into(), "1".into())], "as a gRPC client asks, which takes absence for an answer");
+    take(&mut session, &answer(&first, &["a", "none"], None), &one);
+    assert!(session.next(&view(&one)).is_none());
+    // Other names, no new version: answered all the same; and no names at all are none.
+    take(&mut session, &answer(&first, &["b"], None), &one);
+    let second = next(&mut session, &one);
+    assert_eq!(said(&second), [("b".into(), "1".into())]);
+    take(&mut session, &answer(&second, &[], None), &one);
+    assert!(session.next(&view(&seen(Cluster, [("a", 2), ("b", 2)]))).is_none());
+}
+
+#[test]
 fn endpoints_pass_clusters_that_wait_for_them() {
     let mut session = SotwSession::default();
     let all = |version: u8| -> Seen {
