@@ -1,6 +1,6 @@
 //! State-of-the-world ADS: a real Envoy that speaks it, and a client that says what Envoy does not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use operator::xds::{
     ResourceType::{self, Cluster, Endpoints, Listener, Route},
@@ -69,7 +69,28 @@ async fn a_real_envoy_takes_everything_follows_changes_and_is_sent_nothing_after
     }
     assert_eq!(updates(&proxy, "listener_manager.lds").await, listeners, "a number is in routes alone");
 
-    // The endpoints move, then the protocol changes and with it the cluster, which waits for its endpoints.
+    // The protocol changes, and with it the cluster, which waits for endpoints that did not change: Envoy gives up after 15 s.
+    for (port, change) in [("http2-web", 0), ("http", 1)] {
+        let changed = Instant::now();
+        put(
+            folder.path(),
+            "ns-a.checkout.yaml",
+            &service.manifests().replace("name: http,", &format!("name: {port},")),
+        );
+        eventually(DEADLINE, "the changed cluster is warm and acknowledged", async || {
+            let modified = proxy.stat("cluster_manager.cluster_modified").await;
+            let warming = proxy.stat("cluster_manager.warming_clusters").await;
+            if modified > change && warming == 0 {
+                Ok(())
+            } else {
+                Err(format!("{modified} modified, {warming} warming"))
+            }
+        })
+        .await;
+        weir.until(DEADLINE, "it is programmed", |status| status.programmed(KEY, 11)).await;
+        assert!(changed.elapsed() < Duration::from_secs(8), "the cluster waited {:?}", changed.elapsed());
+    }
+    // The endpoints move.
     let started = updates(&proxy, "cluster.in_").await.0;
     service.pods[0].app = testkit::app::App::start((service.pods[0].inbound.ip(), 0).into()).await;
     service.write(folder.path());

@@ -47,7 +47,9 @@ use crate::{
     xds::{
         NodeKey, ResourceType, names,
         resources::{
-            GENERATOR, Resource, any, encode, limiter, listener, route,
+            GENERATOR, Resource, any, encode, limiter,
+            listener::{self, Written},
+            route,
             slots::{self, SlotKind},
             version,
         },
@@ -57,8 +59,10 @@ use crate::{
 /// Largest regular expression that is sent, in estimated steps. Envoy refuses more than 100 unless it is told otherwise, and
 /// telling is the other control plane's; what is matched around a path takes ten.
 const MAX_REGEX_STEPS: u64 = 75;
-/// Slots for limits by header value, whatever the header.
-const HEADER_SLOTS: usize = 2;
+/// Slots for limits by header value, whatever the header; for the other kinds see [`SLOTS`].
+const HEADER_SLOTS: usize = 4;
+/// The slots of the static filters, in order of charging. They cannot grow with a policy, as those of Weir's own listeners do.
+const SLOTS: [(SlotKind, usize); 3] = [(SlotKind::ClientIp, 4), (SlotKind::Plain, 8), (SlotKind::Service, 4)];
 
 /// Why a limit is not in force at a proxy that fetches only its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -70,7 +74,7 @@ pub enum LeftOut {
     Regex,
     /// A request would meet more limits of its kind than the static filters have slots.
     #[error(
-        "more limits of its kind meet on one request than there are slots: 4 for the service, 4 by match, 2 by client, 2 by header"
+        "more limits of its kind meet on one request than there are slots: 4 for the service, 8 by match, 4 by client, 4 by header"
     )]
     Slots,
     /// Only counted, which needs filters of its own.
@@ -147,18 +151,18 @@ pub fn left_out<'a>(intent: &'a ServiceIntent, pod: &PodIntent) -> BTreeSet<(&'a
 /// The static filters that charge what [`build`] writes, narrow limits first.
 #[must_use]
 pub fn filters() -> [HttpFilter; 2] {
-    let dynamic = |kind: &SlotKind, index| {
-        listener::rate_limit(&kind.suffix(index), listener::subject(kind), listener::Written::ByFilter)
-    };
-    let all = slots::Slots::of(&ServiceIntent::default());
-    let (service, narrow): (Vec<_>, Vec<_>) = all.iter().partition(|(kind, _)| **kind == SlotKind::Service);
-    let by_header = (0..HEADER_SLOTS).map(|index| {
-        let suffix = header_suffix(index);
-        let subject = listener::from_metadata(limiter::SUBJECT_KEY, subject_key(&suffix), listener::Written::ByFilter);
-        listener::rate_limit(&suffix, subject, listener::Written::ByFilter)
-    });
-    let narrow = by_header.chain(narrow.into_iter().map(|(kind, index)| dynamic(kind, index))).collect();
-    let service = service.into_iter().map(|(kind, index)| dynamic(kind, index)).collect();
+    let (mut narrow, mut service) = (Vec::new(), Vec::new());
+    for suffix in (0..HEADER_SLOTS).map(header_suffix) {
+        let subject = listener::from_metadata(limiter::SUBJECT_KEY, subject_key(&suffix), Written::ByFilter);
+        narrow.push(listener::rate_limit(&suffix, subject, Written::ByFilter));
+    }
+    for (kind, count) in &SLOTS {
+        let filter = if *kind == SlotKind::Service { &mut service } else { &mut narrow };
+        filter.extend(
+            (0..*count)
+                .map(|index| listener::rate_limit(&kind.suffix(index), listener::subject(kind), Written::ByFilter)),
+        );
+    }
     [(names::NARROW_FILTER, narrow), (names::SERVICE_FILTER, service)]
         .map(|(name, slots)| listener::http_filter(name, any(&listener::limit_filter(name, slots))))
 }
@@ -241,7 +245,7 @@ fn spread<'a>(
                 by_header += 1;
                 (suffix, by_header <= HEADER_SLOTS, Some(header))
             }
-            kind => (kind.suffix(index), index < kind.least(), None),
+            kind => (kind.suffix(index), SLOTS.iter().any(|(of, count)| of == kind && index < *count), None),
         };
         if fits {
             charged.push(Charged { suffix, bucket, charge, header });

@@ -60,7 +60,7 @@ impl SlotKind {
     }
 
     /// There are at least this many, so that first policies do not change the listener.
-    pub(super) const fn least(&self) -> usize {
+    const fn least(&self) -> usize {
         match self {
             Self::Header(_) | Self::ClientIp => 2,
             Self::Plain | Self::Service => 4,
