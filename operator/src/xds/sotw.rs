@@ -40,6 +40,8 @@ struct Kept {
     nonce: Option<String>,
     /// It was not answered yet.
     unanswered: bool,
+    /// Names were asked for since it was sent.
+    asked: bool,
     /// What the proxy has, supposing that it takes the newest response.
     has: Names,
     /// What the newest response replaced in `has`.
@@ -72,6 +74,7 @@ impl Protocol for SotwSession {
             delta.resource_names_subscribe.extend(request.resource_names.iter().filter(|name| *name != "*").cloned());
         }
         kept.started = true;
+        kept.asked |= !delta.resource_names_subscribe.is_empty();
         let meaning = self.session.take(&delta)?;
         if answers {
             kept.unanswered = false;
@@ -102,25 +105,29 @@ impl Protocol for SotwSession {
             };
             let sent = self.session.subscription(resource_type).last_sent();
             let kept = &mut self.types[resource_type.index()];
+            // A full state says of every name whether it is there; other types have no word for those that are not.
+            let mut says = resource_type.has_wildcard() && (kept.asked || kept.nonce.is_none());
             for (at, (name, version)) in sent.iter().enumerate() {
                 let entry = version.clone().zip(response.resources.get(at).cloned());
                 let old = match entry {
                     Some((version, encoded)) => kept.has.insert(name.clone(), Entry { version, encoded }),
                     None => kept.has.remove(name),
                 };
+                says |= at < response.resources.len() || (resource_type.has_wildcard() && old.is_some());
                 kept.replaced.push((name.clone(), old));
+            }
+            if !says {
+                self.unsaid(resource_type, response);
+                continue;
             }
             let resources: Vec<_> = if resource_type.has_wildcard() {
                 kept.has.values().map(|entry| any_of(&entry.encoded)).collect()
             } else {
                 response.resources.iter().map(any_of).collect()
             };
-            if resources.is_empty() && !resource_type.has_wildcard() {
-                self.unsaid(resource_type, response);
-                continue;
-            }
             kept.nonce = Some(response.nonce.clone());
             kept.unanswered = true;
+            kept.asked = false;
             let DeltaDiscoveryResponse { type_url, nonce, .. } = response;
             let response = DiscoveryResponse { version_info: version(&kept.has), resources, type_url, nonce };
             return Some(Push { resource_type: Some(resource_type), response });
