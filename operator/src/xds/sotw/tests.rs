@@ -152,6 +152,8 @@ fn an_answer_to_an_older_response_says_nothing() {
     let stale = take(&mut session, &answer(&first, &["a"], Some("late")), &two);
     assert_eq!(stale, Outcome::default());
     assert!(take(&mut session, &answer(&second, &["a"], None), &two).acknowledged);
+    take(&mut session, &answer(&first, &["a"], None), &two);
+    assert!(session.next(&view(&two)).is_none(), "not even after the newest was answered");
     // Asked again, though nothing is new: Envoy waits for it.
     take(&mut session, &answer(&second, &["a"], None), &two);
     assert_eq!(said(&next(&mut session, &two)), [("a".into(), "2".into())]);
@@ -230,6 +232,8 @@ struct Proxy<P: Protocol> {
     asked: [BTreeSet<String>; ResourceType::COUNT],
     versions: [String; ResourceType::COUNT],
     nonces: [String; ResourceType::COUNT],
+    /// Clusters and listeners that it refused.
+    refused: BTreeSet<(ResourceType, String)>,
 }
 
 /// Version 3 is one that no proxy takes.
@@ -317,6 +321,7 @@ impl<P: Dialect> Proxy<P> {
             asked: Default::default(),
             versions: Default::default(),
             nonces: Default::default(),
+            refused: BTreeSet::new(),
         };
         for resource_type in [Cluster, Listener] {
             let first = P::names(&proxy, resource_type, &BTreeSet::new());
@@ -335,6 +340,12 @@ impl<P: Dialect> Proxy<P> {
                 request.map(|request| drop(self.server.request(&request, view).expect("few names"))).is_some()
             }
         }
+    }
+
+    /// What was refused and is published no more may come again.
+    fn forgive(&mut self, seen: &Seen) {
+        let stands = |(t, name): &(ResourceType, String)| seen.contains(&(*t, name.clone(), 3));
+        self.refused.retain(stands);
     }
 
     fn settle(&mut self, view: &View) {
@@ -360,6 +371,10 @@ impl<P: Dialect> Proxy<P> {
             if bad.is_empty() || (partial && version != BAD) {
                 self.has[at].insert(name.clone(), version.clone());
             }
+        }
+        for name in bad.iter().filter(|_| partial) {
+            let new = self.refused.insert((resource_type, (*name).to_owned()));
+            assert!(new, "{resource_type:?} {name} was refused and is sent again");
         }
         let error = (!bad.is_empty()).then(|| Status { code: 13, message: format!("bad: {}", bad.join(", ")) });
         let answer = P::answer(self, response, error);
@@ -402,6 +417,8 @@ proptest! {
         let (mut delta, mut sotw) = (Proxy::<Session>::new(), Proxy::<SotwSession>::new());
         for (seen, steps) in changes {
             let view = view(&seen);
+            delta.forgive(&seen);
+            sotw.forgive(&seen);
             for which in steps {
                 delta.step(which, &view);
                 sotw.step(which / 3, &view);
@@ -420,6 +437,7 @@ proptest! {
         let mut proxy = Proxy::<SotwSession>::new();
         for (seen, steps) in changes {
             let view = view(&seen);
+            proxy.forgive(&seen);
             for which in steps {
                 proxy.step(which, &view);
             }
