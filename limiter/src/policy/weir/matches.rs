@@ -167,10 +167,12 @@ pub fn regex_steps(text: &str) -> Option<u64> {
     parse(text).ok().map(|tree| program_size(&tree))
 }
 
-fn parse(text: &str) -> Result<Hir, regex_syntax::Error> {
+fn parse(text: &str) -> Result<Hir, Box<regex_syntax::Error>> {
     // `\d` and its like are ASCII, as in RE2; with Unicode only where the text asks for it (`\pL`).
-    let ascii = ParserBuilder::new().unicode(false).utf8(false).build().parse(text);
-    ascii.or_else(|_| regex_syntax::Parser::new().parse(text))
+    if let Ok(tree) = ParserBuilder::new().unicode(false).utf8(false).build().parse(text) {
+        return Ok(tree);
+    }
+    regex_syntax::Parser::new().parse(text).map_err(Box::new)
 }
 
 /// Whether `text` is a regular expression that Envoy's engine, RE2, can be expected to take. Look-around and
@@ -193,7 +195,7 @@ fn regex(text: &str, field: &str, problems: &mut Problems) -> bool {
             size <= MAX_PROGRAM_SIZE
         }
         Err(error) => {
-            let reason = match &error {
+            let reason = match &*error {
                 regex_syntax::Error::Parse(error) => error.kind().to_string(),
                 regex_syntax::Error::Translate(error) => error.kind().to_string(),
                 other => other.to_string().lines().last().unwrap_or_default().to_owned(),
