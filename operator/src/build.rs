@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -18,8 +19,9 @@ use tracing::{info, warn};
 use crate::{
     checkpoint::{Keeper, Kept, States},
     index::{Change, Index, ServiceView},
-    intent::{ServiceIntent, ServiceKey},
+    intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Series, Target, Wanted, store::Store},
+    telemetry::traces::Tracer,
     translate::{
         self, Report,
         decide::{Rules, decide, qualified},
@@ -27,6 +29,7 @@ use crate::{
     xds::{
         resources::{self, Resource},
         table::Table,
+        trail::Traced,
     },
 };
 
@@ -64,9 +67,11 @@ pub struct Builder {
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
     counts: Counts,
+    pauses: Pauses,
     /// Decisions of a run before about services that have not been seen yet, and when they were written.
     kept: BTreeMap<ServiceKey, (Timestamp, States)>,
     keeper: Option<Keeper>,
+    tracer: Option<Tracer>,
 }
 
 /// Decisions about a service that is not there are kept for this long: a folder may be incomplete for a while.
@@ -83,15 +88,26 @@ impl Builder {
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
+            pauses: Pauses::default(),
             kept: BTreeMap::new(),
             keeper: None,
+            tracer: None,
         }
+    }
+
+    /// Traces decisions from now on.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// Goes on from what a run before has decided, and gives `keeper` what is decided from now on.
     #[must_use]
     pub fn with_checkpoint(self, kept: Kept, keeper: Keeper) -> Self {
-        Self { kept: kept.decisions, keeper: Some(keeper), ..self }
+        if !kept.pauses.is_empty() {
+            warn!(paused = ?kept.pauses, "what an operator had paused before the restart is paused still");
+        }
+        Self { kept: kept.decisions, pauses: kept.pauses, keeper: Some(keeper), ..self }
     }
 
     /// To be called when everything was read once: forgets old decisions about services that are not there.
@@ -145,6 +161,25 @@ impl Builder {
         }
     }
 
+    /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
+    pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
+        let before = std::mem::replace(&mut self.pauses, pauses);
+        if let Some(keeper) = &self.keeper {
+            keeper.keep_pauses(&self.pauses, now);
+        }
+        let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
+        let services: Vec<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
+        for service in &services {
+            self.build(service, now, true);
+        }
+    }
+
+    /// What is paused.
+    #[must_use]
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     /// When `tick` is due.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
@@ -177,6 +212,7 @@ impl Builder {
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
             self.store.retain_pods(key, &pods);
         }
+        let began = self.tracer.as_ref().map(|_| SystemTime::now());
         let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics, now), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
@@ -185,14 +221,24 @@ impl Builder {
         {
             keeper.keep(key, rules.states.clone(), now);
         }
-        let moved = changed || !same_numbers(&built.rules, &rules);
+        let numbers_moved = !same_numbers(&built.rules, &rules);
+        let moved = changed || numbers_moved;
+        let tracing = self.tracer.as_ref().filter(|_| numbers_moved).zip(began);
+        let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
         built.rules = rules;
         if moved {
-            let (intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let (mut intent, reports) = translate::translate(&view, &built.rules.decisions);
+            let paused = self.pauses.covers(key);
+            intent.pods.values_mut().for_each(|pod| pod.paused = paused);
             self.counts.builds += 1;
             if intent != *built.intent || built.resources.is_empty() {
                 built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
-                let published = self.table.replace(key, built.resources.clone());
+                let translated = traced.as_ref().map(|_| SystemTime::now());
+                let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
+                let published = self.table.replace_traced(key, built.resources.clone(), follows);
+                if let Some((traced, translated)) = traced.zip(translated) {
+                    traced.published(translated, published.resources, published.nodes);
+                }
                 self.counts.resources += published.resources as u64;
                 built.intent = Arc::new(intent);
                 self.table.intend(key, built.intent.clone());
@@ -260,12 +306,13 @@ fn is_news(old: &States, new: &States) -> bool {
 /// Whether both decide the same limits, whatever they say of them.
 fn same_numbers(old: &Rules, new: &Rules) -> bool {
     old.decisions.len() == new.decisions.len()
-        && new.decisions.iter().all(|(key, decision)| {
-            let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
-            old.decisions
-                .get(key)
-                .is_some_and(|old| numbers(old) == numbers(decision) && old.classes == decision.classes)
-        })
+        && new.decisions.iter().all(|(key, decision)| !moved(old.decisions.get(key), decision))
+}
+
+/// Whether a rule decides other numbers than before.
+pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
+    let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+    old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
 }
 
 fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {

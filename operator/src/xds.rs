@@ -20,6 +20,7 @@ pub mod session;
 pub mod sotw;
 pub mod subscription;
 pub mod table;
+pub mod trail;
 pub mod wire;
 
 pub use names::ResourceType;

@@ -12,7 +12,7 @@ use crds::smart_limiter::{self as api, SmartLimiter};
 
 use super::{
     Action, Class, Kind, LawKind, MetricDefinition, MetricSource, MissingAction, Mode, OnMissing, Policy, Problems,
-    Rule, Targets,
+    Rule, Targets, conflicts::same_requests,
 };
 use crate::{
     language::{
@@ -36,7 +36,7 @@ pub fn policy(object: &SmartLimiter) -> (Option<Policy>, Vec<Problem>) {
     let vocabulary = Vocabulary::new(&metrics);
     let rules = rules(spec, &vocabulary, &mut problems);
     let on_missing = on_missing(&spec.on_missing_metric, &mut problems);
-    let policy = (|| {
+    let policy = || {
         Some(Policy {
             key: key?,
             generation: object.metadata.generation.unwrap_or(0),
@@ -46,11 +46,8 @@ pub fn policy(object: &SmartLimiter) -> (Option<Policy>, Vec<Problem>) {
             metrics,
             on_missing: on_missing?,
         })
-    })();
-    if let Some(policy) = &policy {
-        unsupported_metrics(policy, &mut problems);
-    }
-    (policy, problems.into_vec())
+    };
+    (policy(), problems.into_vec())
 }
 
 fn targets(spec: &api::SmartLimiterSpec, problems: &mut Problems) -> Option<Targets> {
@@ -249,7 +246,22 @@ fn rules(spec: &api::SmartLimiterSpec, vocabulary: &Vocabulary, problems: &mut P
         }
         rules.extend(rule_of(rule, &field, spec.mode, vocabulary, problems));
     }
-    (rules.len() == spec.rules.len() && !rules.is_empty()).then_some(rules)
+    let complete = rules.len() == spec.rules.len();
+    for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| complete && is_adapt(rule)) {
+        let before = rules.iter().take(position).find(|other| is_adapt(other) && same_requests(rule, other));
+        if let Some(other) = before {
+            problems.add(
+                format!("spec.rules[{position}].adapt"),
+                format!("rules {:?} and {:?} both steer the limit of the same requests", other.name, rule.name),
+                "join their goals with `and`, or give them different `matches`",
+            );
+        }
+    }
+    (complete && !rules.is_empty()).then_some(rules)
+}
+
+fn is_adapt(rule: &Rule) -> bool {
+    matches!(rule.action, Action::Adapt(_))
 }
 
 fn rule_of(
@@ -386,17 +398,6 @@ fn on_missing(on_missing: &api::OnMissingMetric, problems: &mut Problems) -> Opt
         }
     };
     Some(OnMissing { action, after: after? })
-}
-
-/// Refuses words that nothing measures yet; a condition on them would never hold and look as if it did.
-fn unsupported_metrics(policy: &Policy, problems: &mut Problems) {
-    for (position, rule) in policy.rules.iter().enumerate() {
-        let field = match rule.action {
-            Action::Limit(_) => format!("spec.rules[{position}].when"),
-            Action::Adapt(_) => format!("spec.rules[{position}].adapt"),
-        };
-        super::unsupported_words(&rule.needs(), &field, problems);
-    }
 }
 
 #[cfg(test)]

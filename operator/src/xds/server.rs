@@ -24,6 +24,7 @@ use crate::xds::{
     sotw::SotwSession,
     subscription::Outcome,
     table::{Table, Watcher},
+    trail::Trail,
     wire::{
         Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Says,
         service::{
@@ -252,13 +253,14 @@ async fn open<P: Protocol>(
     let node = seat.node(&first)?;
     let user_agent = first.node().map(crate::xds::wire::Node::user_agent).unwrap_or_default();
     tracing::Span::current().record("node", tracing::field::display(&node));
-    let watcher = match seat {
+    let mut watcher = match seat {
         Seat::Node => table.watch(&node),
         Seat::Extension => table.attach(&node),
     };
     info!(user_agent, ?seat, "proxy connected");
     let connection = proxies.connect(&node, user_agent, Timestamp::now());
-    let mut stream = ProxyStream { session: P::default(), watcher, connection, proxies, node };
+    let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
+    let mut stream = ProxyStream { session: P::default(), watcher, connection, proxies, node, trail };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);
@@ -273,6 +275,7 @@ struct ProxyStream<P> {
     connection: Connection,
     proxies: Proxies,
     node: NodeKey,
+    trail: Trail,
 }
 
 impl<P: Protocol> ProxyStream<P> {
@@ -283,12 +286,17 @@ impl<P: Protocol> ProxyStream<P> {
                 // The response is computed only when the transport can take it, from the state of that moment.
                 permit = response_tx.reserve(), if may_have_news => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    let view = self.watcher.view();
+                    let (view, mark) = self.watcher.marked_view();
+                    self.trail.sees(mark);
                     match self.session.next(&view) {
-                        None => may_have_news = false,
+                        None => {
+                            self.trail.said_all();
+                            may_have_news = false;
+                        }
                         Some(Push { resource_type, response }) => {
                             if let Some(resource_type) = resource_type {
                                 self.connection.pushed(resource_type, response.count());
+                                self.trail.pushed(&self.node, resource_type, response.count(), response.nonce());
                             }
                             debug!(
                                 type_url = response.type_url(),
@@ -333,7 +341,9 @@ impl<P: Protocol> ProxyStream<P> {
         Ok(())
     }
 
-    fn learned(&self, request: &P::Request, resource_type: ResourceType, outcome: Outcome) {
+    fn learned(&mut self, request: &P::Request, resource_type: ResourceType, outcome: Outcome) {
+        let refusal = request.error().map(|error| error.message.as_str());
+        self.trail.answered(request.nonce(), refusal);
         if outcome.acknowledged {
             self.connection.count_ack(resource_type);
         }

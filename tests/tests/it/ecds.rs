@@ -129,6 +129,9 @@ async fn limits_move_live(protocol: Protocol) {
     world.programmed(1).await;
     let mut connection = world.client(1).await;
     assert_eq!(connection.burst("/few", 10).await.unwrap(), (3, 7));
+    let request = http::Request::get("/few").body(Full::<Bytes>::default()).unwrap();
+    let refused = connection.send(request).await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "720", "5 an hour");
     // Whatever host the gateway routes by: the limits are the pod's.
     let host = || http::Request::get("/few").header("host", "other.example");
     assert_eq!(admitted(&mut connection, 2, host).await, 0);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "everything here runs in a test")]
 
+mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
 mod ecds; // beside another control plane: its listener, our limits
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
@@ -10,4 +11,5 @@ mod metrics; // pages that hang, lie, end, never end: limits hold and status say
 mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
 mod sotw; // state of the world: a real Envoy takes, refuses, comes back
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
-mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
+mod tidy;
+mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents

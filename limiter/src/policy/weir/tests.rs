@@ -154,8 +154,6 @@ fn what_is_not_carried_out_is_refused_and_still_explained() {
     let prometheus = json!([{"name": "q", "type": "Count", "prometheus": {"query": "q"}}]);
     let limit = "30 requests per second across all pods";
     let rule = json!({"name": "a", "limit": limit});
-    let watching = |when: &str| with(json!({"name": "a", "limit": limit, "when": when}), json!({}));
-    let adapt = "keep inflight below 70, between 20 and 500 requests per second per pod";
     for (spec, field) in [
         (with(rule.clone(), json!({"enforceAt": "Client"})), "spec.enforceAt"),
         (with(rule.clone(), json!({"enforceAt": "Gateway"})), "spec.enforceAt"),
@@ -163,13 +161,7 @@ fn what_is_not_carried_out_is_refused_and_still_explained() {
         (with(rule.clone(), json!({"targetRefs": gateway})), "spec.targetRefs[0].kind"),
         (with(rule.clone(), json!({"targetRefs": section})), "spec.targetRefs[0].sectionName"),
         (with(rule.clone(), json!({"metrics": prometheus})), "spec.metrics[0].prometheus"),
-        (with(json!({"name": "a", "adapt": adapt}), json!({})), "spec.rules[0].adapt"),
         (rule_with("matches", json!([{"sourceCIDRs": ["10.0.0.0/8"]}])), "spec.rules[0].matches[0].sourceCIDRs"),
-        (watching("requests > 5"), "spec.rules[0].when"),
-        (watching("errors > 5%"), "spec.rules[0].when"),
-        (watching("errors per second > 5"), "spec.rules[0].when"),
-        (watching("p99 latency > 5s"), "spec.rules[0].when"),
-        (watching("inflight > 5"), "spec.rules[0].when"),
     ] {
         let policy = refuses(spec.clone(), Reason::NotYetSupported, field, "");
         let lines = explain(&policy.unwrap_or_else(|| panic!("{spec} is not understood")));
@@ -332,8 +324,34 @@ fn explains_a_policy_in_plain_english() {
         "Up to 10 requests may pass at once.",
         "Shadow: requests over the limit are counted and reported, none is rejected.",
         "Rule cool: always, all requests are limited so that cpu below 70% is kept, by a limit that moves between 20 and 500 requests per second per pod.",
+        "It begins at the upper end. When a goal is missed it is cut to what the pods complete, and requests in flight are bounded; it grows by at most 20% of itself every 1s, not sooner than 2s after a cut.",
         "Requests over the limit are answered 429.",
         "Reads cpu. When one of these is missing for 15s, what was last decided stays.",
     ];
     assert_eq!(explain(&policy.unwrap()), expected);
+}
+
+#[test]
+fn an_adapt_rule_has_a_law_and_any_rule_has_classes() {
+    let adapt = "keep cpu below 70%, between 20 and 500 requests per second per pod";
+    let gold = json!({"name": "gold", "matches": [{"headers": [{"name": "x-plan", "value": "gold"}]}]});
+    let spec = with(json!({"name": "a", "adapt": adapt, "law": "Aimd", "priorities": [gold]}), json!({}));
+    let (policy, problems) = read(spec);
+    assert_eq!(problems, []);
+    let rule = &policy.unwrap().rules[0];
+    let Action::Adapt(steered) = &rule.action else { panic!("{rule:?}") };
+    assert_eq!((steered.law, rule.classes[0].name.as_str(), rule.classes[0].matches.len()), (LawKind::Aimd, "gold", 1));
+
+    let invalid = Reason::Invalid;
+    refuses(rule_with("law", json!("Aimd")), invalid, "spec.rules[0].law", "no `adapt`");
+    let priorities = |list: Value| rule_with("priorities", list);
+    let class = |name: &str| json!({"name": name, "matches": [{"method": "POST"}]});
+    let field = "spec.rules[0].priorities";
+    refuses(priorities(json!([class("A_b")])), invalid, &format!("{field}[0].name"), "must match");
+    refuses(priorities(json!([class("a"), class("a")])), invalid, &format!("{field}[1].name"), "two classes");
+    refuses(priorities(json!([{"name": "a", "matches": []}])), invalid, &format!("{field}[0].matches"), "says nowhere");
+    let many: Vec<Value> = (0..9).map(|i| class(&format!("c{i}"))).collect();
+    refuses(priorities(json!(many)), invalid, field, "at most 8");
+    let (one, two) = (json!({"name": "a", "adapt": adapt}), json!({"name": "b", "adapt": adapt}));
+    refuses(with(one.clone(), json!({"rules": [one, two]})), invalid, "spec.rules[1].adapt", "same requests");
 }

@@ -40,7 +40,10 @@ use envoy_types::pb::{
 };
 use prost::Message;
 
-use ::limiter::policy::{Mode, PathMatch, RequestMatch, ValueMatch, weir::regex_steps};
+use ::limiter::{
+    policy::{Mode, PathMatch, RequestMatch, ValueMatch, weir::regex_steps},
+    quota::Rate,
+};
 
 use crate::{
     intent::{LimitValue, PodIntent, Route, ServiceIntent},
@@ -49,6 +52,7 @@ use crate::{
         resources::{
             GENERATOR, Resource, any, encode, limiter,
             listener::{self, Written},
+            reply::LimitFilter,
             route,
             slots::{self, SlotKind},
             version,
@@ -157,14 +161,14 @@ pub fn filters() -> [HttpFilter; 2] {
         narrow.push(listener::rate_limit(&suffix, subject, Written::ByFilter));
     }
     for (kind, count) in &SLOTS {
-        let filter = if *kind == SlotKind::Service { &mut service } else { &mut narrow };
-        filter.extend(
+        let slots = if *kind == SlotKind::Service { &mut service } else { &mut narrow };
+        slots.extend(
             (0..*count)
                 .map(|index| listener::rate_limit(&kind.suffix(index), listener::subject(kind), Written::ByFilter)),
         );
     }
-    [(names::NARROW_FILTER, narrow), (names::SERVICE_FILTER, service)]
-        .map(|(name, slots)| listener::http_filter(name, any(&listener::limit_filter(name, slots))))
+    [(LimitFilter::Narrow, narrow), (LimitFilter::Service, service)]
+        .map(|(filter, slots)| listener::enforcing(filter, slots, Written::ByFilter))
 }
 
 fn header_suffix(index: usize) -> String {
@@ -224,6 +228,8 @@ struct Charged<'a> {
     suffix: String,
     bucket: &'a str,
     charge: limiter::Charge,
+    kind: SlotKind,
+    rate: Rate,
     /// Header, and the metadata key that takes its value.
     header: Option<(String, String)>,
 }
@@ -237,7 +243,7 @@ fn spread<'a>(
     let mut by_header = 0;
     let mut charged = Vec::new();
     let mut beyond = Vec::new();
-    for slots::Placed { kind, index, bucket, charge } in slots::placed(intent, route, values) {
+    for slots::Placed { kind, index, bucket, charge, rate } in slots::placed(intent, route, values) {
         let (suffix, fits, header) = match &kind {
             SlotKind::Header(name) => {
                 let suffix = header_suffix(by_header);
@@ -248,7 +254,7 @@ fn spread<'a>(
             kind => (kind.suffix(index), SLOTS.iter().any(|(of, count)| of == kind && index < *count), None),
         };
         if fits {
-            charged.push(Charged { suffix, bucket, charge, header });
+            charged.push(Charged { suffix, bucket, charge, kind, rate, header });
         } else {
             beyond.push(bucket);
         }
@@ -258,9 +264,10 @@ fn spread<'a>(
 
 fn action(charges: &[Charged<'_>], headers: &[(String, String)]) -> OnMatch {
     let mut value = Struct::default();
-    for Charged { suffix, bucket, charge, header: _ } in charges {
+    for Charged { suffix, bucket, charge, .. } in charges {
         value.fields.extend(route::charged(suffix, bucket, *charge));
     }
+    value.fields.extend(route::told(charges.iter().map(|charge| (&charge.kind, charge.rate))));
     let metadata = Metadata {
         metadata_namespace: names::METADATA.into(),
         allow_overwrite: true,

@@ -34,12 +34,15 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Duration, UInt32Value},
 };
 
+use ::limiter::policy::{Key, Mode};
+
 use crate::{
     intent::{Inbound, Protocol},
     xds::{
         names,
         resources::{
             any, from_ads, limiter, logger,
+            reply::{self, LimitFilter},
             slots::{SlotKind, Slots},
             socket_address,
         },
@@ -59,6 +62,16 @@ pub(super) enum Written {
     ByFilter,
 }
 
+impl Written {
+    /// A format string that gives the value of `key`.
+    pub(super) fn read(self, key: &str) -> String {
+        match self {
+            Self::InRoute => format!("%METADATA(ROUTE:{}:{key})%", names::METADATA),
+            Self::ByFilter => format!("%DYNAMIC_METADATA({}:{key})%", names::METADATA),
+        }
+    }
+}
+
 /// The HTTP filters and access loggers of a service's listeners, encoded once for all its pods.
 pub(super) struct Filters {
     http: Vec<HttpFilter>,
@@ -67,21 +80,31 @@ pub(super) struct Filters {
 
 impl Filters {
     pub(super) fn new(slots: &Slots) -> Self {
-        let service_wide = |kind: &SlotKind| match kind {
-            SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => false,
-            SlotKind::Service => true,
-        };
-        let limits = |service: bool| {
-            let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
+        let limits = |filter: LimitFilter| {
+            let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
             of_filter.map(|(kind, index)| rate_limit(&kind.suffix(index), subject(kind), Written::InRoute)).collect()
         };
+        // In shadow mode first: what an enforced limit refuses would have come to these, too.
+        let shadows = slots.iter().filter_map(|(kind, index)| {
+            let SlotKind::Shadow(bucket, _) = kind else { return None };
+            let name = format!("{}{bucket}", names::SHADOW_FILTER_PREFIX);
+            Some(http_filter(
+                &name,
+                any(&limit_filter(
+                    &name,
+                    Mode::Shadow,
+                    vec![rate_limit(&kind.suffix(index), subject(kind), Written::InRoute)],
+                )),
+            ))
+        });
+        let mut http: Vec<HttpFilter> = shadows.collect();
         // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
         // within one filter the class decides the order of charging.
-        let http = vec![
-            http_filter(names::NARROW_FILTER, any(&limit_filter(names::NARROW_FILTER, limits(false)))),
-            http_filter(names::SERVICE_FILTER, any(&limit_filter(names::SERVICE_FILTER, limits(true)))),
+        http.extend([
+            enforcing(LimitFilter::Narrow, limits(LimitFilter::Narrow), Written::InRoute),
+            enforcing(LimitFilter::Service, limits(LimitFilter::Service), Written::InRoute),
             http_filter("envoy.filters.http.router", any(&Router::default())),
-        ];
+        ]);
         Self { http, loggers: logger::build() }
     }
 }
@@ -114,6 +137,7 @@ fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
         // `/a/../b` is what the application will take it for.
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![upgrade],
+        local_reply_config: Some(reply::config()),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: Some(from_ads()),
             route_config_name: name.into(),
@@ -136,7 +160,7 @@ fn network_filter(name: &str, config: Any) -> Filter {
     Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
 }
 
-pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
+fn http_filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
         name: name.into(),
         config_type: Some(http_filter::ConfigType::TypedConfig(config)),
@@ -144,8 +168,29 @@ pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
     }
 }
 
-pub(super) fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
+/// A filter that refuses what is over its limits.
+pub(super) fn enforcing(filter: LimitFilter, slots: Vec<RateLimit>, written: Written) -> HttpFilter {
+    let name = match filter {
+        LimitFilter::Narrow => names::NARROW_FILTER,
+        LimitFilter::Service => names::SERVICE_FILTER,
+    };
+    let config = LocalRateLimit {
+        response_headers_to_add: reply::headers(filter, written),
+        ..limit_filter(name, Mode::Enforce, slots)
+    };
+    http_filter(name, any(&config))
+}
+
+fn limit_filter(stat_prefix: &str, mode: Mode, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
     let all = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
+    let enforced = match mode {
+        Mode::Enforce => {
+            RuntimeFractionalPercent { default_value: all, runtime_key: names::ENFORCED_RUNTIME_KEY.into() }
+        }
+        Mode::Shadow => {
+            RuntimeFractionalPercent { default_value: Some(FractionalPercent::default()), runtime_key: String::new() }
+        }
+    };
     LocalRateLimit {
         stat_prefix: stat_prefix.into(),
         // The bucket of requests that no descriptor fits must exist; it never runs empty.
@@ -156,10 +201,7 @@ pub(super) fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> Lo
         }),
         always_consume_default_token_bucket: Some(BoolValue { value: false }),
         filter_enabled: Some(RuntimeFractionalPercent { default_value: all, runtime_key: String::new() }),
-        filter_enforced: Some(RuntimeFractionalPercent {
-            default_value: all,
-            runtime_key: names::ENFORCED_RUNTIME_KEY.into(),
-        }),
+        filter_enforced: Some(enforced),
         rate_limited_as_resource_exhausted: true,
         max_dynamic_descriptors: Some(UInt32Value { value: MAX_DYNAMIC_DESCRIPTORS }),
         descriptors: limiter::descriptors(),
@@ -171,10 +213,6 @@ pub(super) fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> Lo
 /// One slot. `skip_if_absent` must stay false: with it a shorter descriptor would go out, without it the slot is skipped
 /// when there is nothing for it in the metadata, or the request has not the header.
 pub(super) fn rate_limit(suffix: &str, subject: ActionSpecifier, written: Written) -> RateLimit {
-    let of = match written {
-        Written::InRoute => "METADATA(ROUTE:",
-        Written::ByFilter => "DYNAMIC_METADATA(",
-    };
     let actions = [
         from_metadata(limiter::CLASS_KEY, format!("class{suffix}"), written),
         from_metadata(limiter::BUCKET_KEY, format!("bucket{suffix}"), written),
@@ -182,25 +220,27 @@ pub(super) fn rate_limit(suffix: &str, subject: ActionSpecifier, written: Writte
     ];
     RateLimit {
         actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
-        hits_addend: Some(HitsAddend {
-            format: format!("%{of}{}:cost{suffix})%", names::METADATA),
-            ..HitsAddend::default()
-        }),
+        hits_addend: Some(HitsAddend { format: written.read(&format!("cost{suffix}")), ..HitsAddend::default() }),
         ..RateLimit::default()
     }
 }
 
 /// What separate buckets are kept for.
 pub(super) fn subject(kind: &SlotKind) -> ActionSpecifier {
-    match kind {
-        SlotKind::Header(name) => ActionSpecifier::RequestHeaders(RequestHeaders {
+    let header = |name: &String| {
+        ActionSpecifier::RequestHeaders(RequestHeaders {
             header_name: name.clone(),
             descriptor_key: limiter::SUBJECT_KEY.into(),
             skip_if_absent: false,
-        }),
+        })
+    };
+    match kind {
+        SlotKind::Header(name) | SlotKind::Shadow(_, Some(Key::Header(name))) => header(name),
         // Its key is `remote_address`.
-        SlotKind::ClientIp => ActionSpecifier::RemoteAddress(RemoteAddress {}),
-        SlotKind::Plain | SlotKind::Service => ActionSpecifier::GenericKey(GenericKey {
+        SlotKind::ClientIp | SlotKind::Shadow(_, Some(Key::ClientIp)) => {
+            ActionSpecifier::RemoteAddress(RemoteAddress {})
+        }
+        SlotKind::Plain | SlotKind::Service | SlotKind::Shadow(_, None) => ActionSpecifier::GenericKey(GenericKey {
             descriptor_key: limiter::SUBJECT_KEY.into(),
             descriptor_value: limiter::NO_SUBJECT.into(),
             ..GenericKey::default()

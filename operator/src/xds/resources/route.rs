@@ -4,10 +4,12 @@
 //! name and metadata are the same for all pods with the same numbers, only its action names the pod's cluster. Protobuf
 //! allows it: the encodings of a message's fields, one after the other, are the encoding of the message.
 
+use std::collections::BTreeMap;
+
 use envoy_types::pb::{
     envoy::{
         config::{
-            core::v3::Metadata,
+            core::v3::{Metadata, RoutingPriority},
             route::v3::{
                 HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
                 header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier, route,
@@ -23,13 +25,20 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use ::limiter::policy::{PathMatch, RequestMatch, ValueMatch};
+use ::limiter::{
+    policy::{PathMatch, RequestMatch, ValueMatch},
+    quota::Rate,
+};
 
 use crate::{
-    intent::{self, LimitValue, ServiceIntent},
+    intent::{self, LimitValue, Priority, ServiceIntent},
     xds::{
         names,
-        resources::{limiter::Charge, slots},
+        resources::{
+            limiter::Charge,
+            reply::{self, LimitFilter},
+            slots::{self, Placed, SlotKind},
+        },
     },
 };
 
@@ -38,7 +47,7 @@ const VIRTUAL_HOSTS: u32 = 2;
 const ROUTES: u32 = 3;
 
 /// Encoded routes without their actions, for all pods with the same numbers.
-pub(super) struct Shared(Vec<Vec<u8>>);
+pub(super) struct Shared(Vec<(Priority, Vec<u8>)>);
 
 impl Shared {
     pub(super) fn new(intent: &ServiceIntent, values: &[Option<LimitValue>]) -> Self {
@@ -49,7 +58,7 @@ impl Shared {
                 metadata: metadata(intent, route, values),
                 ..Route::default()
             };
-            shared.encode_to_vec()
+            (route.priority, shared.encode_to_vec())
         });
         Self(encoded.collect())
     }
@@ -57,23 +66,31 @@ impl Shared {
 
 /// The encoded route configuration `name`, whose routes all lead to the cluster of the same name.
 pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
-    let action = Route {
-        action: Some(route::Action::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(name.into())),
-            // The client and the application decide how long a request may take; Envoy's default is 15 s.
-            timeout: Some(Duration::default()),
-            ..RouteAction::default()
-        })),
-        ..Route::default()
+    let action = |priority: RoutingPriority| {
+        let action = Route {
+            action: Some(route::Action::Route(RouteAction {
+                cluster_specifier: Some(ClusterSpecifier::Cluster(name.into())),
+                // The client and the application decide how long a request may take; Envoy's default is 15 s.
+                timeout: Some(Duration::default()),
+                priority: priority.into(),
+                ..RouteAction::default()
+            })),
+            ..Route::default()
+        };
+        action.encode_to_vec()
     };
-    let action = action.encode_to_vec();
+    let (default, high) = (action(RoutingPriority::Default), action(RoutingPriority::High));
     let host = VirtualHost { name: names::VIRTUAL_HOST.into(), domains: vec!["*".into()], ..VirtualHost::default() };
     let mut host = host.encode_to_vec();
-    for route in &shared.0 {
+    for (priority, route) in &shared.0 {
+        let action = match priority {
+            Priority::Default => &default,
+            Priority::High => &high,
+        };
         encode_key(ROUTES, WireType::LengthDelimited, &mut host);
         encode_varint((route.len() + action.len()) as u64, &mut host);
         host.extend_from_slice(route);
-        host.extend_from_slice(&action);
+        host.extend_from_slice(action);
     }
     let mut configuration = RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }.encode_to_vec();
     encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
@@ -82,18 +99,35 @@ pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
     configuration
 }
 
-/// `None`: the route is not limited.
+/// What the route's limits in force are charged, and the names of its classes. `None`: neither.
 fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
-    let mut fields = Struct::default().fields;
-    for placed in slots::placed(intent, route, values) {
-        fields.extend(charged(&placed.kind.suffix(placed.index), placed.bucket, placed.charge));
-    }
-    if fields.is_empty() {
+    let placed = slots::placed(intent, route, values);
+    if placed.is_empty() && route.classes.is_empty() {
         return None;
     }
+    let mut fields = Struct::default().fields;
+    for Placed { kind, index, bucket, charge, .. } in &placed {
+        fields.extend(charged(&kind.suffix(*index), bucket, *charge));
+    }
+    if !route.classes.is_empty() {
+        let classes = Value { kind: Some(Kind::StringValue(route.classes.join(","))) };
+        fields.insert(names::CLASSES_KEY.into(), classes);
+    }
+    fields.extend(told(placed.iter().map(|placed| (&placed.kind, placed.rate))));
     let mut metadata = Metadata::default();
     metadata.filter_metadata.insert(names::METADATA.into(), Struct { fields });
     Some(metadata)
+}
+
+/// What a refused request is told: of the strictest limit of each filter.
+pub(super) fn told<'a>(limits: impl Iterator<Item = (&'a SlotKind, Rate)>) -> Vec<(String, Value)> {
+    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
+    for (kind, rate) in limits {
+        let Some(filter) = LimitFilter::of(kind) else { continue };
+        let least = strictest.entry(filter).or_insert(rate);
+        *least = rate.min(*least);
+    }
+    strictest.into_iter().flat_map(|(filter, rate)| reply::metadata(filter, &rate)).collect()
 }
 
 /// What a slot reads.

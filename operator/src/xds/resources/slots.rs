@@ -7,7 +7,10 @@
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
-use ::limiter::policy::Key;
+use ::limiter::{
+    policy::{Key, Mode},
+    quota::Rate,
+};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -27,6 +30,8 @@ pub enum SlotKind {
     Plain,
     /// Counts all requests together; charged last, in a filter of its own.
     Service,
+    /// The bucket of a limit in shadow mode, and its key: a filter of its own, so that Envoy counts it apart.
+    Shadow(String, Option<Key>),
 }
 
 /// How many slots of each kind the filters have.
@@ -38,6 +43,7 @@ impl SlotKind {
     #[must_use]
     pub fn of(limit: &LimitShape) -> Self {
         match &limit.per {
+            per if limit.mode == Mode::Shadow => Self::Shadow(limit.bucket.clone(), per.clone()),
             Some(Key::Header(name)) => Self::Header(name.clone()),
             Some(Key::ClientIp) => Self::ClientIp,
             None if limit.service_wide => Self::Service,
@@ -56,12 +62,14 @@ impl SlotKind {
             Self::ClientIp => format!("-client-{index}"),
             Self::Plain => format!("-plain-{index}"),
             Self::Service => format!("-service-{index}"),
+            Self::Shadow(bucket, _) => format!("-shadow.{:016x}-{index}", xxh3_64(bucket.as_bytes())),
         }
     }
 
     /// There are at least this many, so that first policies do not change the listener.
     const fn least(&self) -> usize {
         match self {
+            Self::Shadow(..) => 1,
             Self::Header(_) | Self::ClientIp => 2,
             Self::Plain | Self::Service => 4,
         }
@@ -108,6 +116,8 @@ pub struct Placed<'a> {
     pub bucket: &'a str,
     /// What a request is charged.
     pub charge: Charge,
+    /// What it is charged for.
+    pub rate: Rate,
 }
 
 /// Puts the limits of a route that are in force into slots, the strictest of each kind first.
@@ -136,6 +146,7 @@ pub fn placed<'a>(intent: &'a ServiceIntent, route: &Route, values: &[Option<Lim
             index,
             bucket,
             charge: limiter::charge(&value),
+            rate: value.rate,
         });
         all.extend(of_kind);
     }

@@ -23,7 +23,7 @@ fn path(path: PathMatch) -> Vec<RequestMatch> {
 }
 
 fn route(matches: Vec<RequestMatch>, limits: &[usize]) -> Route {
-    Route { name: "r".into(), matches, limits: limits.to_vec(), priority: Default::default() }
+    Route { name: "r".into(), matches, limits: limits.to_vec(), priority: Default::default(), classes: Vec::new() }
 }
 
 /// A pod `p` and a pod `q` with a limit for all, one for `/few` and one by tenant there.
@@ -84,11 +84,12 @@ fn written(action: &OnMatch) -> (BTreeMap<String, String>, Vec<(String, String)>
 fn the_first_route_that_matches_writes_its_limits() {
     let matcher = unpacked(&build(&node("p"), Some(&intent())));
     let (last, headers) = written(&matcher.on_no_match.expect("the last route"));
-    assert_eq!((last["bucket-service-0"].as_str(), last.len(), headers.len()), ("all", 3, 0));
+    assert_eq!((last["bucket-service-0"].as_str(), last.len(), headers.len()), ("all", 5, 0));
+    assert_eq!(last["retry-service"], "1", "what a refused request is told");
     let Some(MatcherType::MatcherList(list)) = matcher.matcher_type else { panic!("a list") };
     let [few] = list.matchers.as_slice() else { panic!("one route") };
     let (few, headers) = written(few.on_match.as_ref().expect("an action"));
-    assert_eq!(few.len(), 9);
+    assert_eq!(few.len(), 13);
     assert_eq!((few["bucket-plain-0"].as_str(), few["bucket-header-0"].as_str()), ("few", "tenant"));
     assert_eq!(headers, [("x-tenant".to_owned(), "subject-header-0".to_owned())]);
 }
