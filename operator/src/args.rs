@@ -10,6 +10,7 @@ use crate::{
     demo::args::{DemoArgs, DemoServiceArgs},
     intent::ServiceKey,
     metrics::prometheus,
+    xds::bootstrap::Protocol,
 };
 
 /// Where Weir serves xDS unless told otherwise.
@@ -64,6 +65,8 @@ pub enum Command {
     Translate(TranslateArgs),
     /// Print an Envoy bootstrap for the proxy of one pod.
     Bootstrap(BootstrapArgs),
+    /// Print what another control plane's proxy of one pod needs to enforce Weir's limits.
+    Attachment(AttachmentArgs),
     /// Show what a running Weir has in force, and why.
     Status(StatusArgs),
     /// Kill switch: enforce nothing, at once, until `weir resume`. Rules go on being decided and reported.
@@ -243,9 +246,9 @@ pub enum Stage {
     Status,
 }
 
-/// `weir bootstrap`.
+/// Which pod a proxy stands in front of, and where it finds Weir.
 #[derive(Clone, Debug, clap::Args)]
-pub struct BootstrapArgs {
+pub struct ProxyArgs {
     /// The Service whose pod the proxy stands in front of.
     #[arg(long, value_name = "NAME")]
     pub service: String,
@@ -258,12 +261,31 @@ pub struct BootstrapArgs {
     /// Where Weir serves xDS.
     #[arg(long, default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
+    /// Which form of xDS the proxy speaks. Both bring the same; delta sends less.
+    #[arg(long, default_value = "delta")]
+    pub protocol: Protocol,
+}
+
+/// `weir bootstrap`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BootstrapArgs {
+    /// Whose proxy.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
     /// Where Envoy's own admin page listens.
     #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS:PORT")]
     pub proxy_admin_address: SocketAddr,
     /// How often Envoy streams its statistics to Weir: requests, errors, latency, inflight.
     #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = interval)]
     pub metrics_interval: Duration,
+}
+
+/// `weir attachment`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AttachmentArgs {
+    /// Whose proxy.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
 }
 
 /// `weir status`.

@@ -49,7 +49,7 @@ pub struct Built {
     /// Its rules.
     pub rules: Rules,
     /// What its proxies should do.
-    pub intent: ServiceIntent,
+    pub intent: Arc<ServiceIntent>,
     /// What translation said.
     pub reports: Vec<Report>,
     /// What was published.
@@ -230,7 +230,7 @@ impl Builder {
             let paused = self.pauses.covers(key);
             intent.pods.values_mut().for_each(|pod| pod.paused = paused);
             self.counts.builds += 1;
-            if intent != built.intent || built.resources.is_empty() {
+            if intent != *built.intent || built.resources.is_empty() {
                 built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
                 let translated = traced.as_ref().map(|_| SystemTime::now());
                 let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
@@ -239,7 +239,8 @@ impl Builder {
                     traced.published(translated, published.resources, published.nodes);
                 }
                 self.counts.resources += published.resources as u64;
-                built.intent = intent;
+                built.intent = Arc::new(intent);
+                self.table.intend(key, built.intent.clone());
             }
             built.reports = reports;
         }

@@ -31,6 +31,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Translate(args) => translate::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
+        Command::Attachment(args) => bootstrap::attach(&args),
         Command::Status(args) => status::run(&args).await,
         Command::Pause(args) => pause::run(&args, "/pause").await,
         Command::Resume(args) => pause::run(&args, "/resume").await,

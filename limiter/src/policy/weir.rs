@@ -4,6 +4,8 @@
 
 mod matches;
 
+pub use matches::regex_steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::smart_limiter::{self as api, SmartLimiter};

@@ -1,12 +1,14 @@
 //! The four conditions of a policy. Numbers that move stand in status fields, never in these messages.
 
+use std::collections::BTreeSet;
+
 use crds::conditions::{ConditionReason as Reason, ConditionType};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
     engine::Phase,
     metric::{Metric, Word},
-    policy::{MetricSource, Mode, Policy},
+    policy::{MetricSource, Mode, Policy, Rule},
     problem,
 };
 
@@ -15,7 +17,7 @@ use crate::{
     index::PolicyEntry,
     metrics::HealthBoard,
     translate::decide::qualified,
-    xds::{proxies::Proxies, table::Table},
+    xds::{proxies::Proxies, resources::extension, table::Table},
 };
 
 /// How far a policy's newest numbers have come.
@@ -27,10 +29,21 @@ pub(super) struct Delivery {
     connected: u32,
     /// Node and what it said of a version that it refused.
     refused: Vec<(String, String)>,
+    /// Bucket of a limit, and why it is not in force at proxies whose listeners are another control plane's.
+    left_out: BTreeSet<(String, String)>,
+    /// There are such proxies; a queue bound, which stands in a cluster, is not in force at them.
+    attached: bool,
 }
 
 pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies) -> Delivery {
-    let mut delivery = Delivery { total: 0, programmed: 0, connected: 0, refused: Vec::new() };
+    let mut delivery = Delivery {
+        total: 0,
+        programmed: 0,
+        connected: 0,
+        refused: Vec::new(),
+        left_out: BTreeSet::new(),
+        attached: false,
+    };
     for target in targets {
         let Some(endpoints) = &target.view else { continue };
         for pod in &endpoints.pods {
@@ -40,6 +53,13 @@ pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies)
                 continue;
             }
             delivery.connected += 1;
+            if let Some(built) = target.built.filter(|_| table.is_attached(&node))
+                && let Some(pod) = built.intent.pods.get(pod)
+            {
+                let left_out = extension::left_out(&built.intent, pod);
+                delivery.left_out.extend(left_out.into_iter().map(|(bucket, why)| (bucket.into(), why.to_string())));
+                delivery.attached = true;
+            }
             if let Some(refusal) = proxies.refusals(&node).pop() {
                 delivery.refused.push((node.to_string(), refusal.message));
             } else if proxies.programmed(&node, &table.versions(&node)) {
@@ -115,6 +135,12 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
     if !troubles.is_empty() {
         return (false, Reason::NotCarriedOut, troubles.join("; "));
     }
+    let left_out: Vec<String> =
+        policy.rules.iter().filter_map(|rule| left_out(policy, rule, targets, delivery)).collect();
+    if !left_out.is_empty() {
+        let message = format!("at proxies of another control plane {}", left_out.join("; "));
+        return (false, Reason::NotCarriedOut, message);
+    }
     if let Some((node, message)) = delivery.refused.first() {
         let more = match delivery.refused.len() {
             1 => String::new(),
@@ -141,6 +167,19 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
         return (false, Reason::Pending, "some proxies have not acknowledged the newest version yet".to_owned());
     }
     (true, Reason::Programmed, "every proxy of the targets has acknowledged the newest version".to_owned())
+}
+
+/// Why a rule is not carried out at proxies that fetch only their limits.
+fn left_out(policy: &Policy, rule: &Rule, targets: &[Target<'_>], delivery: &Delivery) -> Option<String> {
+    let bucket = format!("{}/{}", policy.key, rule.name);
+    let of_rule = delivery.left_out.iter().find(|(of, _)| *of == bucket);
+    if let Some((_, why)) = of_rule {
+        return Some(format!("the rule {} is not carried out: {why}", rule.name));
+    }
+    let decisions = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+    let bounded = delivery.attached && decisions.into_iter().any(|(decision, _)| decision.bound.is_some());
+    let why = "its bound on requests in flight stands in a cluster, and clusters there are not Weir's";
+    bounded.then(|| format!("the rule {} is carried out in part: {why}", rule.name))
 }
 
 fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, proxies: &Proxies) -> Verdict {
