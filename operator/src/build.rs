@@ -9,7 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use limiter::{engine::Phase, metric::Word};
+use limiter::{engine::Phase, metric::Word, policy::EnforceAt};
 use tracing::{info, warn};
 
 use crate::{
@@ -85,26 +85,21 @@ impl Builder {
             }
             services.extend(self.index.apply(change).services);
         }
-        for service in &services {
-            self.build(service, now, true);
-        }
+        self.build(&services, now, true);
         !services.is_empty()
     }
 
     /// Takes samples in and decides their services again.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
-        for service in &self.store.insert(samples) {
-            self.build(service, now, false);
-        }
+        let services = self.store.insert(samples);
+        self.build(&services, now, false);
     }
 
     /// Decides again whatever is due by time alone.
     pub fn tick(&mut self, now: Timestamp) {
-        let due: Vec<ServiceKey> =
+        let due: BTreeSet<ServiceKey> =
             self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service.clone()).collect();
-        for service in due {
-            self.build(&service, now, false);
-        }
+        self.build(&due, now, false);
     }
 
     /// When `tick` is due.
@@ -113,17 +108,37 @@ impl Builder {
         self.timers.first().map(|(time, _)| *time)
     }
 
-    /// Decides one service; translates and publishes it when `changed` or when a decision moved a number.
-    fn build(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) {
+    /// Decides services, all of them first, since callers carry out what is decided about others; then translates and publishes
+    /// those that `changed`, those whose numbers moved, and the callers and gateways that enforce such a number.
+    fn build(&mut self, services: &BTreeSet<ServiceKey>, now: Timestamp, changed: bool) {
+        let mut different = BTreeSet::new();
+        for key in services {
+            let moved = self.decide(key, now, changed);
+            if moved {
+                for place in [EnforceAt::Client, EnforceAt::Gateway] {
+                    different.extend(self.index.enforcing(key, place));
+                }
+            }
+            if moved || changed {
+                different.insert(key.clone());
+            }
+        }
+        for key in &different {
+            self.publish(key);
+        }
+    }
+
+    /// Decides one service. Returns whether a number moved.
+    fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> bool {
         let Some(view) = self.index.service(key) else {
             if let Some(built) = self.built.remove(key) {
                 forget_timer(&mut self.timers, key, &built.rules);
                 self.store.forget_service(key);
                 self.table.remove(key);
             }
-            return;
+            return false;
         };
-        let mut built = self.built.remove(key).unwrap_or_default();
+        let built = self.built.entry(key.clone()).or_default();
         forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
@@ -133,22 +148,32 @@ impl Builder {
         let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
-        let moved = changed || !same_numbers(&built.rules, &rules);
+        let moved = !same_numbers(&built.rules, &rules);
         built.rules = rules;
-        if moved {
-            let (intent, reports) = translate::translate(&view, &built.rules.decisions);
-            self.counts.builds += 1;
-            if intent != built.intent || built.resources.is_empty() {
-                built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
-                let published = self.table.replace(key, built.resources.clone());
-                self.counts.resources += published.resources as u64;
-                built.intent = intent;
-            }
-            built.reports = reports;
-        }
         if let Some(next) = built.rules.next {
             self.timers.insert((next, key.clone()));
         }
+        moved
+    }
+
+    /// Translates one service and publishes what is different.
+    fn publish(&mut self, key: &ServiceKey) {
+        let Some(view) = self.index.service(key) else { return };
+        let mut built = self.built.remove(key).unwrap_or_default();
+        let (mut intent, mut reports) = translate::translate(&view, &built.rules.decisions);
+        let decided = |service: &ServiceKey| match service == key {
+            true => Some(&built.rules.decisions),
+            false => self.built.get(service).map(|built| &built.rules.decisions),
+        };
+        reports.extend(translate::outbound(&view, &self.index, &decided, &mut intent));
+        self.counts.builds += 1;
+        if intent != built.intent || built.resources.is_empty() {
+            built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
+            let published = self.table.replace(key, built.resources.clone());
+            self.counts.resources += published.resources as u64;
+            built.intent = intent;
+        }
+        built.reports = reports;
         self.built.insert(key.clone(), built);
     }
 
@@ -237,7 +262,7 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
 
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
     use crate::index::Object;
-    if let Object::Policy { problems, .. } | Object::Undecodable(problems) = object {
+    if let Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) = object {
         for problem in problems {
             warn!(object = %key, %origin, %problem, "an object is refused; what was accepted before stays in force");
         }

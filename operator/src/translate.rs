@@ -5,17 +5,20 @@
 //! and nothing else.
 
 pub mod decide;
+mod gateway;
+mod outbound;
 mod routes;
 
 use std::collections::BTreeMap;
 
 use limiter::{
     engine::Decision,
-    policy::{Action, Limit, Mode, Policy, PolicyKey, Rule, Scope, default_burst},
+    policy::{Action, EnforceAt, Limit, Mode, Policy, PolicyKey, Rule, Scope, default_burst},
     quota::{self, Rate},
 };
 use serde::Serialize;
 
+pub use self::outbound::outbound;
 use crate::{
     index::ServiceView,
     intent::{LimitShape, LimitValue, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
@@ -53,6 +56,8 @@ pub enum Trouble {
     TooManyRoutes,
     /// No port of the service speaks HTTP.
     NoHttpPort,
+    /// The service is a Gateway's own: nothing stands behind its proxies that they would protect.
+    GatewayItself,
 }
 
 impl std::fmt::Display for Trouble {
@@ -63,6 +68,9 @@ impl std::fmt::Display for Trouble {
                 "its matches overlap those of other rules in more than {} ways: use fewer, or matches that exclude each other",
                 routes::MOST
             ),
+            Self::GatewayItself => {
+                f.write_str("the Service is a Gateway's own: name the Services behind it, with enforceAt: Gateway")
+            }
             Self::NoHttpPort => {
                 f.write_str("no port of the Service speaks HTTP: set appProtocol: http on it, or name it http-…")
             }
@@ -77,14 +85,30 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     let mut rules = Vec::new();
     let has_http = view.endpoints.values().flat_map(|endpoint| &endpoint.inbound).any(|i| i.protocol != Protocol::Tcp);
     let no_http = !has_http && view.endpoints.values().any(|endpoint| !endpoint.inbound.is_empty());
+    let only_gateway = !has_http && view.gateway.is_some();
     for policy in &view.policies {
         for rule in &policy.rules {
             let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-            let trouble = no_http.then_some(Trouble::NoHttpPort);
+            let trouble = match policy.enforce_at {
+                EnforceAt::Server if only_gateway => Some(Trouble::GatewayItself),
+                _ => no_http.then_some(Trouble::NoHttpPort),
+            };
             reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), trouble });
             if let Action::Limit(limit) = &rule.action {
                 rules.push(Limited { key, policy, rule, limit });
             }
+        }
+    }
+
+    // What callers and gateways enforce is only divided here.
+    let (rules, elsewhere): (Vec<_>, Vec<_>) =
+        rules.into_iter().partition(|limited| limited.policy.enforce_at == EnforceAt::Server);
+    for limited in &elsewhere {
+        let enforcers = view.enforcers.get(&limited.policy.enforce_at).map_or(&[][..], Vec::as_slice);
+        let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
+        let values = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready));
+        if let (Some(values), Some(report)) = (values, reports.get_mut(&limited.key)) {
+            report.shares = values.iter().map(|value| value.rate).collect();
         }
     }
 

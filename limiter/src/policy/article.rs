@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crds::article::{self as api, ArticleSmartLimiter};
 
 use super::{
-    Action, Kind, Limit, MissingAction, Mode, OnMissing, Policy, Problems, Rule, Scope, Targets, When, key,
+    Action, EnforceAt, Kind, Limit, MissingAction, Mode, OnMissing, Policy, Problems, Rule, Scope, Targets, When, key,
     unsupported_words,
 };
 use crate::{
@@ -44,6 +44,7 @@ pub fn policy(object: &ArticleSmartLimiter) -> (Option<Policy>, Vec<Problem>) {
     let complete = rules.len() == descriptors.len() && !rules.is_empty();
     let policy = key.filter(|_| complete).map(|key| Policy {
         targets: Targets::Services(vec![key.name.clone()]),
+        enforce_at: EnforceAt::Server,
         key,
         generation: object.metadata.generation.unwrap_or(0),
         created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),

@@ -1,25 +1,27 @@
 //! The four conditions of a policy. Numbers that move stand in status fields, never in these messages.
 
+use std::collections::BTreeSet;
+
 use crds::conditions::{ConditionReason as Reason, ConditionType};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
     engine::Phase,
     metric::{Metric, Word},
-    policy::{Mode, Policy},
+    policy::{EnforceAt, Mode, Policy},
     problem,
 };
 
 use super::Target;
 use crate::{
-    index::PolicyEntry,
+    index::{Enforcer, PolicyEntry},
     metrics::HealthBoard,
-    xds::{proxies::Proxies, table::Table},
+    xds::{NodeKey, proxies::Proxies, table::Table},
 };
 
 /// How far a policy's newest numbers have come.
 pub(super) struct Delivery {
-    /// Pods of the targets, each with one proxy.
+    /// Pods that enforce it, each with one proxy.
     pub(super) total: u32,
     /// Proxies that have acknowledged the newest version of all they were given.
     pub(super) programmed: u32,
@@ -30,20 +32,17 @@ pub(super) struct Delivery {
 
 pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies) -> Delivery {
     let mut delivery = Delivery { total: 0, programmed: 0, connected: 0, refused: Vec::new() };
-    for target in targets {
-        let Some(endpoints) = &target.view else { continue };
-        for pod in &endpoints.pods {
-            delivery.total += 1;
-            let node = target.node(pod);
-            if !proxies.is_connected(&node) {
-                continue;
-            }
-            delivery.connected += 1;
-            if let Some(refusal) = proxies.refusals(&node).pop() {
-                delivery.refused.push((node.to_string(), refusal.message));
-            } else if proxies.programmed(&node, &table.versions(&node)) {
-                delivery.programmed += 1;
-            }
+    // A caller may enforce limits of several targets, and has one proxy.
+    let enforcers: BTreeSet<&Enforcer> = targets.iter().flat_map(|target| &target.enforcers).collect();
+    for enforcer in enforcers {
+        delivery.total += 1;
+        let mut nodes = enforcer.services.iter().map(|service| NodeKey::of(service, &enforcer.pod));
+        let Some(node) = nodes.find(|node| proxies.is_connected(node)) else { continue };
+        delivery.connected += 1;
+        if let Some(refusal) = proxies.refusals(&node).pop() {
+            delivery.refused.push((node.to_string(), refusal.message));
+        } else if proxies.programmed(&node, &table.versions(&node)) {
+            delivery.programmed += 1;
         }
     }
     delivery
@@ -101,6 +100,23 @@ fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
     (true, Reason::Accepted, "the policy is understood and its targets exist".to_owned())
 }
 
+/// Why no proxy enforces a policy, and how to mend it.
+pub(crate) const fn nobody(place: EnforceAt) -> (&'static str, &'static str) {
+    match place {
+        EnforceAt::Server => {
+            ("the targets have no endpoints", "add an EndpointSlice with the label kubernetes.io/service-name")
+        }
+        EnforceAt::Client => (
+            "no pod of the namespace calls through its proxy",
+            "annotate the callers' Pods with outbound.weir.dev/listen, for example 127.0.0.1:15001, and send requests there",
+        ),
+        EnforceAt::Gateway => (
+            "no Gateway with pods leads to the targets",
+            "add an HTTPRoute that does, and an EndpointSlice of the Service that has the Gateway's name",
+        ),
+    }
+}
+
 fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) -> Verdict {
     let Some(policy) = &entry.accepted else {
         return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
@@ -125,20 +141,25 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
         );
     }
     if delivery.total == 0 {
-        let message = "the targets have no endpoints: add an EndpointSlice with the label kubernetes.io/service-name";
-        return (false, Reason::NoEndpoints, message.to_owned());
+        let (message, help) = nobody(policy.enforce_at);
+        return (false, Reason::NoEndpoints, format!("{message}: {help}"));
     }
+    let whose = match policy.enforce_at {
+        EnforceAt::Server => "the targets",
+        EnforceAt::Client => "the callers",
+        EnforceAt::Gateway => "the gateways",
+    };
     if delivery.connected == 0 {
-        let message = "no proxy of the targets is connected: start Envoy with the output of `weir bootstrap`";
-        return (false, Reason::NoProxies, message.to_owned());
+        let message = format!("no proxy of {whose} is connected: start Envoy with the output of `weir bootstrap`");
+        return (false, Reason::NoProxies, message);
     }
     if delivery.connected < delivery.total {
-        return (false, Reason::Pending, "some pods of the targets have no proxy connected".to_owned());
+        return (false, Reason::Pending, format!("some pods of {whose} have no proxy connected"));
     }
     if delivery.programmed < delivery.total {
         return (false, Reason::Pending, "some proxies have not acknowledged the newest version yet".to_owned());
     }
-    (true, Reason::Programmed, "every proxy of the targets has acknowledged the newest version".to_owned())
+    (true, Reason::Programmed, format!("every proxy of {whose} has acknowledged the newest version"))
 }
 
 fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) -> Verdict {

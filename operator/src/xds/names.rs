@@ -1,6 +1,9 @@
 //! The only place that spells resource names, stat prefixes and metadata keys. A changed name is a breaking change.
 
-use crate::{intent::Inbound, xds::NodeKey};
+use crate::{
+    intent::{DestinationKey, Inbound, Outbound},
+    xds::NodeKey,
+};
 
 /// The types that we serve, in the order in which changes are pushed: what is referred to comes before what refers to it.
 /// Removals go the other way round.
@@ -96,6 +99,43 @@ pub fn inbound_stat_prefix(inbound: &Inbound) -> String {
     format!("in_{}", inbound.listener.port())
 }
 
+/// Name of the listener and the route configuration for requests to other services: `out/<namespace>/<service>/<pod>/<port>`,
+/// the port being the one the proxy listens on.
+#[must_use]
+pub fn outbound(node: &NodeKey, outbound: &Outbound) -> String {
+    format!("out/{node}/{}", outbound.listener.port())
+}
+
+/// Stat prefix of such a listener and its connection manager: `out_<port>`.
+#[must_use]
+pub fn outbound_stat_prefix(outbound: &Outbound) -> String {
+    format!("out_{}", outbound.listener.port())
+}
+
+/// Name of the cluster and the load assignment of another service's port:
+/// `out/<namespace>/<service>/<pod>/<its namespace>/<its name>/<its port>`.
+#[must_use]
+pub fn destination(node: &NodeKey, destination: &DestinationKey) -> String {
+    format!("out/{node}/{destination}")
+}
+
+/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`.
+#[must_use]
+pub fn destination_stat_name(destination: &DestinationKey) -> String {
+    let DestinationKey { service, port } = destination;
+    format!("out_{}_{}_{port}", service.namespace, service.name)
+}
+
+/// Whether a resource belongs to the way out.
+#[must_use]
+pub fn is_outbound(name: &str) -> bool {
+    name.starts_with("out/")
+}
+
+/// Name of the virtual host for hosts that nothing takes.
+pub const UNKNOWN_HOST: &str = "unknown-host";
+/// Name of a virtual host's last route, for requests that no other one takes.
+pub const UNKNOWN_PATH: &str = "unknown-path";
 /// Name of the virtual host that takes every host.
 pub const VIRTUAL_HOST: &str = "all";
 

@@ -1,4 +1,6 @@
-//! Listeners: one for each inbound port, with the static limit filters.
+//! Listeners: one for each inbound port and each way out, with the static limit filters.
+
+use std::net::SocketAddr;
 
 use envoy_types::pb::{
     envoy::{
@@ -33,8 +35,10 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Duration, UInt32Value},
 };
 
+use ::limiter::policy::EnforceAt;
+
 use crate::{
-    intent::{Inbound, Protocol},
+    intent::{Inbound, Outbound, Protocol},
     xds::{
         names,
         resources::{
@@ -73,29 +77,48 @@ impl Filters {
 }
 
 pub(super) fn build(name: &str, inbound: &Inbound, filters: &Filters) -> Listener {
+    let stat_prefix = names::inbound_stat_prefix(inbound);
     let network_filter = match inbound.protocol {
-        Protocol::Http | Protocol::Http2 => http(name, inbound, filters),
+        // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
+        Protocol::Http | Protocol::Http2 => http(name, &stat_prefix, true, filters),
         Protocol::Tcp => tcp(name, inbound),
     };
+    listener(name, inbound.listener, stat_prefix, TrafficDirection::Inbound, network_filter)
+}
+
+/// A listener for requests to other services.
+pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Listener {
+    let stat_prefix = names::outbound_stat_prefix(outbound);
+    // The application speaks for whoever called it; a gateway's clients speak for themselves.
+    let network_filter = http(name, &stat_prefix, outbound.place == EnforceAt::Gateway, filters);
+    listener(name, outbound.listener, stat_prefix, TrafficDirection::Outbound, network_filter)
+}
+
+fn listener(
+    name: &str,
+    address: SocketAddr,
+    stat_prefix: String,
+    direction: TrafficDirection,
+    network_filter: Filter,
+) -> Listener {
     Listener {
         name: name.into(),
-        address: Some(socket_address(inbound.listener)),
-        stat_prefix: names::inbound_stat_prefix(inbound),
-        traffic_direction: TrafficDirection::Inbound.into(),
+        address: Some(socket_address(address)),
+        stat_prefix,
+        traffic_direction: direction.into(),
         filter_chains: vec![FilterChain { filters: vec![network_filter], ..FilterChain::default() }],
         ..Listener::default()
     }
 }
 
-fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
+fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) -> Filter {
     let upgrade = http_connection_manager::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() };
     let manager = HttpConnectionManager {
         codec_type: http_connection_manager::CodecType::Auto.into(),
-        stat_prefix: names::inbound_stat_prefix(inbound),
+        stat_prefix: stat_prefix.into(),
         http_filters: filters.0.clone(),
         server_header_transformation: http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
-        // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
-        use_remote_address: Some(BoolValue { value: true }),
+        use_remote_address: Some(BoolValue { value: client_is_peer }),
         // `/a/../b` is what the application will take it for.
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![upgrade],

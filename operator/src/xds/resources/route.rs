@@ -28,7 +28,7 @@ use prost::{
 use ::limiter::policy::{PathMatch, RequestMatch, ValueMatch};
 
 use crate::{
-    intent::{self, LimitValue, ServiceIntent},
+    intent::{self, LimitShape, LimitValue},
     xds::{
         names,
         resources::{limiter, slots::SlotKind},
@@ -43,55 +43,81 @@ const ROUTES: u32 = 3;
 pub(super) struct Shared(Vec<Vec<u8>>);
 
 impl Shared {
-    pub(super) fn new(intent: &ServiceIntent, values: &[Option<LimitValue>]) -> Self {
-        let encoded = intent.routes.iter().map(|route| {
+    pub(super) fn new<'a>(
+        limits: &[LimitShape],
+        routes: impl Iterator<Item = &'a intent::Route>,
+        values: &[Option<LimitValue>],
+    ) -> Self {
+        let encoded = routes.map(|route| {
             let shared = Route {
                 name: route.name.clone(),
                 r#match: Some(route_match(&route.matches)),
-                metadata: metadata(intent, route, values),
+                metadata: metadata(limits, route, values),
                 ..Route::default()
             };
             shared.encode_to_vec()
         });
         Self(encoded.collect())
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(Vec::as_slice)
+    }
 }
 
 /// The encoded route configuration `name`, whose routes all lead to the cluster of the same name.
 pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
-    let action = Route {
-        action: Some(route::Action::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(name.into())),
-            // The client and the application decide how long a request may take; Envoy's default is 15 s.
-            timeout: Some(Duration::default()),
-            ..RouteAction::default()
-        })),
-        ..Route::default()
-    };
-    let action = action.encode_to_vec();
+    let action = action(route::Action::Route(to(ClusterSpecifier::Cluster(name.into()))));
     let host = VirtualHost { name: names::VIRTUAL_HOST.into(), domains: vec!["*".into()], ..VirtualHost::default() };
-    let mut host = host.encode_to_vec();
-    for route in &shared.0 {
-        encode_key(ROUTES, WireType::LengthDelimited, &mut host);
-        encode_varint((route.len() + action.len()) as u64, &mut host);
-        host.extend_from_slice(route);
-        host.extend_from_slice(&action);
+    let host = virtual_host(host, shared.iter().map(|route| (route, action.as_slice())));
+    configuration(RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }, [host])
+}
+
+/// The part of an encoded route that [`Shared`] leaves out.
+pub(super) fn action(action: route::Action) -> Vec<u8> {
+    Route { action: Some(action), ..Route::default() }.encode_to_vec()
+}
+
+pub(super) fn to(cluster: ClusterSpecifier) -> RouteAction {
+    RouteAction {
+        cluster_specifier: Some(cluster),
+        // The client and the application decide how long a request may take; Envoy's default is 15 s.
+        timeout: Some(Duration::default()),
+        ..RouteAction::default()
     }
-    let mut configuration = RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }.encode_to_vec();
-    encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
-    encode_varint(host.len() as u64, &mut configuration);
-    configuration.extend_from_slice(&host);
+}
+
+/// `host`, encoded with these routes, each in two parts.
+pub(super) fn virtual_host<'a>(host: VirtualHost, routes: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<u8> {
+    let mut host = host.encode_to_vec();
+    for (shared, action) in routes {
+        encode_key(ROUTES, WireType::LengthDelimited, &mut host);
+        encode_varint((shared.len() + action.len()) as u64, &mut host);
+        host.extend_from_slice(shared);
+        host.extend_from_slice(action);
+    }
+    host
+}
+
+/// `configuration`, encoded with these virtual hosts.
+pub(super) fn configuration(configuration: RouteConfiguration, hosts: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+    let mut configuration = configuration.encode_to_vec();
+    for host in hosts {
+        encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
+        encode_varint(host.len() as u64, &mut configuration);
+        configuration.extend_from_slice(&host);
+    }
     configuration
 }
 
 /// Puts the limits in force into slots, the strictest of each kind first. `None`: the route is not limited.
-fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
+fn metadata(limits: &[LimitShape], route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
     let mut positions = route.limits.clone();
     positions.sort_unstable();
     positions.dedup();
     let mut by_kind: BTreeMap<SlotKind, Vec<(&str, LimitValue)>> = BTreeMap::new();
     for position in positions {
-        let (Some(limit), Some(Some(value))) = (intent.limits.get(position), values.get(position)) else { continue };
+        let (Some(limit), Some(Some(value))) = (limits.get(position), values.get(position)) else { continue };
         by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
     }
     if by_kind.is_empty() {

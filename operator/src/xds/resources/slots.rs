@@ -11,7 +11,7 @@ use ::limiter::policy::Key;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::intent::{LimitShape, ServiceIntent};
+use crate::intent::{LimitShape, Route, ServiceIntent};
 
 /// A kind of slot. The order is that of `rate_limits`, which is the order of charging where buckets fill equally fast.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -66,14 +66,19 @@ impl SlotKind {
 }
 
 impl Slots {
-    /// The slots that an intent needs, rounded up.
+    /// The slots that an intent needs for its own ports, rounded up.
     #[must_use]
     pub fn of(intent: &ServiceIntent) -> Self {
+        Self::needed_by(intent.routes.iter().map(|route| (intent.limits.as_slice(), route)))
+    }
+
+    /// The slots that routes need, each with the limits that it names, rounded up.
+    pub fn needed_by<'a>(routes: impl Iterator<Item = (&'a [LimitShape], &'a Route)>) -> Self {
         let mut needed: BTreeMap<SlotKind, usize> =
             [SlotKind::ClientIp, SlotKind::Plain, SlotKind::Service].map(|kind| (kind, 0)).into();
-        for route in &intent.routes {
+        for (limits, route) in routes {
             let mut of_route: BTreeMap<SlotKind, usize> = BTreeMap::new();
-            for limit in route.limits.iter().filter_map(|position| intent.limits.get(*position)) {
+            for limit in route.limits.iter().filter_map(|position| limits.get(*position)) {
                 *of_route.entry(SlotKind::of(limit)).or_default() += 1;
             }
             for (kind, count) in of_route {
