@@ -1,5 +1,6 @@
-//! Generates the gRPC service for delta ADS over our own messages (`xds::wire`), so that a response carries each resource
-//! as bytes that were encoded once; and embeds the descriptors of Envoy's messages that we build, for printing them.
+//! Generates the gRPC services over our own messages: delta ADS (`xds::wire`), so that a response carries each resource as
+//! bytes that were encoded once, and the metrics service (`metrics::stream`), so that what nobody wants stays undecoded. And
+//! embeds the descriptors of Envoy's messages that we build, for printing them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,26 +15,29 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 /// The files that define what `xds::resources` builds; what they import comes with them.
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 12] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
     "envoy/config/route/v3/route.proto",
+    "envoy/config/accesslog/v3/accesslog.proto",
+    "envoy/extensions/access_loggers/stats/v3/stats.proto",
     "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+    "envoy/service/runtime/v3/rtds.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../Cargo.lock");
-    generate_service();
+    generate_services();
     embed_descriptors()
 }
 
-fn generate_service() {
+fn generate_services() {
     let method = |name: &str, route: &str, input: &str, output: &str| {
         tonic_build::manual::Method::builder()
             .name(name)
@@ -62,7 +66,21 @@ fn generate_service() {
             "DeltaDiscoveryResponse",
         ))
         .build();
-    tonic_build::manual::Builder::new().compile(&[service]);
+    let stream_metrics = tonic_build::manual::Method::builder()
+        .name("stream_metrics")
+        .route_name("StreamMetrics")
+        .input_type("crate::metrics::stream::wire::StreamMetricsMessage")
+        .output_type("crate::metrics::stream::wire::StreamMetricsResponse")
+        .codec_path("tonic_prost::ProstCodec")
+        .client_streaming()
+        .build();
+    let metrics = tonic_build::manual::Service::builder()
+        .name("MetricsService")
+        .package("envoy.service.metrics.v3")
+        .comment("Envoy streams its statistics; nothing is ever answered.")
+        .method(stream_metrics)
+        .build();
+    tonic_build::manual::Builder::new().compile(&[service, metrics]);
 }
 
 /// Takes the descriptor set that lies beside the sources of `envoy-types` (the crate does not export it).

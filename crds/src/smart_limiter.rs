@@ -170,6 +170,7 @@ pub enum Mode {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.limit) != has(self.adapt)").message("a rule has exactly one of limit and adapt"))]
+#[x_kube(validation = Rule::new("!has(self.law) || has(self.adapt)").message("law says how adapt moves; it stands beside adapt only"))]
 pub struct RuleSpec {
     /// Name of the rule, unique in the object: a DNS label.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -190,6 +191,17 @@ pub struct RuleSpec {
     #[schemars(length(min = 1, max = 4096))]
     pub adapt: Option<String>,
 
+    /// How `adapt` moves its limit. Absent: `CompletionRate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub law: Option<Law>,
+
+    /// Classes of requests, the one that is shed last first. A request belongs to the first class that fits it; what fits
+    /// none is shed first. Absent: all requests are equal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub priorities: Vec<Priority>,
+
     /// Which requests the rule concerns; any of the entries. Absent: all requests.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -203,6 +215,28 @@ pub struct RuleSpec {
     /// Whether this rule rejects or only reports. Absent: as the object says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
+}
+
+/// How a limit that steers itself moves.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Law {
+    /// Cuts to what the application was measured to complete.
+    CompletionRate,
+    /// Additive increase, multiplicative decrease.
+    Aimd,
+}
+
+/// A class of requests.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Priority {
+    /// Name of the class, unique in the rule: a DNS label.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// Which requests belong to it; any of the entries.
+    #[schemars(length(min = 1, max = 16))]
+    pub matches: Vec<RequestMatch>,
 }
 
 /// Which requests: all that is given must match. The fields of Gateway API's HTTPRouteMatch, and the client's address.

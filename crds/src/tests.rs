@@ -63,7 +63,7 @@ fn rules_stand_beside_the_fields_they_guard() {
     for (path, count) in [
         (&["spec"][..], 1),
         (&["spec", "targetRefs", "[]"], 1),
-        (&["spec", "rules", "[]"], 1),
+        (&["spec", "rules", "[]"], 2),
         (&["spec", "rules", "[]", "matches", "[]", "path"], 1),
         (&["spec", "metrics", "[]"], 1),
         (&["spec", "onMissingMetric"], 1),
@@ -72,9 +72,12 @@ fn rules_stand_beside_the_fields_they_guard() {
         assert_eq!(rules.as_array().map(Vec::len), Some(count), "{path:?}");
         assert!(rules.as_array().unwrap().iter().all(|rule| rule["message"].is_string()), "{path:?}");
     }
-    for (path, key) in
-        [(&["spec", "rules"][..], "name"), (&["spec", "metrics"], "name"), (&["status", "conditions"], "type")]
-    {
+    for (path, key) in [
+        (&["spec", "rules"][..], "name"),
+        (&["spec", "rules", "[]", "priorities"], "name"),
+        (&["spec", "metrics"], "name"),
+        (&["status", "conditions"], "type"),
+    ] {
         let list = schema(definition, path);
         assert_eq!(list["x-kubernetes-list-type"], "map", "{path:?}");
         assert_eq!(list["x-kubernetes-list-map-keys"], json!([key]), "{path:?}");

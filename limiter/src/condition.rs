@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    language::ast::{Arithmetic, Comparison, Condition, Expression},
+    language::ast::{Comparison, Condition, Expression},
     metric::{Metric, Observations, Sample, Word},
 };
 
@@ -224,21 +224,7 @@ pub(crate) fn relaxed(right: f64, relax: f64) -> f64 {
 /// The value of `expression` in base units; `None` if a metric is missing or stale, or the result is not finite.
 #[must_use]
 pub fn value(expression: &Expression, observations: &Observations, now: Timestamp) -> Option<f64> {
-    let value = match expression {
-        Expression::Number(number) => *number,
-        Expression::Metric(metric) => read(metric, observations, now)?,
-        Expression::Negative(inner) => -value(inner, observations, now)?,
-        Expression::Binary { operator, left, right } => {
-            let (left, right) = (value(left, observations, now)?, value(right, observations, now)?);
-            match operator {
-                Arithmetic::Add => left + right,
-                Arithmetic::Subtract => left - right,
-                Arithmetic::Multiply => left * right,
-                Arithmetic::Divide => left / right,
-            }
-        }
-    };
-    value.is_finite().then_some(value)
+    expression.evaluate(&|metric| read(metric, observations, now))
 }
 
 /// The fresh value of `metric`, if there is one. `pods` is always known.

@@ -16,6 +16,8 @@
 //! - What cannot be evaluated (see [`condition`]) changes nothing: phase, limit and ramp stand still.
 //!   Only after `on_missing.after` may its action change something, and only what the author asked for.
 //! - A limit whose amount cannot be computed keeps the last good one.
+//! - A limit that steers itself ([`adapt`](crate::adapt)) begins at its ceiling each time the rule begins to limit, moves while the rule
+//!   limits, and is released like any other, up to its ceiling.
 //!
 //! Cold start: without `when` a rule limits from the first step, otherwise it is idle until its condition has been seen
 //! true. `now` may repeat or go backwards; then no time passes.
@@ -25,22 +27,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::classes::{FLOOR_SHARE, HEADROOM};
+use self::view::View;
 use crate::{
+    adapt::Steering,
     condition::{self, Hold, Holds, Outcome, Truth, elapsed},
-    metric::{Metric, Observations, Word},
-    policy::{Action, Limit, MissingAction, OnMissing, Rule, Scope},
+    metric::{Metric, Observations},
+    policy::{Action, Limit, OnMissing, Rule},
     quota::Rate,
 };
 
+mod classes;
 mod explain;
+mod resume;
 #[cfg(test)]
 mod tests;
-
-/// Doublings after which a limit that is being released vanishes (source: design, 64 times is no limit in practice).
-const DOUBLINGS: u64 = 6;
-
-/// Requests per second above which a limit that is being released vanishes: the most that a proxy can be told.
-const VANISHES_ABOVE: f64 = 100_000.0;
+mod view;
 
 /// What a rule remembers between steps. Serialisable, so that a checkpoint can carry it; a missing field has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,6 +66,10 @@ pub struct RuleState {
     pub missing_deadline: Option<Timestamp>,
     /// The limit in force instead of the rule's own while metrics are missing.
     pub floor: Option<Floor>,
+    /// Where a limit that steers itself stands; absent while the rule has no limit.
+    pub steering: Option<Steering>,
+    /// The limits of the rule's classes.
+    pub classes: Vec<Rate>,
     /// When the first sample that is fresh now becomes stale.
     pub stale_at: Option<Timestamp>,
     /// `now` of the last step.
@@ -174,18 +180,16 @@ pub fn step(
     observations: &Observations,
     now: Timestamp,
 ) -> (RuleState, Decision) {
-    let limit = match &rule.action {
-        Action::Limit(limit) => limit,
-        Action::Adapt(adapt) => return not_carried_out(rule, &adapt.text, state, now),
-    };
-    let view = View::new(rule, limit, on_missing, observations, now);
+    let view = View::new(rule, on_missing, observations, now);
     let mut next = state.clone();
     next.stepped_at = Some(now);
-    next.stale_at = stale_at(&view.metrics, observations, now);
-    next.last_rate = rate(limit, observations, now).or(state.last_rate);
+    next.stale_at = view.stale_at();
+    if let Action::Limit(limit) = &rule.action {
+        next.last_rate = rate(limit, observations, now).or(state.last_rate);
+    }
 
     let before = state.stage.unwrap_or(Stage { phase: Phase::Idle, since: now });
-    let mut outcome = view.condition(&mut next);
+    let mut outcome = view.condition(before.phase, &mut next);
     let until = view.until(before.phase, &mut next);
     let passed = state.stepped_at.map_or(Duration::ZERO, |stepped_at| elapsed(stepped_at, now));
     let blind = view.is_blind(before.phase, outcome, until);
@@ -197,6 +201,9 @@ pub fn step(
     }
 
     // What is lacking is judged by the phase that now is, so that a second look at the same moment finds the same.
+    if phase != before.phase && rule.when.is_none() {
+        outcome = view.condition(phase, &mut next);
+    }
     let until = if phase == before.phase { until } else { view.until(phase, &mut next) };
     let blind = view.is_blind(phase, outcome, until);
     view.note_missing(&mut next, phase, blind);
@@ -219,7 +226,9 @@ pub fn step(
     let stage = if phase == before.phase { before } else { Stage { phase, since: now } };
     next.stage = Some(stage);
 
-    let lowest = match (next.last_rate, floor) {
+    view.steer(phase, &mut next);
+
+    let lowest = match (view.lowest(&next), floor) {
         (Some(own), Some(floor)) => Some(own.min(floor)),
         (own, floor) => own.or(floor),
     };
@@ -228,10 +237,11 @@ pub fn step(
         (None, Phase::Limiting) => (stage, next.last_rate),
         // A policy edit may have raised the lowest limit above the start of the release.
         (None, Phase::Releasing) => {
-            (stage, ramp_rate(&next).map(|rate| lowest.map_or(rate, |lowest| rate.max(lowest))))
+            (stage, view.ramp_rate(&next).map(|rate| lowest.map_or(rate, |lowest| rate.max(lowest))))
         }
         (None, Phase::Idle | Phase::Pending) => (stage, None),
     };
+    next.classes = classes::limits(rule, in_force, &next.classes, observations, now);
     let missing = view.missing();
     let facts = explain::Facts { view: &view, state: &next, shown, in_force, blind, missing: &missing, outcome, until };
     let explanation = explain::sentence(&facts);
@@ -239,8 +249,8 @@ pub fn step(
         phase: shown.phase,
         limit: in_force,
         lowest,
-        bound: None,
-        classes: Vec::new(),
+        bound: view.bound(shown.phase, &next),
+        classes: next.classes.clone(),
         since: shown.since,
         observed: view.observed(),
         missing: missing.into_iter().cloned().collect(),
@@ -267,172 +277,6 @@ pub fn next_change(rule: &Rule, state: &RuleState, now: Timestamp) -> Option<Tim
     [doubling, deadline, state.stale_at, holds].into_iter().flatten().min().map(|at| at.max(now))
 }
 
-/// The input of one step, with what is asked of it more than once.
-struct View<'a> {
-    rule: &'a Rule,
-    limit: &'a Limit,
-    on_missing: &'a OnMissing,
-    observations: &'a Observations,
-    now: Timestamp,
-    /// All metrics of the rule, in the order of its sentences.
-    metrics: Vec<&'a Metric>,
-    /// The amount of the limit reads a metric that is missing.
-    amount_missing: bool,
-}
-
-impl<'a> View<'a> {
-    fn new(
-        rule: &'a Rule,
-        limit: &'a Limit,
-        on_missing: &'a OnMissing,
-        observations: &'a Observations,
-        now: Timestamp,
-    ) -> Self {
-        let mut metrics = Vec::new();
-        if let Some(when) = &rule.when {
-            condition::collect(&when.condition, &mut metrics);
-            condition::collect(&when.until, &mut metrics);
-        }
-        condition::collect_expression(&limit.amount, &mut metrics);
-        let mut of_amount = Vec::new();
-        condition::collect_expression(&limit.amount, &mut of_amount);
-        let amount_missing = of_amount.iter().any(|metric| condition::read(metric, observations, now).is_none());
-        Self { rule, limit, on_missing, observations, now, metrics, amount_missing }
-    }
-
-    /// What the condition says. A rule without one holds always, as far as its amount is known.
-    fn condition(&self, next: &mut RuleState) -> Outcome {
-        let Some(when) = &self.rule.when else {
-            next.holds.clear();
-            next.streak = Hold::default();
-            let truth = if self.amount_missing { Truth::Unknown } else { Truth::True };
-            return Outcome { truth, momentary: truth };
-        };
-        let outcome = condition::evaluate(&when.condition, &mut next.holds, self.observations, self.now);
-        condition::observe(&mut next.streak, &when.condition, outcome.momentary, self.observations, self.now);
-        outcome
-    }
-
-    /// After a release for want of metrics each `for` has to be served anew: what was held dates from before the absence.
-    fn forget_holds(&self, next: &mut RuleState, before: Outcome) -> Outcome {
-        let Some(when) = &self.rule.when else { return before };
-        let mut holds = Holds::new();
-        let outcome = condition::evaluate(&when.condition, &mut holds, self.observations, self.now);
-        if outcome.truth == Truth::True {
-            // `not (… for …)`: forgetting would bring the limit back at once.
-            return before;
-        }
-        next.holds = holds;
-        outcome
-    }
-
-    /// What `until` says; false unless limiting.
-    fn until(&self, phase: Phase, next: &mut RuleState) -> Outcome {
-        match (&self.rule.when, phase) {
-            (Some(when), Phase::Limiting) => {
-                condition::evaluate(&when.until, &mut next.until_holds, self.observations, self.now)
-            }
-            _ => {
-                next.until_holds.clear();
-                Outcome { truth: Truth::False, momentary: Truth::False }
-            }
-        }
-    }
-
-    /// Whether the next phase cannot be told.
-    fn is_blind(&self, phase: Phase, condition: Outcome, until: Outcome) -> bool {
-        match (&self.rule.when, phase) {
-            (Some(_), Phase::Limiting) => until.truth == Truth::Unknown && !stays(condition),
-            _ => condition.truth == Truth::Unknown,
-        }
-    }
-
-    /// Keeps the time since when the rule has lacked a metric that it needs in this phase.
-    fn note_missing(&self, next: &mut RuleState, phase: Phase, blind: bool) {
-        let lacking = blind || (phase == Phase::Limiting && self.amount_missing);
-        // Not after `now`: a clock that is set back must not put off what the policy says.
-        next.missing_since = lacking.then(|| next.missing_since.map_or(self.now, |since| since.min(self.now)));
-        next.missing_deadline = next.missing_since.and_then(|since| since.checked_add(self.on_missing.after).ok());
-    }
-
-    fn overdue(&self, state: &RuleState) -> bool {
-        state.missing_deadline.is_some_and(|deadline| deadline <= self.now)
-    }
-
-    fn lets_go(&self, state: &RuleState) -> bool {
-        matches!(self.on_missing.action, MissingAction::Release) && self.overdue(state)
-    }
-
-    /// The one transition of a step, with the release that it begins, continues or ends.
-    fn transition(
-        &self,
-        next: &mut RuleState,
-        phase: Phase,
-        blind: bool,
-        condition: Outcome,
-        until: Outcome,
-        passed: Duration,
-    ) -> Phase {
-        let waiting = if condition.momentary == Truth::True { Phase::Pending } else { Phase::Idle };
-        let to = match phase {
-            Phase::Limiting if blind && self.lets_go(next) => Phase::Releasing,
-            _ if blind => phase,
-            Phase::Limiting if until.truth == Truth::True && !stays(condition) => Phase::Releasing,
-            Phase::Limiting => phase,
-            _ if condition.truth == Truth::True => Phase::Limiting,
-            Phase::Releasing => phase,
-            Phase::Idle | Phase::Pending => waiting,
-        };
-        if to != Phase::Releasing {
-            return to;
-        }
-        let begun = || {
-            let cause = if blind { Cause::Missing } else { Cause::Until };
-            Ramp { cause, from: None, run: Duration::ZERO, paused: false }
-        };
-        let mut ramp = next.ramp.filter(|_| phase == Phase::Releasing).unwrap_or_else(begun);
-        if phase == Phase::Releasing && !ramp.paused && (!blind || self.lets_go(next)) {
-            ramp.run = ramp.run.saturating_add(passed);
-        }
-        next.ramp = Some(ramp);
-        match ramp_rate(next) {
-            Some(_) => Phase::Releasing,
-            None => waiting,
-        }
-    }
-
-    /// The limit of [`MissingAction::Floor`] in the rule's scope.
-    fn floor(&self) -> Option<Rate> {
-        let MissingAction::Floor(floor) = &self.on_missing.action else { return None };
-        let requests = condition::value(&floor.amount, self.observations, self.now)?;
-        let pods = f64::from(self.observations.pods.max(1));
-        let requests = match (floor.scope, self.limit.scope) {
-            (Scope::PerPod, Scope::AcrossAllPods) => requests * pods,
-            (Scope::AcrossAllPods, Scope::PerPod) => requests / pods,
-            _ => requests,
-        };
-        Rate::from_requests(requests, floor.interval)
-    }
-
-    fn missing(&self) -> Vec<&'a Metric> {
-        let unread = |metric: &&&Metric| condition::read(metric, self.observations, self.now).is_none();
-        self.metrics.iter().filter(unread).copied().collect()
-    }
-
-    fn observed(&self) -> Vec<Observed> {
-        let look = |metric: &&Metric| {
-            let name = explain::spelling(metric);
-            if metric.word == Word::Pods {
-                let value = f64::from(self.observations.pods);
-                return Some(Observed { metric: name, value, at: self.now, source: "endpoints".to_owned() });
-            }
-            let sample = condition::fresh(metric, self.observations, self.now)?;
-            Some(Observed { metric: name, value: sample.value, at: sample.at, source: sample.source.clone() })
-        };
-        self.metrics.iter().filter_map(look).collect()
-    }
-}
-
 /// Whether the condition keeps a limit whatever `until` says. The `for`s do not matter here: they were served when the
 /// limit began, and a limit that ended now would come back as soon as they are served again.
 fn stays(condition: Outcome) -> bool {
@@ -441,44 +285,4 @@ fn stays(condition: Outcome) -> bool {
 
 fn rate(limit: &Limit, observations: &Observations, now: Timestamp) -> Option<Rate> {
     Rate::from_requests(condition::value(&limit.amount, observations, now)?, limit.interval)
-}
-
-/// The limit of a release under way; `None` when it has ended, or there is nothing to release.
-fn ramp_rate(state: &RuleState) -> Option<Rate> {
-    let ramp = state.ramp?;
-    let doublings = ramp.run.as_secs();
-    if doublings >= DOUBLINGS {
-        return None;
-    }
-    let rate = (0..doublings).fold(ramp.from.or(state.last_rate)?, |rate, _| rate.doubled());
-    (rate.per_second() <= VANISHES_ABOVE).then_some(rate)
-}
-
-/// When the first of the samples that are fresh at `now` becomes stale.
-fn stale_at(metrics: &[&Metric], observations: &Observations, now: Timestamp) -> Option<Timestamp> {
-    let stale = metrics.iter().filter_map(|metric| {
-        let sample = condition::fresh(metric, observations, now)?;
-        let fresh_for = i64::try_from(sample.fresh_for_ms).unwrap_or(i64::MAX);
-        // One more than its freshness: a sample counts up to and with that millisecond.
-        let at = sample.at.as_millisecond().saturating_add(fresh_for).saturating_add(1);
-        Timestamp::from_millisecond(at).ok()
-    });
-    stale.min()
-}
-
-fn not_carried_out(rule: &Rule, text: &str, state: &RuleState, now: Timestamp) -> (RuleState, Decision) {
-    let stage =
-        state.stage.filter(|stage| stage.phase == Phase::Idle).unwrap_or(Stage { phase: Phase::Idle, since: now });
-    let decision = Decision {
-        phase: Phase::Idle,
-        limit: None,
-        lowest: None,
-        bound: None,
-        classes: Vec::new(),
-        since: stage.since,
-        observed: Vec::new(),
-        missing: Vec::new(),
-        explanation: explain::in_mode(rule.mode, format!("no limit: this version does not carry out `adapt` ({text})")),
-    };
-    (RuleState { stage: Some(stage), stepped_at: Some(now), ..RuleState::default() }, decision)
 }

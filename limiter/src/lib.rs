@@ -8,6 +8,7 @@
 //! Values in, values out. This crate does no I/O, asks no clock (`now` is an argument), holds no lock, and knows
 //! neither Envoy nor a Kubernetes client.
 
+pub mod adapt;
 pub mod condition;
 pub mod engine;
 pub mod language;

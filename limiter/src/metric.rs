@@ -35,6 +35,24 @@ pub enum Word {
     Named(String),
 }
 
+impl Word {
+    /// Whether Envoy itself knows it and streams it, so that neither the application nor Prometheus need be asked.
+    #[must_use]
+    pub const fn is_streamed(&self) -> bool {
+        match self {
+            Self::Requests
+            | Self::Errors
+            | Self::ErrorsPerSecond
+            | Self::Latency(_)
+            | Self::Inflight
+            | Self::Answers
+            | Self::Refused
+            | Self::Demand(_) => true,
+            Self::Cpu | Self::Memory | Self::Pods | Self::Named(_) => false,
+        }
+    }
+}
+
 /// How the values of the ready pods become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Reduce {

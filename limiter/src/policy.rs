@@ -18,8 +18,9 @@ use problems::{Problems, is_dns_label, is_dns_name, key, unsupported_words};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    adapt,
     language::ast::{Adapt, Condition, Expression},
-    metric::{Metric, Reduce},
+    metric::{Metric, Reduce, Word},
     quota::Rate,
 };
 
@@ -78,7 +79,16 @@ impl Policy {
     /// Every metric that its rules and its limit for missing metrics read.
     #[must_use]
     pub fn metrics(&self) -> BTreeSet<Metric> {
-        let mut metrics: BTreeSet<Metric> = self.rules.iter().flat_map(Rule::metrics).collect();
+        self.with_floor(self.rules.iter().flat_map(Rule::metrics).collect())
+    }
+
+    /// The metrics that its sentences name.
+    #[must_use]
+    pub fn needs(&self) -> BTreeSet<Metric> {
+        self.with_floor(self.rules.iter().flat_map(Rule::needs).collect())
+    }
+
+    fn with_floor(&self, mut metrics: BTreeSet<Metric>) -> BTreeSet<Metric> {
         if let MissingAction::Floor(limit) = &self.on_missing.action {
             limit.amount.collect_metrics(&mut metrics);
         }
@@ -87,9 +97,25 @@ impl Policy {
 }
 
 impl Rule {
-    /// Every metric that the rule's condition, release and amount read.
+    /// Every metric that the rule reads: those it [`needs`](Self::needs), and those without which it only does less well.
     #[must_use]
     pub fn metrics(&self) -> BTreeSet<Metric> {
+        let mut metrics = self.needs();
+        if let Action::Adapt(_) = &self.action {
+            metrics.extend(adapt::supporting_metrics());
+        }
+        metrics.extend(self.classes.iter().map(|class| self.demand(class)));
+        metrics
+    }
+
+    /// What is offered in `class`, which is one of the rule's.
+    pub(crate) fn demand(&self, class: &Class) -> Metric {
+        Metric { word: Word::Demand(format!("{}/{}", self.name, class.name)), reduce: Reduce::Sum }
+    }
+
+    /// The metrics that the rule's sentences name: the condition's, the release's, the amount's and the goals'.
+    #[must_use]
+    pub fn needs(&self) -> BTreeSet<Metric> {
         let mut metrics = BTreeSet::new();
         if let Some(when) = &self.when {
             when.condition.collect_metrics(&mut metrics);
@@ -208,6 +234,35 @@ pub struct Limit {
     pub per: Option<Key>,
     /// The sentence as written.
     pub text: String,
+}
+
+impl Action {
+    /// Whose requests share the number.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Limit(limit) => limit.scope,
+            Self::Adapt(adapt) => adapt.scope,
+        }
+    }
+
+    /// What separate counters are kept for.
+    #[must_use]
+    pub fn per(&self) -> Option<&Key> {
+        match self {
+            Self::Limit(limit) => limit.per.as_ref(),
+            Self::Adapt(_) => None,
+        }
+    }
+
+    /// `rate` with whom it is for: `30 requests per second across all pods`.
+    #[must_use]
+    pub fn describe(&self, rate: Rate) -> String {
+        match self {
+            Self::Limit(limit) => limit.describe(rate),
+            Self::Adapt(adapt) => format!("{rate} {}", adapt.scope),
+        }
+    }
 }
 
 impl Limit {

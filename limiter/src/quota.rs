@@ -36,6 +36,12 @@ impl Rate {
         self.milli_requests as f64 / 1000.0 / self.interval.as_secs_f64()
     }
 
+    /// The number alone, per the rate's own interval: `10.333`.
+    #[must_use]
+    pub fn amount(&self) -> String {
+        thousandths(self.milli_requests)
+    }
+
     /// Twice the rate, or the largest rate if that is less.
     #[must_use]
     pub fn doubled(self) -> Self {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
+use limiter::problem::{Problem, Reason};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -12,12 +13,15 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
     admin,
     build::Builder,
-    metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper},
+    checkpoint::{self, Folder, Kept},
+    index::Change,
+    metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper, stream},
     status::{self, Status},
     watch::files,
     xds::{proxies::Proxies, server, table::Table},
@@ -37,6 +41,8 @@ pub struct Config {
     pub admin_address: SocketAddr,
     /// How often metrics pages are read.
     pub scrape_interval: Duration,
+    /// Where decisions are kept for the next start. `None`: nowhere.
+    pub state_folder: Option<PathBuf>,
 }
 
 /// Asks the builder for a status.
@@ -45,7 +51,7 @@ pub type StatusRequest = oneshot::Sender<Status>;
 /// Runs Weir until `shutdown`, then drains.
 ///
 /// # Errors
-/// When an address is taken, the folder cannot be listed, or a task ends by itself.
+/// When an address is taken, the folder cannot be listed, the state folder cannot be used, or a task ends by itself.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let xds = bind(config.xds_address, "--xds-address", "xDS")?;
     let admin = bind(config.admin_address, "--admin-address", "the admin page")?;
@@ -66,16 +72,29 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (ready_tx, ready_rx) = watch::channel(false);
 
     let mut tasks = JoinSet::new();
+    let mut builder = Builder::new(table.clone());
+    if let Some(folder) = &config.state_folder {
+        let (held, kept) = Folder::open(folder, Timestamp::now()).context("--state-dir")?;
+        info!(folder = %folder.display(), services = kept.decisions.len(), "decisions are kept");
+        builder.apply(damages(&kept), Timestamp::now());
+        let metrics = checkpoint::Metrics::default();
+        let (keeper, writing) = checkpoint::spawn(held, metrics.clone());
+        metrics.register(&keeper, &kept, &mut registry);
+        builder = builder.with_checkpoint(kept, keeper);
+        tasks.spawn(async move { drop(writing.await) });
+    }
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
     let scraper = Scraper { interval: config.scrape_interval };
-    let scraping = scraper.spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
+    let scraping = scraper.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
+    let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
+    tasks.spawn(async move { drop(streaming.await) });
     let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
     let inputs = Inputs { batches_rx, samples_rx, status_rx, wanted_tx, ready_tx, health, counters };
-    tasks.spawn(build(Builder::new(table.clone()), proxies.clone(), inputs, shutdown.clone()));
-    tasks.spawn(serve_when_ready(ready_rx, table, proxies, xds, shutdown.clone()));
+    tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
+    tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
 
     let mut failure = None;
@@ -94,6 +113,22 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     failure.map_or(Ok(()), Err)
 }
 
+/// Damages as status shows them: by file, until the next start.
+fn damages(kept: &Kept) -> Vec<Change> {
+    let problem = |damage: &checkpoint::Damage| Problem {
+        field: damage.place(),
+        reason: Reason::Invalid,
+        message: damage.reason.clone(),
+        help: Some("what the line decided is lost and begins anew; the file was copied aside".to_owned()),
+        place: None,
+    };
+    let of_file = |(path, damages): (&PathBuf, &Vec<checkpoint::Damage>)| Change::Source {
+        origin: path.display().to_string(),
+        problems: damages.iter().map(problem).collect(),
+    };
+    kept.damaged.iter().map(of_file).collect()
+}
+
 fn bind(address: SocketAddr, flag: &str, what: &str) -> anyhow::Result<TcpListener> {
     server::bind(address).with_context(|| format!("{flag}: {what} cannot be served on {address}"))
 }
@@ -103,6 +138,7 @@ async fn serve_when_ready(
     mut ready_rx: watch::Receiver<bool>,
     table: Table,
     proxies: Proxies,
+    streams: Routes,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) {
@@ -110,7 +146,7 @@ async fn serve_when_ready(
         () = shutdown.cancelled() => return,
         ready = ready_rx.wait_for(|ready| *ready) => if ready.is_err() { return },
     }
-    if let Err(error) = server::serve(table, proxies, listener, shutdown).await {
+    if let Err(error) = server::serve(table, proxies, streams, listener, shutdown).await {
         warn!(%error, "the xDS server ended");
     }
 }
@@ -142,7 +178,10 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
         tokio::select! {
             // In this order: a decision never waits for a long list of files that came at the same time.
             biased;
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => {
+                builder.keep_all(Timestamp::now());
+                return;
+            }
             Some(mut samples) = inputs.samples_rx.recv() => {
                 while let Ok(more) = inputs.samples_rx.try_recv() {
                     samples.extend(more);
@@ -161,6 +200,7 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                     });
                 }
                 if batch.initial {
+                    builder.forget_unseen(Timestamp::now());
                     inputs.ready_tx.send_replace(true);
                 }
             }

@@ -86,6 +86,9 @@ pub struct RunArgs {
     /// How often every target's metrics page is read.
     #[arg(long, env = "WEIR_SCRAPE_INTERVAL", default_value = "250ms", value_name = "DURATION", value_parser = interval)]
     pub scrape_interval: Duration,
+    /// Folder, of this Weir alone, in which decisions are kept, so that a restart lifts no limit. Without it they begin anew.
+    #[arg(long, env = "WEIR_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `weir validate`.
@@ -147,6 +150,9 @@ pub struct BootstrapArgs {
     /// Where Envoy's own admin page listens.
     #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS:PORT")]
     pub proxy_admin_address: SocketAddr,
+    /// How often Envoy streams its statistics to Weir: requests, errors, latency, inflight.
+    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = interval)]
+    pub metrics_interval: Duration,
 }
 
 /// `weir status`.

@@ -8,11 +8,16 @@ use std::{
     sync::Arc,
 };
 
-use jiff::Timestamp;
-use limiter::{engine::Phase, metric::Word, policy::EnforceAt};
+use jiff::{SignedDuration, Timestamp};
+use limiter::{
+    engine::{Decision, Phase},
+    metric::Word,
+    policy::EnforceAt,
+};
 use tracing::{info, warn};
 
 use crate::{
+    checkpoint::{Keeper, Kept, States},
     index::{Change, Index, ServiceView},
     intent::{ServiceIntent, ServiceKey},
     metrics::{PodSample, Series, Target, Wanted, store::Store},
@@ -60,7 +65,13 @@ pub struct Builder {
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
     counts: Counts,
+    /// Decisions of a run before about services that have not been seen yet, and when they were written.
+    kept: BTreeMap<ServiceKey, (Timestamp, States)>,
+    keeper: Option<Keeper>,
 }
+
+/// Decisions about a service that is not there are kept for this long: a folder may be incomplete for a while.
+const KEPT_UNSEEN: SignedDuration = SignedDuration::from_hours(24);
 
 impl Builder {
     /// A builder that publishes to `table`.
@@ -73,6 +84,34 @@ impl Builder {
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
+            kept: BTreeMap::new(),
+            keeper: None,
+        }
+    }
+
+    /// Goes on from what a run before has decided, and gives `keeper` what is decided from now on.
+    #[must_use]
+    pub fn with_checkpoint(self, kept: Kept, keeper: Keeper) -> Self {
+        Self { kept: kept.decisions, keeper: Some(keeper), ..self }
+    }
+
+    /// To be called when everything was read once: forgets old decisions about services that are not there.
+    pub fn forget_unseen(&mut self, now: Timestamp) {
+        let Some(keeper) = &self.keeper else { return };
+        self.kept.retain(|service, (written, _)| {
+            let recent = now.duration_since(*written) < KEPT_UNSEEN;
+            if !recent {
+                keeper.forget(service, now);
+            }
+            recent
+        });
+    }
+
+    /// Gives the keeper everything, also what was not worth a write of its own. To be called at the end.
+    pub fn keep_all(&self, now: Timestamp) {
+        let Some(keeper) = &self.keeper else { return };
+        for (service, built) in &self.built {
+            keeper.keep(service, built.rules.states.clone(), now);
         }
     }
 
@@ -135,19 +174,30 @@ impl Builder {
                 forget_timer(&mut self.timers, key, &built.rules);
                 self.store.forget_service(key);
                 self.table.remove(key);
+                if let Some(keeper) = &self.keeper {
+                    keeper.forget(key, now);
+                }
             }
             return false;
         };
-        let built = self.built.entry(key.clone()).or_default();
+        let built = self.built.entry(key.clone()).or_insert_with(|| Built {
+            rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
+            ..Built::default()
+        });
         forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
             self.store.retain_pods(key, &pods);
         }
-        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics), now);
+        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics, now), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
+        if let Some(keeper) = &self.keeper
+            && is_news(&built.rules.states, &rules.states)
+        {
+            keeper.keep(key, rules.states.clone(), now);
+        }
         let moved = !same_numbers(&built.rules, &rules);
         built.rules = rules;
         if let Some(next) = built.rules.next {
@@ -180,8 +230,12 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        let views = self.index.service_keys().filter_map(|key| self.index.service(key));
-        Arc::new(Wanted { targets: views.flat_map(|view| targets_of(&view)).collect(), queries: Vec::new() })
+        let views: Vec<_> = self.index.service_keys().filter_map(|key| self.index.service(key)).collect();
+        Arc::new(Wanted {
+            targets: views.iter().flat_map(targets_of).collect(),
+            queries: Vec::new(),
+            streamed: views.iter().filter(|view| reads_streams(view)).map(|view| view.key.clone()).collect(),
+        })
     }
 
     /// The index, for status.
@@ -215,11 +269,24 @@ fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey
     }
 }
 
+/// What a run before knew of a service's rules, as they go on now.
+fn resumed(kept: &mut BTreeMap<ServiceKey, (Timestamp, States)>, key: &ServiceKey, now: Timestamp) -> States {
+    let states = kept.remove(key).map(|(_, states)| states).unwrap_or_default();
+    states.into_iter().map(|(key, state)| (key, state.resume(now))).collect()
+}
+
+fn is_news(old: &States, new: &States) -> bool {
+    old.len() != new.len() || new.iter().any(|(key, state)| old.get(key).is_none_or(|old| state.is_news_after(old)))
+}
+
 /// Whether both decide the same limits, whatever they say of them.
 fn same_numbers(old: &Rules, new: &Rules) -> bool {
     old.decisions.len() == new.decisions.len()
         && new.decisions.iter().all(|(key, decision)| {
-            old.decisions.get(key).is_some_and(|old| old.limit == decision.limit && old.lowest == decision.lowest)
+            let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+            old.decisions
+                .get(key)
+                .is_some_and(|old| numbers(old) == numbers(decision) && old.classes == decision.classes)
         })
 }
 
@@ -260,6 +327,11 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
         .collect()
 }
 
+/// Whether a rule of the service reads what its proxies stream.
+fn reads_streams(view: &ServiceView<'_>) -> bool {
+    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
+}
+
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
     use crate::index::Object;
     if let Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) = object {
@@ -272,7 +344,9 @@ fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::inde
 /// A rule that begins or ends to limit is worth a line; a number that moves is not.
 fn log_transitions(old: &Rules, new: &Rules) {
     for (key, decision) in &new.decisions {
-        let before = old.decisions.get(key).map_or(Phase::Idle, |old| old.phase);
+        // After a restart there is a state and no decision yet.
+        let kept = || old.states.get(key).and_then(|state| state.stage).map(|stage| stage.phase);
+        let before = old.decisions.get(key).map(|old| old.phase).or_else(kept).unwrap_or(Phase::Idle);
         let limits = |phase| matches!(phase, Phase::Limiting | Phase::Releasing);
         if before != decision.phase && (limits(before) || limits(decision.phase)) {
             info!(

@@ -28,6 +28,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use limiter::metric::{Metric, Reduce, Word};
 use tokio::{
     net::TcpStream,
@@ -156,7 +157,7 @@ async fn play(
             }
             Some(batch) = samples.recv() => {
                 store.insert(batch);
-                let seen = store.observe(&service_key(), &pods, &BTreeSet::from([cpu.clone()]));
+                let seen = store.observe(&service_key(), &pods, &BTreeSet::from([cpu.clone()]), Timestamp::now());
                 if let Some(sample) = seen.samples.get(&cpu) {
                     picture.cpu = Some(sample.value);
                     history.cpu.push((begin.elapsed().as_secs_f64(), sample.value));

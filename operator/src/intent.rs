@@ -8,10 +8,10 @@ use limiter::{
     policy::{EnforceAt, Mode, RequestMatch},
     quota::Rate,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Namespace and name of a Service. Displays as `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// Namespace.
     pub namespace: String,
@@ -101,6 +101,15 @@ pub struct Bounds {
     pub default: Option<u32>,
     /// Of [`Priority::High`].
     pub high: Option<u32>,
+}
+
+impl Bounds {
+    /// Both at most `bound`.
+    pub fn tighten(&mut self, bound: u32) {
+        for held in [&mut self.default, &mut self.high] {
+            *held = Some(held.map_or(bound, |held| held.min(bound)));
+        }
+    }
 }
 
 /// A port of the pod: the proxy listens, the application answers.

@@ -11,6 +11,7 @@ pub mod admin;
 pub mod app;
 pub mod args;
 pub mod build;
+pub mod checkpoint;
 pub mod command;
 pub mod demo;
 pub mod index;

@@ -2,17 +2,24 @@
 //!
 //! ```text
 //! targets -> scrape (I/O) -> text -> rates -> Vec<PodSample> -> store -> limiter::metric::Observations
+//! Envoys  -> stream (I/O) -> families -> window ---^
 //! ```
 //!
-//! A provider owns its connections and its clock; `text`, `rates` and `store` are plain functions of values. A target
-//! that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
+//! A provider owns its connections and its clock; `text`, `rates`, `families`, `window`, `histogram` and `store` are plain
+//! functions of values. A target that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
 
+mod histogram;
+mod outbox;
 pub mod rates;
 pub mod scrape;
 pub mod store;
+pub mod stream;
 pub mod text;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -22,6 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::histogram::Histogram;
 use crate::intent::ServiceKey;
 
 /// One measured value of one pod, as a provider brings it.
@@ -57,11 +65,26 @@ pub enum Measure {
     Latency(Histogram),
 }
 
-/// Counts by upper bound in seconds, ascending; the last bound is infinite. Not cumulative.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Histogram {
-    /// Upper bound of a bucket and how many values fell into it, below it and not below the one before.
-    pub buckets: Vec<(f64, f64)>,
+impl Measure {
+    /// Which quantity it is.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Number(word, _) => Kind::Number(word.clone()),
+            Self::Errors { .. } => Kind::Errors,
+            Self::Latency(_) => Kind::Latency,
+        }
+    }
+}
+
+/// What a measure is a measure of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    /// See [`Measure::Number`].
+    Number(limiter::metric::Word),
+    /// See [`Measure::Errors`].
+    Errors,
+    /// See [`Measure::Latency`].
+    Latency,
 }
 
 /// Who measures, the most direct first: the first of them whose value is fresh is believed.
@@ -76,6 +99,9 @@ pub enum Source {
 }
 
 impl Source {
+    /// All of them, in the order in which they are believed.
+    pub const ALL: [Self; 3] = [Self::Envoy, Self::Scrape, Self::Prometheus];
+
     /// The name that status shows.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -94,6 +120,8 @@ pub struct Wanted {
     pub targets: Vec<Target>,
     /// What Prometheus is asked.
     pub queries: Vec<Query>,
+    /// Services whose proxies' statistics are read; those of others are left alone.
+    pub streamed: BTreeSet<ServiceKey>,
 }
 
 /// A question to Prometheus about one service.
@@ -192,6 +220,8 @@ pub struct TargetError {
 #[derive(Clone, Debug, Default)]
 pub struct HealthBoard {
     targets: Arc<Mutex<BTreeMap<ServiceKey, BTreeMap<String, TargetHealth>>>>,
+    /// Streams by pod: the next one may begin before the end of the last is seen.
+    streams: Arc<Mutex<BTreeMap<(ServiceKey, String), u32>>>,
 }
 
 impl HealthBoard {
@@ -207,6 +237,19 @@ impl HealthBoard {
         self.targets.lock().get(service).cloned().unwrap_or_default()
     }
 
+    /// Whether the proxy of a pod streams the statistics of its inbound ports.
+    #[must_use]
+    pub fn streams(&self, service: &ServiceKey, pod: &str) -> bool {
+        self.streams.lock().contains_key(&(service.clone(), pod.to_owned()))
+    }
+
+    /// Notes that the proxy of a pod streams, until the result is dropped.
+    pub(crate) fn streaming(&self, service: &ServiceKey, pod: &str) -> Streaming {
+        let key = (service.clone(), pod.to_owned());
+        *self.streams.lock().entry(key.clone()).or_default() += 1;
+        Streaming { board: self.clone(), key }
+    }
+
     pub(crate) fn update<T>(&self, service: &ServiceKey, pod: &str, change: impl FnOnce(&mut TargetHealth) -> T) -> T {
         let mut targets = self.targets.lock();
         change(targets.entry(service.clone()).or_default().entry(pod.to_owned()).or_default())
@@ -218,6 +261,25 @@ impl HealthBoard {
             pods.remove(pod);
             if pods.is_empty() {
                 targets.remove(service);
+            }
+        }
+    }
+}
+
+/// A proxy streams while this lives.
+#[derive(Debug)]
+pub(crate) struct Streaming {
+    board: HealthBoard,
+    key: (ServiceKey, String),
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        let mut streams = self.board.streams.lock();
+        if let Some(count) = streams.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                streams.remove(&self.key);
             }
         }
     }

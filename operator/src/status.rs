@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
     engine::{Decision, Phase},
-    policy::{Action, EnforceAt, PolicyKey, Rule},
+    policy::{EnforceAt, PolicyKey, Rule},
     problem::Problem,
     quota,
 };
@@ -241,10 +241,7 @@ fn rule_status(rule: &Rule, target: &str, decision: &Decision, report: Option<&R
         name: rule.name.clone(),
         target: target.to_owned(),
         phase: phase(decision.phase),
-        limit: decision.limit.map(|rate| match &rule.action {
-            Action::Limit(limit) => limit.describe(rate),
-            Action::Adapt(_) => rate.to_string(),
-        }),
+        limit: decision.limit.map(|rate| rule.action.describe(rate)),
         per_second: decision.limit.map(|rate| rate.per_second()),
         shares: (!shares.is_empty()).then(|| quota::describe(shares)),
         observed: observed.collect(),

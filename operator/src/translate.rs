@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use limiter::{
     engine::Decision,
-    policy::{Action, EnforceAt, Limit, Mode, Policy, PolicyKey, Rule, Scope, default_burst},
+    policy::{Action, EnforceAt, Key, Mode, Policy, PolicyKey, Rule, Scope, default_burst},
     quota::{self, Rate},
 };
 use serde::Serialize;
@@ -45,6 +45,8 @@ pub struct Report {
     pub key: RuleKey,
     /// What each ready pod gets, largest first; empty without a limit in force.
     pub shares: Vec<Rate>,
+    /// Most requests in flight in the rule's scope, as carried out.
+    pub bound: Option<u32>,
     /// Why the rule is not carried out, although it was accepted.
     pub trouble: Option<Trouble>,
 }
@@ -93,10 +95,8 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
                 EnforceAt::Server if only_gateway => Some(Trouble::GatewayItself),
                 _ => no_http.then_some(Trouble::NoHttpPort),
             };
-            reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), trouble });
-            if let Action::Limit(limit) = &rule.action {
-                rules.push(Limited { key, policy, rule, limit });
-            }
+            reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), bound: None, trouble });
+            rules.push(Limited::new(key, policy, rule));
         }
     }
 
@@ -133,10 +133,16 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
         })
         .collect();
     for (position, limited) in enforced.iter().enumerate() {
-        let Some(values) = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready.len()))
-        else {
-            continue;
-        };
+        let Some(decision) = decisions.get(&limited.key) else { continue };
+        if let Some(bound) = limited.bound(decision, ready.len()) {
+            for intent in pods.values_mut() {
+                intent.bounds.tighten(bound);
+            }
+            if let Some(report) = reports.get_mut(&limited.key) {
+                report.bound = decision.bound;
+            }
+        }
+        let Some(values) = limited.values(decision, ready.len()) else { continue };
         for (pod, intent) in &mut pods {
             // A pod that is not ready takes no share of the total; should a request reach it, the smallest share applies.
             let share = ready.iter().position(|name| name == pod).and_then(|place| values.get(place));
@@ -155,33 +161,56 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     (ServiceIntent { limits, routes, pods }, reports.into_values().collect())
 }
 
-/// A rule with a rate limit.
+/// A rule, and what its numbers count.
 struct Limited<'a> {
     key: RuleKey,
     policy: &'a Policy,
     rule: &'a Rule,
-    limit: &'a Limit,
+    scope: Scope,
+    per: Option<&'a Key>,
 }
 
-impl Limited<'_> {
+impl<'a> Limited<'a> {
+    fn new(key: RuleKey, policy: &'a Policy, rule: &'a Rule) -> Self {
+        let (scope, per) = match &rule.action {
+            Action::Limit(limit) => (limit.scope, limit.per.as_ref()),
+            Action::Adapt(adapt) => (adapt.scope, None),
+        };
+        Self { key, policy, rule, scope, per }
+    }
+
     fn shape(&self) -> LimitShape {
         LimitShape {
             bucket: format!("{}/{}", self.policy.key, self.rule.name),
-            per: self.limit.per.clone(),
-            service_wide: self.rule.matches.is_empty() && self.limit.per.is_none(),
+            per: self.per.cloned(),
+            service_wide: self.rule.matches.is_empty() && self.per.is_none(),
             mode: self.rule.mode,
         }
+    }
+
+    /// Most requests in flight at each pod. A total is divided and rounded up: the sum may exceed it by less than one
+    /// request per pod, which is better than a pod that takes none.
+    /// Envoy counts what is in flight for a whole port, so a rule about some of the requests cannot bound them.
+    fn bound(&self, decision: &Decision, ready: usize) -> Option<u32> {
+        if !self.rule.matches.is_empty() {
+            return None;
+        }
+        let bound = match self.scope {
+            Scope::AcrossAllPods => decision.bound?.div_ceil(u32::try_from(ready.max(1)).unwrap_or(u32::MAX)),
+            Scope::PerPod => decision.bound?,
+        };
+        Some(bound.max(1))
     }
 
     /// The number of each ready pod (of one, when none is ready), largest first; `None` without a limit in force.
     fn values(&self, decision: &Decision, ready: usize) -> Option<Vec<LimitValue>> {
         let (rate, lowest) = (decision.limit?, decision.lowest.or(decision.limit)?);
         let pods = u32::try_from(ready.max(1)).unwrap_or(u32::MAX);
-        let divide = |total: Rate| match self.limit.scope {
+        let divide = |total: Rate| match self.scope {
             Scope::AcrossAllPods => quota::shares(total, pods),
             Scope::PerPod => vec![total; ready.max(1)],
         };
-        let burst = self.rule.burst.map(|burst| match self.limit.scope {
+        let burst = self.rule.burst.map(|burst| match self.scope {
             Scope::AcrossAllPods => burst.div_ceil(pods),
             Scope::PerPod => burst,
         });

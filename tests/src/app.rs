@@ -1,4 +1,4 @@
-//! A small scripted HTTP application: it answers 200 to everything, counts that, and its `/metrics` says what a test wants.
+//! A small scripted HTTP application: it answers 200 to everything (to `/hold` when told), counts that, and its `/metrics` says what a test wants.
 //!
 //! It speaks bytes rather than a framework's HTTP, so that it can break off, never answer or never end.
 
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 
@@ -40,6 +41,8 @@ pub struct App {
     /// Where it listens.
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// How often [`App::release`] was called.
+    releases: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
 
@@ -53,6 +56,8 @@ struct State {
     cores: f64,
     served: u64,
     reads: u64,
+    /// Requests that are kept waiting now.
+    held: u64,
 }
 
 impl State {
@@ -70,18 +75,21 @@ impl App {
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state = State { page: Page::Cpu, counted: 100.0, since: Instant::now(), cores: 0.0, served: 0, reads: 0 };
+        let state =
+            State { page: Page::Cpu, counted: 100.0, since: Instant::now(), cores: 0.0, served: 0, reads: 0, held: 0 };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
+        let releases = watch::Sender::new(0);
+        let released = releases.subscribe();
         let task = tokio::spawn(async move {
             // Aborted with the task that owns it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
-                connections.spawn(serve(stream, Arc::clone(&shared)));
+                connections.spawn(serve(stream, Arc::clone(&shared), released.clone()));
             }
         });
-        Self { address, state, task }
+        Self { address, state, releases, task }
     }
 
     /// From now on this many cores are in use.
@@ -110,6 +118,17 @@ impl App {
         self.state.lock().served
     }
 
+    /// Requests for `/hold` that wait for [`Self::release`].
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.state.lock().held
+    }
+
+    /// Answers every request that is held now.
+    pub fn release(&self) {
+        self.releases.send_modify(|releases| *releases += 1);
+    }
+
     /// Reads of `/metrics`.
     #[must_use]
     pub fn reads(&self) -> u64 {
@@ -123,7 +142,7 @@ impl Drop for App {
     }
 }
 
-async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: watch::Receiver<u64>) {
     let mut buffer = Vec::new();
     loop {
         let end = loop {
@@ -137,6 +156,15 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
             }
         };
         let is_metrics = buffer.starts_with(b"GET /metrics");
+        if buffer.starts_with(b"GET /hold") {
+            released.mark_unchanged();
+            state.lock().held += 1;
+            let answered = released.changed().await;
+            state.lock().held -= 1;
+            if answered.is_err() {
+                return;
+            }
+        }
         buffer.drain(..end);
         let written = if is_metrics {
             let page = {

@@ -1,10 +1,10 @@
 //! Real Envoys in front of the pods of a [`Service`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use operator::{
     demo::envoy::Envoy,
-    xds::bootstrap::{Options, bootstrap},
+    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, bootstrap},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -50,12 +50,27 @@ impl Proxy {
     ///
     /// When it does not get live.
     pub async fn start_with(weir: &Weir, service: &Service, pod: usize, change: impl FnOnce(&mut Value)) -> Self {
+        Self::start_at(weir.xds, service, pod, change).await
+    }
+
+    /// As [`Self::start_with`], of whoever serves xDS at this address.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get live.
+    pub async fn start_at(
+        xds_address: SocketAddr,
+        service: &Service,
+        pod: usize,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
         let mut configuration = bootstrap(&Options {
             service: service.name.clone(),
             namespace: service.namespace.clone(),
             pod: service.pods[pod].name.clone(),
-            xds_address: weir.xds,
+            xds_address,
             admin_address: ports::free(),
+            metrics_interval: DEFAULT_METRICS_INTERVAL,
         });
         change(&mut configuration);
         let home = temp_dir();
@@ -74,6 +89,18 @@ impl Proxy {
         let (status, text) = self.envoy.admin(path).await.expect("Envoy's admin page answers");
         assert_eq!(status, 200, "{path}: {text}");
         text
+    }
+
+    /// What it holds and since when, as its configuration dump says it.
+    ///
+    /// # Panics
+    ///
+    /// When its admin page does not answer.
+    pub async fn held(&self) -> String {
+        let mut dump: Value = serde_json::from_str(&self.admin("/config_dump?include_eds").await).expect("it is JSON");
+        let configs = dump["configs"].as_array_mut().expect("a dump has configs");
+        configs.retain(|config| !config["@type"].as_str().unwrap_or_default().contains("Bootstrap"));
+        dump.to_string()
     }
 
     /// Counters and gauges whose names match the regular expression.

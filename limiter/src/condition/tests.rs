@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::language::ast::Arithmetic;
 use crate::metric::Reduce;
 
 const TRUTHS: [Truth; 3] = [Truth::True, Truth::False, Truth::Unknown];

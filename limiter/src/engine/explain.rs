@@ -2,6 +2,8 @@
 //!
 //! Numbers are written as people write them: fractions as percent, times as ms or s. Times of day are UTC.
 
+mod adapt;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +13,7 @@ use crate::{
     condition::{self, Outcome, Truth, elapsed},
     language::ast::{Arithmetic, Comparison, Condition, Expression},
     metric::{Metric, Reduce, Word},
-    policy::{Mode, When},
+    policy::{Action, Mode, When},
     quota::Rate,
 };
 
@@ -34,6 +36,7 @@ pub(super) struct Facts<'a> {
 pub(super) fn sentence(facts: &Facts<'_>) -> String {
     let text = match &facts.view.rule.when {
         _ if facts.blind || facts.state.floor.is_some() => without_metrics(facts),
+        _ if facts.shown.phase == Phase::Limiting && facts.state.steering.is_some() => adapt::sentence(facts),
         None => format!("{}{}", limiting(facts, ""), amount_note(facts)),
         Some(when) => with_metrics(facts, when),
     };
@@ -65,7 +68,7 @@ fn without_metrics(facts: &Facts<'_>) -> String {
     } else {
         joined(facts.missing.iter().map(|metric| absence(facts, metric)), " and ")
     };
-    let limit = facts.in_force.map(|rate| facts.view.limit.describe(rate));
+    let limit = facts.in_force.map(|rate| facts.view.rule.action.describe(rate));
     let limit = limit.as_deref();
     let never = facts.missing.iter().any(|metric| !facts.view.observations.samples.contains_key(*metric));
     let consequence = match (facts.shown.phase, limit) {
@@ -128,7 +131,7 @@ fn with_metrics(facts: &Facts<'_>, when: &When) -> String {
             _ => format!("{lead}{} (releases {}){note}", limiting(facts, "still "), until.when()),
         },
         Phase::Releasing => {
-            let now_at = facts.in_force.map(|rate| facts.view.limit.describe(rate)).unwrap_or_default();
+            let now_at = facts.in_force.map(|rate| facts.view.rule.action.describe(rate)).unwrap_or_default();
             match facts.state.ramp.map(|ramp| ramp.cause) {
                 Some(Cause::Missing) => format!("{lead}letting go since metrics were missing, now {now_at}"),
                 Some(Cause::Floor) => format!("{lead}letting go of the floor, now {now_at}"),
@@ -146,7 +149,7 @@ fn limiting(facts: &Facts<'_>, still: &str) -> String {
     match facts.in_force {
         Some(rate) => format!(
             "{still}limiting to {} since {}",
-            facts.view.limit.describe(rate),
+            facts.view.rule.action.describe(rate),
             clock(facts.shown.since, facts.view.now)
         ),
         None => "no limit".to_owned(),
@@ -156,11 +159,12 @@ fn limiting(facts: &Facts<'_>, still: &str) -> String {
 /// What to say when the amount has no value now.
 fn amount_note(facts: &Facts<'_>) -> String {
     let view = facts.view;
-    if super::rate(view.limit, view.observations, view.now).is_some() {
+    let Action::Limit(limit) = &view.rule.action else { return String::new() };
+    if super::rate(limit, view.observations, view.now).is_some() {
         return String::new();
     }
     let mut read = Vec::new();
-    condition::collect_expression(&view.limit.amount, &mut read);
+    condition::collect_expression(&limit.amount, &mut read);
     read.retain(|metric| condition::read(metric, view.observations, view.now).is_none());
     let reason = if read.is_empty() {
         "its amount has no value above zero now".to_owned()

@@ -2,4 +2,5 @@ mod explanation;
 mod harness;
 mod missing;
 mod properties;
+mod resume;
 mod scenario;

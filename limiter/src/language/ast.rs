@@ -98,7 +98,8 @@ pub enum Comparison {
     NotEqual,
 }
 
-/// `adapt: keep cpu below 70% [and p99 latency below 200ms], between 20 and 500 requests per second per pod`.
+/// `adapt: keep cpu below 70% [and p99 latency below 200ms], between 20 and 500 requests per second per pod
+/// [, at most 20% per step] [, every 1s] [, cooldown 5s]`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Adapt {
     /// Goals, all of which are kept.
@@ -111,10 +112,24 @@ pub struct Adapt {
     pub interval: Duration,
     /// Whose requests share the number.
     pub scope: crate::policy::Scope,
+    /// How fast it may grow.
+    pub pace: Pace,
     /// The law that moves the limit.
     pub law: crate::policy::LawKind,
     /// The sentence as written.
     pub text: String,
+}
+
+/// How fast a limit that steers itself may grow. What the sentence leaves out, the law has a default for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Pace {
+    /// Largest step up, as a fraction: of the limit for [`LawKind::CompletionRate`](crate::policy::LawKind), of the range
+    /// from floor to ceiling for `Aimd`.
+    pub step: Option<f64>,
+    /// Shortest time between two steps up.
+    pub every: Option<Duration>,
+    /// Shortest time from a cut, or from the last refused request, to a step up.
+    pub cooldown: Option<Duration>,
 }
 
 /// `METRIC below VALUE`.

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     language::{
-        ast::{Adapt, Arithmetic, Comparison, Condition, Dimension, Expression},
+        ast::{Adapt, Arithmetic, Comparison, Condition, Dimension, Expression, Pace},
         units::{write_duration, write_value},
         vocabulary::dimension,
     },
@@ -258,6 +258,22 @@ impl fmt::Display for Adapt {
         }
         write!(f, ", between {} and ", write_value(self.floor, Dimension::Count))?;
         write_requests(f, &write_value(self.ceiling, Dimension::Count), self.interval)?;
-        write!(f, " {}", self.scope)
+        write!(f, " {}{}", self.scope, self.pace)
+    }
+}
+
+impl fmt::Display for Pace {
+    /// What was said of it, each part after a comma: `, at most 20% per step, every 1s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(step) = self.step {
+            write!(f, ", at most {} per step", write_value(step, Dimension::Ratio))?;
+        }
+        if let Some(every) = self.every {
+            write!(f, ", every {}", write_duration(every))?;
+        }
+        if let Some(cooldown) = self.cooldown {
+            write!(f, ", cooldown {}", write_duration(cooldown))?;
+        }
+        Ok(())
     }
 }

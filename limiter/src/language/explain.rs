@@ -20,7 +20,7 @@ pub fn explain(policy: &Policy) -> Vec<String> {
     for rule in &policy.rules {
         lines.extend(explain_rule(rule));
     }
-    if policy.metrics().is_empty() {
+    if policy.needs().is_empty() {
         lines.push("No rule reads a metric, so the limits never change.".to_owned());
     } else {
         lines.push(missing(policy));
@@ -168,7 +168,7 @@ fn one_match(request: &RequestMatch) -> String {
 }
 
 fn missing(policy: &Policy) -> String {
-    let metrics: Vec<String> = policy.metrics().iter().map(ToString::to_string).collect();
+    let metrics: Vec<String> = policy.needs().iter().map(ToString::to_string).collect();
     let after = write_duration(policy.on_missing.after);
     let then = match &policy.on_missing.action {
         MissingAction::Hold => "what was last decided stays".to_owned(),

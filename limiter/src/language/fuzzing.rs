@@ -43,8 +43,8 @@ pub fn round_trips(text: &str) {
         let written = adapt.to_string();
         let again = parse_adapt(&written, &vocabulary).expect("a goal is written as a sentence");
         assert_eq!(
-            (again.goals, again.floor, again.ceiling, again.interval, again.scope),
-            (adapt.goals, adapt.floor, adapt.ceiling, adapt.interval, adapt.scope),
+            (again.goals, again.floor, again.ceiling, again.interval, again.scope, again.pace),
+            (adapt.goals, adapt.floor, adapt.ceiling, adapt.interval, adapt.scope, adapt.pace),
             "{text:?} was written {written:?}"
         );
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     language::{
         MAX_PER_SECOND, MAX_TOTAL_PER_SECOND, MIN_PER_SECOND, SentenceError, Span, Vocabulary,
-        ast::{Adapt, Dimension, Expression, Goal},
+        ast::{Adapt, Dimension, Expression, Goal, Pace},
         check::{self, Shape, Value},
         display::interval_name,
         parser::Parser,
@@ -45,6 +45,7 @@ pub(super) fn limit(text: &str) -> Result<Limit> {
         (None, Some(_)) => Scope::PerPod,
         (None, None) => return Err(parser.unexpected("`per pod` or `across all pods`").help(SCOPE_HELP)),
     };
+    parser.end("`per`, `across`")?;
     check_amount(number, interval, scope, rate)?;
     Ok(Limit { amount: Expression::Number(number), interval, scope, per, text: text.to_owned() })
 }
@@ -80,13 +81,72 @@ pub(super) fn adapt(text: &str, vocabulary: &Vocabulary) -> Result<Adapt> {
     let Some(scope) = scope else {
         return Err(parser.unexpected("`per pod` or `across all pods`").help(SCOPE_HELP));
     };
+    let pace = pace(&mut parser)?;
     check_amount(floor, interval, scope, floor_span)?;
     check_amount(ceiling, interval, scope, ceiling_span)?;
     if floor > ceiling {
         return Err(SentenceError::new(floor_span.to(ceiling_span), "the lower bound is larger than the upper")
             .help("write the smaller number first"));
     }
-    Ok(Adapt { goals, floor, ceiling, interval, scope, law: LawKind::default(), text: text.to_owned() })
+    Ok(Adapt { goals, floor, ceiling, interval, scope, pace, law: LawKind::default(), text: text.to_owned() })
+}
+
+/// `, at most 20% per step`, `, every 1s`, `, cooldown 5s`, in any order, each at most once.
+fn pace(parser: &mut Parser<'_>) -> Result<Pace> {
+    let mut pace = Pace::default();
+    while !parser.at_end() {
+        if !parser.eat(",")? {
+            return Err(parser.unexpected("`,` or the end of the sentence"));
+        }
+        let start = parser.span();
+        let again = if parser.eat("at")? {
+            parser.expect("most")?;
+            pace.step.replace(step(parser)?).is_some()
+        } else if parser.eat("every")? {
+            pace.every.replace(parser.duration()?).is_some()
+        } else if parser.eat("cooldown")? {
+            pace.cooldown.replace(parser.duration()?).is_some()
+        } else {
+            let error = parser.unexpected("`at most … per step`, `every` or `cooldown`");
+            return Err(parser.suggest(error, &["at", "every", "cooldown"]));
+        };
+        if again {
+            return Err(SentenceError::new(parser.since(start), "said twice").help("leave one of the two out"));
+        }
+    }
+    Ok(pace)
+}
+
+/// `20% per step`.
+fn step(parser: &mut Parser<'_>) -> Result<f64> {
+    if !parser.at_number() {
+        return Err(parser.unexpected("a part such as `20%`"));
+    }
+    let Value { expression, dimension, span, shape } = parser.number()?;
+    let Expression::Number(step) = expression else {
+        return Err(SentenceError::new(span, "expected a part such as `20%`"));
+    };
+    if !matches!(dimension, Dimension::Ratio | Dimension::Scalar) {
+        return Err(SentenceError::new(
+            span,
+            format!("expected a part such as `20%`, found {}", check::name(dimension)),
+        ));
+    }
+    if !(step > 0.0 && step <= 1.0) {
+        let error = SentenceError::new(span, "a step is more than 0% and at most 100%");
+        return Err(match shape {
+            Shape::Plain(number) if (1.0..=100.0).contains(&number) => {
+                error.help(format!("write `{}`", units::write_value(number / 100.0, Dimension::Ratio)))
+            }
+            _ => error,
+        });
+    }
+    parser.expect("per")?;
+    if !parser.eat("step")? {
+        let error = parser.unexpected("`step`");
+        return Err(parser.suggest(error, &["step"]));
+    }
+    Ok(step)
 }
 
 fn goal(parser: &mut Parser<'_>) -> Result<Goal> {
@@ -149,10 +209,10 @@ fn requests_per(parser: &mut Parser<'_>) -> Result<Duration> {
     parser.interval()
 }
 
-/// `per client ip`, `per header NAME`, `per pod`, `across all pods`, in any order.
+/// `per client ip`, `per header NAME`, `per pod`, `across all pods`, in any order, up to the end or a comma.
 fn qualifiers(parser: &mut Parser<'_>) -> Result<(Option<Key>, Option<Scope>)> {
     let (mut per, mut scope) = (None, None);
-    while !parser.at_end() {
+    while !parser.at_end() && !parser.at(",") {
         let start = parser.span();
         let (new_per, new_scope) = qualifier(parser)?;
         let span = parser.since(start);

@@ -9,11 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crds::smart_limiter::{self as api, SmartLimiter};
 
 use super::{
-    Action, EnforceAt, Key, Kind, Limit, MetricDefinition, MetricSource, MissingAction, Mode, OnMissing, Policy,
-    Problems, RequestMatch, Rule, Targets,
+    Action, Class, EnforceAt, Key, Kind, LawKind, Limit, MetricDefinition, MetricSource, MissingAction, Mode,
+    OnMissing, Policy, Problems, RequestMatch, Rule, Targets,
 };
 use crate::{
-    language::{self, Vocabulary, ast::Dimension},
+    language::{
+        self, Vocabulary,
+        ast::{Adapt, Dimension},
+    },
     metric::Reduce,
     problem::Problem,
 };
@@ -293,7 +296,7 @@ fn rule_of(
     vocabulary: &Vocabulary,
     problems: &mut Problems,
 ) -> Option<Rule> {
-    let api::RuleSpec { name, when, limit, adapt, matches, burst, mode } = rule;
+    let api::RuleSpec { name, when, limit, adapt, law, priorities, matches, burst, mode } = rule;
     // Read every field before giving up, so that all mistakes are reported at once.
     let when = match when {
         None => Some(None),
@@ -305,16 +308,9 @@ fn rule_of(
         (Some(text), None) => {
             problems.sentence(language::parse_limit(text), format!("{field}.limit"), text).map(Action::Limit)
         }
-        (None, Some(text)) => {
-            problems.not_yet(
-                format!("{field}.adapt"),
-                "a limit that steers itself is not carried out yet",
-                "use `when` and `limit`",
-            );
-            problems
-                .sentence(language::parse_adapt(text, vocabulary), format!("{field}.adapt"), text)
-                .map(Action::Adapt)
-        }
+        (None, Some(text)) => problems
+            .sentence(language::parse_adapt(text, vocabulary), format!("{field}.adapt"), text)
+            .map(|adapt| Action::Adapt(Adapt { law: law_of(*law), ..adapt })),
         (found, _) => {
             let found = if found.is_some() { "both" } else { "neither" };
             problems.add(
@@ -325,6 +321,14 @@ fn rule_of(
             None
         }
     };
+    if law.is_some() && adapt.is_none() {
+        problems.add(
+            format!("{field}.law"),
+            "`law` says how `adapt` moves its limit, and this rule has no `adapt`",
+            "leave `law` out",
+        );
+    }
+    let classes = classes(priorities, &format!("{field}.priorities"), problems);
     let matches = matches::matches(matches, &format!("{field}.matches"), problems);
     let burst = match burst {
         None => Some(None),
@@ -351,8 +355,46 @@ fn rule_of(
         action: action?,
         matches: matches?,
         burst: burst?,
-        classes: Vec::new(),
+        classes: classes?,
     })
+}
+
+fn law_of(law: Option<api::Law>) -> LawKind {
+    match law {
+        None | Some(api::Law::CompletionRate) => LawKind::CompletionRate,
+        Some(api::Law::Aimd) => LawKind::Aimd,
+    }
+}
+
+/// The priority classes, when each of them can be understood.
+fn classes(list: &[api::Priority], field: &str, problems: &mut Problems) -> Option<Vec<Class>> {
+    if list.len() > 8 {
+        problems.invalid(field, format!("at most 8 classes, found {}", list.len()));
+    }
+    let mut names = BTreeSet::new();
+    let mut classes = Vec::new();
+    for (position, api::Priority { name, matches }) in list.iter().enumerate() {
+        let field = format!("{field}[{position}]");
+        if !super::is_dns_label(name) {
+            problems.add(
+                format!("{field}.name"),
+                format!("{name:?} is no name of a class: it must match [a-z0-9]([-a-z0-9]*[a-z0-9])? and have at most 63 letters"),
+                "use lower-case letters, digits and `-`",
+            );
+        } else if !names.insert(name.as_str()) {
+            problems.add(format!("{field}.name"), format!("{name:?} is the name of two classes"), "rename one");
+        }
+        if matches.is_empty() {
+            problems.add(
+                format!("{field}.matches"),
+                format!("the class {name:?} says nowhere which requests belong to it"),
+                "requests that fit no class are the last one by themselves; it needs no entry",
+            );
+        }
+        let matches = matches::matches(matches, &format!("{field}.matches"), problems);
+        classes.extend(matches.map(|matches| Class { name: name.clone(), matches }));
+    }
+    (classes.len() == list.len()).then_some(classes)
 }
 
 fn on_missing(on_missing: &api::OnMissingMetric, problems: &mut Problems) -> Option<OnMissing> {
@@ -390,7 +432,7 @@ fn unsupported_metrics(policy: &Policy, problems: &mut Problems) {
             Action::Limit(_) => format!("spec.rules[{position}].when"),
             Action::Adapt(_) => format!("spec.rules[{position}].adapt"),
         };
-        super::unsupported_words(&rule.metrics(), &field, problems);
+        super::unsupported_words(&rule.needs(), &field, problems);
     }
 }
 

@@ -58,7 +58,7 @@ fn only_what_a_change_touches_is_built_and_sent() {
     let start: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
     builder.apply(changes(&mesh()), start);
     let first = builder.counts();
-    assert_eq!((first.builds, first.resources), (1000, 4000));
+    assert_eq!((first.builds, first.resources), (1000, 5000));
 
     // A sample that changes no number decides one service and builds none.
     builder.observe(vec![sample("s7", 0.5, start)], start);

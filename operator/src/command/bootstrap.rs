@@ -18,6 +18,7 @@ pub(super) fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         pod: node.pod().to_owned(),
         xds_address: args.xds_address,
         admin_address: args.proxy_admin_address,
+        metrics_interval: args.metrics_interval,
     };
     say!("{}", serde_saphyr::to_string(&bootstrap::bootstrap(&options))?.trim_end());
     Ok(ExitCode::SUCCESS)

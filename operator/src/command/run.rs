@@ -29,6 +29,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         scrape_interval: args.scrape_interval,
+        state_folder: args.state_dir,
     };
     app::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)

@@ -1,8 +1,7 @@
 //! Direct scraping: reads each target's own metrics page, every 250 ms unless told otherwise.
 //!
 //! One task a target, so that a page that hangs, never ends or lies costs only itself; one request in flight for each.
-//! Starts are spread over the interval by a hash of the target's name. What was read waits in an outbox that holds one
-//! value for each pod and word: when the receiver is slow, newer values replace older ones and memory stays bounded.
+//! Starts are spread over the interval by a hash of the target's name.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,16 +14,17 @@ use hyper_util::{
 };
 use jiff::Timestamp;
 use limiter::metric::Word;
-use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{HealthBoard, Measure, PodSample, Provider, Source, Target, TargetError, Wanted, rates::PodRates};
+use super::{
+    HealthBoard, Measure, PodSample, Provider, Source, Target, TargetError, Wanted, outbox::Outbox, rates::PodRates,
+};
 use crate::intent::ServiceKey;
 
 /// The name of this source in status.
@@ -69,14 +69,6 @@ enum Error {
 type HttpClient = Client<HttpConnector, Empty<Bytes>>;
 type Key = (ServiceKey, String);
 
-/// What was read and not yet taken; see the module's text.
-#[derive(Default)]
-struct Outbox {
-    /// Written by target tasks, drained by the supervisor.
-    waiting: Mutex<BTreeMap<(ServiceKey, String, Word), PodSample>>,
-    filled: Notify,
-}
-
 impl Provider for Scraper {
     fn source(&self) -> Source {
         Source::Scrape
@@ -110,10 +102,13 @@ async fn supervise(
     let outbox = Arc::new(Outbox::default());
     let mut running: BTreeMap<Key, (Target, AbortOnDropHandle<()>)> = BTreeMap::new();
     wanted.mark_changed();
-    let mut filled = false;
+    let drained = outbox.drain(&samples);
+    tokio::pin!(drained);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
+            // Until the receiver is gone.
+            () = &mut drained => return,
             changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
@@ -123,16 +118,6 @@ async fn supervise(
                     let reader = Reader { interval, client: client.clone(), outbox: Arc::clone(&outbox), health: health.clone() };
                     AbortOnDropHandle::new(tokio::spawn(reader.run(target)))
                 }, &health, &outbox);
-            }
-            // Two steps, so that a change of targets between them does not lose the notice.
-            () = outbox.filled.notified(), if !filled => filled = true,
-            permit = samples.reserve(), if filled => {
-                let Ok(permit) = permit else { return };
-                filled = false;
-                let batch: Vec<_> = std::mem::take(&mut *outbox.waiting.lock()).into_values().collect();
-                if !batch.is_empty() {
-                    permit.send(batch);
-                }
             }
         }
     }
@@ -152,7 +137,7 @@ fn reconcile(
         let stays = wanted.get(key).is_some_and(|wanted| *wanted == target);
         if !stays {
             health.forget(&key.0, &key.1);
-            outbox.waiting.lock().retain(|(service, pod, _), _| (service, pod) != (&key.0, &key.1));
+            outbox.forget(&key.0, &key.1);
         }
         stays
     });
@@ -238,16 +223,14 @@ impl Reader {
             return;
         }
         let fresh_for_ms = u64::try_from((self.interval * 3).as_millis()).unwrap_or(u64::MAX);
-        let mut waiting = self.outbox.waiting.lock();
-        for (word, value) in values {
-            let (service, pod) = (target.service.clone(), target.pod.clone());
-            let key = (service.clone(), pod.clone(), word.clone());
-            let measure = Measure::Number(word, value);
-            waiting
-                .insert(key, PodSample { service, pod: Some(pod), measure, at, fresh_for_ms, source: Source::Scrape });
-        }
-        drop(waiting);
-        self.outbox.filled.notify_one();
+        self.outbox.put(values.into_iter().map(|(word, value)| PodSample {
+            service: target.service.clone(),
+            pod: Some(target.pod.clone()),
+            measure: Measure::Number(word, value),
+            at,
+            fresh_for_ms,
+            source: Source::Scrape,
+        }));
     }
 
     /// Keeps the target's health and logs when it turns, not at every read.

@@ -1,4 +1,7 @@
-//! Keeps the newest sample of every pod and word, and reduces them over a target's ready pods.
+//! Keeps the newest sample of every source, pod and quantity, and reduces them over a target's ready pods.
+//!
+//! Which source counts: the first fresh one of Envoy, scraping and Prometheus. Sources that disagree are never averaged; when
+//! one falls silent the next is believed, and where none is fresh the newest is shown, which is stale.
 //!
 //! Which pods count: a pod whose sample is older than the newest one by more than its freshness is left out, so that one
 //! pod that stopped answering neither freezes the others nor drags an old value along. But a few pods must not speak
@@ -6,26 +9,49 @@
 //! carries the time at which half of the pods were last known, which is stale by construction, so that the rule treats
 //! the metric as missing. A sum over the pods that count is scaled up to all ready pods: an undercount would read as
 //! less load than there is.
+//!
+//! A mean of `errors` is all failures over all answers, and 0 where nothing was answered; one of a latency is the quantile of
+//! all values together, and 0 where there is none: that nothing happens is no missing metric, and lets a rule go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
 
-use super::{Measure, PodSample, Source};
+use super::{Histogram, Kind, Measure, PodSample, Source};
 use crate::intent::ServiceKey;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Point {
-    value: f64,
+    measure: Measure,
     at: Timestamp,
     fresh_for_ms: u64,
+}
+
+/// What one source says of one quantity.
+#[derive(Clone, Debug, Default)]
+struct Points {
+    /// Of the service as a whole: not reduced.
+    whole: Option<Point>,
+    pods: BTreeMap<String, Point>,
+}
+
+impl Points {
+    fn is_empty(&self) -> bool {
+        self.whole.is_none() && self.pods.is_empty()
+    }
+
+    fn samples(&self, metric: &Metric, ready_pods: &[String]) -> impl Iterator<Item = Sample> {
+        let whole = self.whole.as_ref().and_then(|point| reduce(metric, vec![point], 1));
+        let pods = ready_pods.iter().filter_map(|pod| self.pods.get(pod)).collect();
+        whole.into_iter().chain(reduce(metric, pods, ready_pods.len()))
+    }
 }
 
 /// The newest samples. One owner; plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    services: BTreeMap<ServiceKey, BTreeMap<Word, BTreeMap<String, Point>>>,
+    services: BTreeMap<ServiceKey, BTreeMap<(Kind, Source), Points>>,
 }
 
 impl Store {
@@ -35,43 +61,55 @@ impl Store {
         Self::default()
     }
 
-    /// Takes samples. One that is older than what is held, or not finite, changes nothing. Returns the services that
+    /// Takes samples. One that is older than what is held, or makes no sense, changes nothing. Returns the services that
     /// have something new.
     pub fn insert(&mut self, samples: impl IntoIterator<Item = PodSample>) -> BTreeSet<ServiceKey> {
         let mut touched = BTreeSet::new();
-        for PodSample { service, pod, measure, at, fresh_for_ms, source: _ } in samples {
-            let (Some(pod), Measure::Number(word, value)) = (pod, measure) else { continue };
-            if !value.is_finite() {
+        for PodSample { service, pod, measure, at, fresh_for_ms, source } in samples {
+            if !makes_sense(&measure) {
                 continue;
             }
-            let pods = self.services.entry(service.clone()).or_default().entry(word).or_default();
-            if pods.get(&pod).is_none_or(|held| held.at <= at) {
-                pods.insert(pod, Point { value, at, fresh_for_ms });
+            let quantities = self.services.entry(service.clone()).or_default();
+            let points = quantities.entry((measure.kind(), source)).or_default();
+            let held = pod.as_ref().map_or(points.whole.as_ref(), |pod| points.pods.get(pod));
+            if held.is_none_or(|held| held.at <= at) {
+                let point = Point { measure, at, fresh_for_ms };
+                match pod {
+                    Some(pod) => drop(points.pods.insert(pod, point)),
+                    None => points.whole = Some(point),
+                }
                 touched.insert(service);
             }
         }
         touched
     }
 
-    /// What `metrics` show over `ready_pods`. A metric that too few of those pods ever gave is absent.
+    /// What `metrics` show over `ready_pods` at `now`. A metric that too few of those pods ever gave is absent.
     #[must_use]
-    pub fn observe(&self, service: &ServiceKey, ready_pods: &[String], metrics: &BTreeSet<Metric>) -> Observations {
-        let words = self.services.get(service);
+    pub fn observe(
+        &self,
+        service: &ServiceKey,
+        ready_pods: &[String],
+        metrics: &BTreeSet<Metric>,
+        now: Timestamp,
+    ) -> Observations {
+        let quantities = self.services.get(service);
         let samples = metrics
             .iter()
-            .filter_map(|metric| {
-                let pods = words?.get(&metric.word)?;
-                let points: Vec<Point> = ready_pods.iter().filter_map(|pod| pods.get(pod)).copied().collect();
-                Some((metric.clone(), reduce(metric.reduce, points, ready_pods.len())?))
-            })
+            .filter_map(|metric| Some((metric.clone(), believed(quantities?, metric, ready_pods, now)?)))
             .collect();
         Observations { pods: u32::try_from(ready_pods.len()).unwrap_or(u32::MAX), samples }
     }
 
-    /// The newest value of one pod, for status.
+    /// The newest number of one pod, for status.
     #[must_use]
     pub fn pod(&self, service: &ServiceKey, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
-        self.services.get(service)?.get(word)?.get(pod).map(|point| (point.value, point.at))
+        let quantities = self.services.get(service)?;
+        let points = Source::ALL.iter().filter_map(|source| {
+            let point = quantities.get(&(Kind::Number(word.clone()), *source))?.pods.get(pod)?;
+            Some((combined(word, &[&point.measure])?, point.at))
+        });
+        points.max_by_key(|(_, at)| *at)
     }
 
     /// Forgets a service.
@@ -81,32 +119,69 @@ impl Store {
 
     /// Forgets a pod of a service.
     pub fn forget_pod(&mut self, service: &ServiceKey, pod: &str) {
-        if let Some(words) = self.services.get_mut(service) {
-            words.retain(|_, pods| {
-                pods.remove(pod);
-                !pods.is_empty()
-            });
-            if words.is_empty() {
-                self.services.remove(service);
-            }
-        }
+        self.keep_pods(service, |held| held != pod);
     }
 
     /// Forgets every pod of `service` that is not in `pods`.
     pub fn retain_pods(&mut self, service: &ServiceKey, pods: &[String]) {
-        if let Some(words) = self.services.get_mut(service) {
-            words.retain(|_, held| {
-                held.retain(|pod, _| pods.contains(pod));
-                !held.is_empty()
+        self.keep_pods(service, |held| pods.iter().any(|pod| pod == held));
+    }
+
+    fn keep_pods(&mut self, service: &ServiceKey, stays: impl Fn(&str) -> bool) {
+        if let Some(quantities) = self.services.get_mut(service) {
+            quantities.retain(|_, points| {
+                points.pods.retain(|pod, _| stays(pod));
+                !points.is_empty()
             });
-            if words.is_empty() {
+            if quantities.is_empty() {
                 self.services.remove(service);
             }
         }
     }
 }
 
-fn reduce(how: Reduce, mut points: Vec<Point>, ready: usize) -> Option<Sample> {
+fn makes_sense(measure: &Measure) -> bool {
+    match measure {
+        Measure::Number(_, value) => value.is_finite(),
+        Measure::Errors { failed, answered } => answered.is_finite() && (0.0..=*answered).contains(failed),
+        Measure::Latency(Histogram { buckets }) => {
+            buckets.iter().all(|(bound, count)| *bound >= 0.0 && *count >= 0.0 && count.is_finite())
+        }
+    }
+}
+
+/// The first fresh sample in the order of sources; else the newest.
+fn believed(
+    quantities: &BTreeMap<(Kind, Source), Points>,
+    metric: &Metric,
+    ready_pods: &[String],
+    now: Timestamp,
+) -> Option<Sample> {
+    let parts = match metric.word {
+        Word::Errors => Some(Kind::Errors),
+        Word::Latency(_) => Some(Kind::Latency),
+        _ => None,
+    };
+    let kinds: Vec<Kind> = parts.into_iter().chain([Kind::Number(metric.word.clone())]).collect();
+    let mut newest: Option<Sample> = None;
+    for source in Source::ALL {
+        for kind in &kinds {
+            let Some(points) = quantities.get(&(kind.clone(), source)) else { continue };
+            for mut sample in points.samples(metric, ready_pods) {
+                source.name().clone_into(&mut sample.source);
+                if sample.is_fresh(now) {
+                    return Some(sample);
+                }
+                if newest.as_ref().is_none_or(|newest| newest.at < sample.at) {
+                    newest = Some(sample);
+                }
+            }
+        }
+    }
+    newest
+}
+
+fn reduce(metric: &Metric, mut points: Vec<&Point>, ready: usize) -> Option<Sample> {
     let quorum = ready.div_ceil(2).max(1);
     if points.len() < quorum {
         return None;
@@ -117,17 +192,46 @@ fn reduce(how: Reduce, mut points: Vec<Point>, ready: usize) -> Option<Sample> {
         let age_ms = newest.as_millisecond().saturating_sub(point.at.as_millisecond());
         age_ms <= i64::try_from(point.fresh_for_ms).unwrap_or(i64::MAX)
     };
-    let fresh: Vec<Point> = points.iter().copied().filter(counts).collect();
-    let (counted, at) = if fresh.len() >= quorum { (fresh, newest) } else { (points.clone(), points[quorum - 1].at) };
+    let half = points[quorum - 1].at;
+    let fresh: Vec<&Point> = points.iter().copied().filter(|point| counts(point)).collect();
+    let (counted, at) = if fresh.len() >= quorum { (fresh, newest) } else { (points, half) };
     let fresh_for_ms = counted.iter().map(|point| point.fresh_for_ms).min()?;
-    let number = counted.len() as f64;
-    let sum: f64 = counted.iter().map(|point| point.value).sum();
-    let value = match how {
-        Reduce::Mean => sum / number,
-        Reduce::Max => counted.iter().map(|point| point.value).fold(f64::NEG_INFINITY, f64::max),
-        Reduce::Sum => sum * (ready as f64 / number),
+    let measures: Vec<&Measure> = counted.iter().map(|point| &point.measure).collect();
+    let each = || measures.iter().filter_map(|measure| combined(&metric.word, &[measure]));
+    let value = match metric.reduce {
+        Reduce::Mean => combined(&metric.word, &measures)?,
+        Reduce::Max => each().fold(f64::NEG_INFINITY, f64::max),
+        Reduce::Sum => each().sum::<f64>() * (ready as f64 / measures.len() as f64),
     };
-    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: Source::Scrape.name().to_owned() })
+    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: String::new() })
+}
+
+/// Measures of one kind as one value of `word`.
+fn combined(word: &Word, measures: &[&Measure]) -> Option<f64> {
+    match measures.first()? {
+        Measure::Number(..) => {
+            let numbers = measures.iter().filter_map(|measure| match measure {
+                Measure::Number(_, value) => Some(*value),
+                _ => None,
+            });
+            Some(numbers.sum::<f64>() / measures.len() as f64)
+        }
+        Measure::Errors { .. } => {
+            let (failed, answered) = measures.iter().fold((0.0, 0.0), |(failed, answered), measure| match measure {
+                Measure::Errors { failed: f, answered: a } => (failed + f, answered + a),
+                _ => (failed, answered),
+            });
+            Some(if answered > 0.0 { failed / answered } else { 0.0 })
+        }
+        Measure::Latency(_) => {
+            let Word::Latency(percentile) = word else { return None };
+            let histograms = measures.iter().filter_map(|measure| match measure {
+                Measure::Latency(histogram) => Some(histogram),
+                _ => None,
+            });
+            Some(Histogram::merged(histograms).quantile(f64::from(*percentile) / 100.0).unwrap_or(0.0))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -23,13 +23,16 @@ pub struct Rules {
     pub next: Option<Timestamp>,
 }
 
-/// The name under which a policy's own metric is measured: two policies may use one word for different things.
+/// The name under which a policy's own metric, or the demand of a class of its rules, is measured: two policies may use one
+/// word for different things.
 #[must_use]
 pub fn qualified(policy: &Policy, metric: &Metric) -> Metric {
-    match &metric.word {
-        Word::Named(name) => Metric { word: Word::Named(format!("{}#{name}", policy.key)), reduce: metric.reduce },
-        _ => metric.clone(),
-    }
+    let word = match &metric.word {
+        Word::Named(name) => Word::Named(format!("{}#{name}", policy.key)),
+        Word::Demand(class) => Word::Demand(format!("{}#{class}", policy.key)),
+        _ => return metric.clone(),
+    };
+    Metric { word, reduce: metric.reduce }
 }
 
 /// Decides every rule of the service at `now`. `observe` tells what is known of a set of qualified metrics. Rules that are gone

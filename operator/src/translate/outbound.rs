@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use limiter::policy::{Action, EnforceAt, Mode, RequestMatch};
+use limiter::policy::{EnforceAt, Mode, RequestMatch};
 
 use super::{Decisions, Limited, Report, RuleKey, Trouble, gateway, routes::Regions};
 use crate::{
@@ -67,7 +67,8 @@ pub(super) struct Troubles(BTreeMap<RuleKey, Report>);
 
 impl Troubles {
     fn too_many(&mut self, key: &RuleKey) {
-        let report = Report { key: key.clone(), shares: Vec::new(), trouble: Some(Trouble::TooManyRoutes) };
+        let report =
+            Report { key: key.clone(), shares: Vec::new(), bound: None, trouble: Some(Trouble::TooManyRoutes) };
         self.0.insert(key.clone(), report);
     }
 }
@@ -142,11 +143,10 @@ pub(super) fn charged<'a>(
     let mut found = Vec::new();
     for policy in index.enforced_elsewhere(service, place) {
         for rule in policy.rules.iter().filter(|rule| rule.mode == Mode::Enforce) {
-            let Action::Limit(limit) = &rule.action else { continue };
             let enforcers = enforcers.get_or_insert_with(|| index.enforcers(service, place).into());
             let key = RuleKey { service: service.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
             let decision = decided(service).and_then(|decisions| decisions.get(&key));
-            let limited = Limited { key, policy, rule, limit };
+            let limited = Limited::new(key, policy, rule);
             let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
             let values = decision.and_then(|decision| limited.values(decision, ready)).unwrap_or_default();
             let mut shape = limited.shape();

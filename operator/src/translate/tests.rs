@@ -102,6 +102,48 @@ fn a_decision_moves_numbers_and_nothing_else() {
     assert_eq!(per_pod(&hot, 0), [Some(9000); 4]);
 }
 
+/// The bounds of each pod, when each rule decides this one.
+fn bounds(rules: &str, decided: &[u32]) -> (Vec<Option<u32>>, Vec<Option<u32>>) {
+    let index = index(rules);
+    let key = checkout();
+    let view = index.service(&key).expect("it exists");
+    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
+    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    for (decision, bound) in rules.decisions.values_mut().zip(decided) {
+        decision.bound = Some(*bound);
+    }
+    let (intent, reports) = translate(&view, &rules.decisions);
+    for pod in intent.pods.values() {
+        assert_eq!(pod.bounds.default, pod.bounds.high, "without classes all requests are equal");
+    }
+    let of_pods = intent.pods.values().map(|pod| pod.bounds.default).collect();
+    (of_pods, reports.into_iter().map(|report| report.bound).collect())
+}
+
+#[test]
+fn a_bound_is_divided_like_its_rule_and_the_smallest_wins() {
+    let total = "  - {name: a, limit: 100 requests per second across all pods}\n";
+    let per_pod = "  - {name: b, limit: 100 requests per second per pod}\n";
+    assert_eq!(bounds(total, &[100]), (vec![Some(34); 4], vec![Some(100)]));
+    assert_eq!(
+        bounds(total, &[0]).0,
+        [Some(1); 4],
+        "one at a time must get through, or nothing is ever measured again"
+    );
+    assert_eq!(bounds(per_pod, &[100]).0, [Some(100); 4]);
+    assert_eq!(bounds(&format!("{total}{per_pod}"), &[100, 30]), (vec![Some(30); 4], vec![Some(100), Some(30)]));
+    assert_eq!(bounds(&format!("{total}{per_pod}"), &[60, 30]).0, [Some(20); 4]);
+}
+
+#[test]
+fn shadow_rules_and_rules_about_some_requests_bound_nothing() {
+    let shadow = "  - {name: a, mode: Shadow, limit: 100 requests per second per pod}\n";
+    let narrow = "  - {name: a, limit: 100 requests per second per pod, matches: [{method: POST}]}\n";
+    for rule in [shadow, narrow] {
+        assert_eq!(bounds(rule, &[10]), (vec![None; 4], vec![None]), "{rule}");
+    }
+}
+
 #[test]
 fn a_service_without_an_http_port_says_so() {
     let mut index = index("  - {name: all, limit: 9 requests per second per pod}\n");

@@ -1,10 +1,12 @@
 //! A ready bootstrap for Envoy: everything comes from Weir by delta ADS.
 
-use std::net::SocketAddr;
+mod statistics;
+
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::xds::{NodeKey, names::WEIR_CLUSTER};
+use crate::xds::{NodeKey, names};
 
 /// What a bootstrap is written for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,23 +21,31 @@ pub struct Options {
     pub xds_address: SocketAddr,
     /// Where Envoy's admin page listens.
     pub admin_address: SocketAddr,
+    /// How often Envoy streams its statistics to Weir.
+    pub metrics_interval: Duration,
 }
+
+/// How often Envoy streams its statistics to Weir, unless told otherwise.
+pub const DEFAULT_METRICS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Envoy's bootstrap as JSON (`envoy -c FILE` takes it).
 #[must_use]
 pub fn bootstrap(options: &Options) -> Value {
-    let Options { service, namespace, pod, xds_address, admin_address } = options;
-    // Without Weir, Envoy waits this long for each of the two before it goes live with what it has.
+    let Options { service, namespace, pod, xds_address, admin_address, metrics_interval } = options;
+    let node = NodeKey::new(namespace, service, pod);
+    // Without Weir, Envoy waits this long for each of the three before it goes live with what it has.
     let from_weir = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
     json!({
-        "node": {"id": NodeKey::new(namespace, service, pod).to_string(), "cluster": format!("{namespace}/{service}")},
+        "node": {"id": node.to_string(), "cluster": format!("{namespace}/{service}")},
         "admin": {"address": address(*admin_address)},
         "layered_runtime": {
             "layers": [
                 // Envoy refuses regular expressions above 100 steps by default, and with them all routes; what Weir accepts is
                 // smaller than this.
                 {"name": "weir", "static_layer": {"re2.max_program_size.error_level": 32_768}},
-                // So that an operator can set `weir.enforced` by hand.
+                // Queue bounds, and whether anything is enforced.
+                {"name": "rtds", "rtds_layer": {"name": names::runtime(&node), "rtds_config": from_weir.clone()}},
+                // Last, so that an operator's hand wins: `weir.enforced` on Envoy's own admin page.
                 {"name": "admin", "admin_layer": {}},
             ],
         },
@@ -46,7 +56,7 @@ pub fn bootstrap(options: &Options) -> Value {
                 "set_node_on_first_message_only": true,
                 "grpc_services": [{
                     "envoy_grpc": {
-                        "cluster_name": WEIR_CLUSTER,
+                        "cluster_name": names::WEIR_CLUSTER,
                         // Envoy's default waits up to 30 s before it connects again.
                         "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}},
                     },
@@ -55,13 +65,16 @@ pub fn bootstrap(options: &Options) -> Value {
             "lds_config": from_weir.clone(),
             "cds_config": from_weir,
         },
+        "stats_flush_interval": statistics::flush_interval(*metrics_interval),
+        "stats_sinks": statistics::sinks(),
+        "stats_config": statistics::config(),
         "static_resources": {
             "clusters": [{
-                "name": WEIR_CLUSTER,
+                "name": names::WEIR_CLUSTER,
                 "type": "STATIC",
                 "connect_timeout": "1s",
                 "load_assignment": {
-                    "cluster_name": WEIR_CLUSTER,
+                    "cluster_name": names::WEIR_CLUSTER,
                     "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(*xds_address)}}]}],
                 },
                 "typed_extension_protocol_options": {
@@ -94,8 +107,13 @@ mod tests {
             pod: "checkout-0".into(),
             xds_address: ([127, 0, 0, 1], 18000).into(),
             admin_address: "[::1]:19000".parse().expect("an address"),
+            metrics_interval: DEFAULT_METRICS_INTERVAL,
         });
         assert_eq!(written["node"]["id"], "ns-a/checkout/checkout-0");
+        let layers = written["layered_runtime"]["layers"].as_array().expect("layers");
+        let names: Vec<_> = layers.iter().map(|layer| layer["name"].as_str().expect("a name")).collect();
+        assert_eq!(names, ["weir", "rtds", "admin"], "a later layer wins");
+        assert_eq!(layers[1]["rtds_layer"]["name"], "rt/ns-a/checkout/checkout-0");
         let admin = json!({"socket_address": {"address": "::1", "port_value": 19000}});
         assert_eq!(written["admin"]["address"], admin);
         let endpoint =

@@ -1,7 +1,7 @@
 //! The only place that spells resource names, stat prefixes and metadata keys. A changed name is a breaking change.
 
 use crate::{
-    intent::{DestinationKey, Inbound, Outbound},
+    intent::{DestinationKey, Inbound, Outbound, Priority},
     xds::NodeKey,
 };
 
@@ -96,7 +96,26 @@ pub fn inbound(node: &NodeKey, inbound: &Inbound) -> String {
 /// Stat prefix of an inbound port's connection manager and cluster: `in_<port>`; the proxy is told apart by its node.
 #[must_use]
 pub fn inbound_stat_prefix(inbound: &Inbound) -> String {
-    format!("in_{}", inbound.listener.port())
+    format!("{INBOUND_STAT_PREFIX}{}", inbound.listener.port())
+}
+
+/// What [`inbound_stat_prefix`] puts before the port.
+pub const INBOUND_STAT_PREFIX: &str = "in_";
+
+/// Name of a pod's runtime layer: `rt/<namespace>/<service>/<pod>`. It stands in the bootstrap too.
+#[must_use]
+pub fn runtime(node: &NodeKey) -> String {
+    format!("rt/{node}")
+}
+
+/// Runtime key of the most requests in flight to a cluster; Envoy's own, by the cluster's name.
+#[must_use]
+pub fn max_requests_runtime_key(cluster: &str, priority: Priority) -> String {
+    let priority = match priority {
+        Priority::Default => "default",
+        Priority::High => "high",
+    };
+    format!("circuit_breakers.{cluster}.{priority}.max_requests")
 }
 
 /// Name of the listener and the route configuration for requests to other services: `out/<namespace>/<service>/<pod>/<port>`,
@@ -143,10 +162,28 @@ pub const VIRTUAL_HOST: &str = "all";
 pub const NARROW_FILTER: &str = "weir.limit.narrow";
 /// HTTP filter instance, and its stat prefix, that charges the service-wide limits.
 pub const SERVICE_FILTER: &str = "weir.limit.service";
+/// As [`NARROW_FILTER`], on the way out.
+pub const OUTBOUND_NARROW_FILTER: &str = "weir.out.narrow";
+/// As [`SERVICE_FILTER`], on the way out.
+pub const OUTBOUND_SERVICE_FILTER: &str = "weir.out.service";
 /// Runtime key: percentage of requests over a limit that are refused; 0 turns every limit of the proxy off.
 pub const ENFORCED_RUNTIME_KEY: &str = "weir.enforced";
 /// Namespace in a route's metadata that carries the limits.
 pub const METADATA: &str = "rl";
+/// Key in it: the classes that the route's requests belong to, `<policy key>#<rule>/<class>`, separated by commas.
+pub const CLASSES_KEY: &str = "classes";
+/// Prefix of the counters that the listeners' access loggers keep: `<prefix>.<counter>.<tag>.<value>`.
+pub const LOGGED_PREFIX: &str = "weir";
+/// Requests that have ended, by the classes of their route.
+pub const DEMAND_COUNTER: &str = "demand";
+/// Tag of [`DEMAND_COUNTER`]: what the route has under [`CLASSES_KEY`].
+pub const CLASSES_TAG: &str = "classes";
+/// gRPC calls that have failed, by what Envoy had to do with it.
+pub const GRPC_FAILED_COUNTER: &str = "grpc_failed";
+/// Tag of [`GRPC_FAILED_COUNTER`]: Envoy's response flags.
+pub const FLAGS_TAG: &str = "flags";
+/// Its value when the answer is the application's own.
+pub const NO_FLAGS: &str = "-";
 /// Envoy's static cluster of Weir itself, in the bootstrap.
 pub const WEIR_CLUSTER: &str = "weir";
 
@@ -181,5 +218,7 @@ mod tests {
             "in/ns-a/checkout/checkout-0/15080"
         );
         assert_eq!(inbound_stat_prefix(&port), "in_15080");
+        assert_eq!(runtime(&NodeKey::new("ns-a", "checkout", "checkout-0")), "rt/ns-a/checkout/checkout-0");
+        assert_eq!(max_requests_runtime_key("in/a", Priority::High), "circuit_breakers.in/a.high.max_requests");
     }
 }

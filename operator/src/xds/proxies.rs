@@ -18,7 +18,7 @@ use prometheus_client::{
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::xds::{NodeKey, ResourceType};
+use crate::xds::{NodeKey, ResourceType, resources::runtime::at_rest};
 
 /// Refusals remembered for a node.
 const MAX_REFUSALS: usize = 16;
@@ -169,8 +169,10 @@ impl Proxies {
         let Some(node) = nodes.get(node) else { return false };
         !versions.is_empty()
             && !node.streams.is_empty()
-            && versions.iter().all(|(t, name, version)| {
-                node.acknowledged[t.index()].get(name.as_ref()).is_some_and(|acked| **acked == *version.as_ref())
+            && versions.iter().all(|(t, name, version)| match node.acknowledged[t.index()].get(name.as_ref()) {
+                Some(acked) => **acked == *version.as_ref(),
+                // A bootstrap from before there was a runtime layer asks for none, and misses none while it is at rest.
+                None => *t == ResourceType::Runtime && *version.as_ref() == *at_rest(),
             })
     }
 

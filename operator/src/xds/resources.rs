@@ -1,5 +1,5 @@
-//! Stage: intent to encoded Envoy resources. Pure; one listener, route configuration, cluster and load assignment per
-//! inbound port of each pod; `outbound` does what leads to other services.
+//! Stage: intent to encoded Envoy resources. Pure; one runtime layer per pod; one listener, route configuration,
+//! cluster and load assignment per inbound port of each pod; `outbound` does what leads to other services.
 //!
 //! Versions are hashes of the ordered intent, never of protobuf bytes (maps encode in random order), so all replicas and
 //! restarts agree on them.
@@ -8,8 +8,10 @@ mod cluster;
 pub mod endpoint;
 pub mod limiter;
 mod listener;
+mod logger;
 mod outbound;
 mod route;
+pub mod runtime;
 pub mod slots;
 
 use std::{
@@ -38,7 +40,7 @@ use crate::{
 use self::slots::Slots;
 
 /// Part of every version: moves when this module builds something else from the same intent.
-const GENERATOR: u32 = 1;
+const GENERATOR: u32 = 3;
 
 /// A resource of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,32 +125,37 @@ impl<'a> Builder<'a> {
     fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
         let PodIntent { inbound, values, outbound: _, destinations: _, bounds: _, paused: _ } = pod;
         let mut old = Old::new(old);
+        let mut add = |resource_type: ResourceType,
+                       name: &Arc<str>,
+                       version: Arc<str>,
+                       encode_value: &mut dyn FnMut() -> Vec<u8>| {
+            resources.push(old.or_encode(resource_type, node, name, version, encode_value));
+        };
+        let layer = runtime::Layer::of(pod);
+        let name: Arc<str> = names::runtime(node).into();
+        add(ResourceType::Runtime, &name, layer.version(), &mut || layer.build(node, &name).encode_to_vec());
         let numbers = hash(values);
         for port in inbound {
             let Inbound { listener, application, protocol } = port;
             let name: Arc<str> = names::inbound(node, port).into();
-            let mut add =
-                |resource_type: ResourceType, version: Arc<str>, encode_value: &mut dyn FnMut() -> Vec<u8>| {
-                    resources.push(old.or_encode(resource_type, node, &name, version, encode_value));
-                };
-            add(ResourceType::Cluster, version(&(GENERATOR, "cluster", protocol)), &mut || {
+            add(ResourceType::Cluster, &name, version(&(GENERATOR, "cluster", protocol)), &mut || {
                 cluster::build(&name, port).encode_to_vec()
             });
-            add(ResourceType::Endpoints, version(&(GENERATOR, "endpoints", application)), &mut || {
+            add(ResourceType::Endpoints, &name, version(&(GENERATOR, "endpoints", application)), &mut || {
                 endpoint::build(&name, &[*application]).encode_to_vec()
             });
             let slots = match protocol {
                 Protocol::Http | Protocol::Http2 => Some(&self.slots),
                 Protocol::Tcp => None,
             };
-            add(ResourceType::Listener, version(&(GENERATOR, "listener", listener, slots)), &mut || {
+            add(ResourceType::Listener, &name, version(&(GENERATOR, "listener", listener, slots)), &mut || {
                 let filters = self.filters.get_or_insert_with(|| listener::Filters::new(&self.slots));
                 listener::build(&name, port, filters).encode_to_vec()
             });
             if slots.is_some() {
                 let (route_version, shared) =
                     self.routes.entry(numbers).or_insert_with(|| (version(&("route", self.shapes, numbers)), None));
-                add(ResourceType::Route, route_version.clone(), &mut || {
+                add(ResourceType::Route, &name, route_version.clone(), &mut || {
                     let shared = shared.get_or_insert_with(|| {
                         route::Shared::new(&self.intent.limits, self.intent.routes.iter(), values)
                     });

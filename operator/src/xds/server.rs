@@ -12,6 +12,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming,
+    service::Routes,
     transport::{Server, server::TcpIncoming},
 };
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -71,7 +72,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `table` on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`: Envoy keeps what it has and
+/// Serves `table`, and `beside` it other services, on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`: Envoy keeps what it has and
 /// connects again) and returns.
 ///
 /// # Errors
@@ -80,6 +81,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub async fn serve(
     table: Table,
     proxies: Proxies,
+    beside: Routes,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -93,7 +95,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
-        .add_service(service)
+        .add_routes(beside.add_service(service))
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(server);
     let ended = tokio::select! {

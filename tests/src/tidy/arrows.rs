@@ -27,6 +27,7 @@ const ROOMS: &[Room] = &[
     Room { name: "intent", rooms: &[], crates: &["limiter"] },
     Room { name: "xds", rooms: &["intent"], crates: &["limiter", "tokio", "envoy_types"] },
     Room { name: "metrics", rooms: &["intent"], crates: &["limiter", "tokio"] },
+    Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["limiter", "tokio"] },
     Room {
         name: "status",
         rooms: &["build", "index", "translate", "intent", "metrics", "xds"],
@@ -38,8 +39,15 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 6] =
-    [&["index"], &["translate"], &["intent"], &["xds", "resources"], &["xds", "subscription"], &["xds", "names"]];
+const PURE: [&[&str]; 7] = [
+    &["index"],
+    &["translate"],
+    &["intent"],
+    &["xds", "resources"],
+    &["xds", "subscription"],
+    &["xds", "names"],
+    &["checkpoint", "record"],
+];
 
 /// Arrows between the rooms of `operator/src` that the table above does not have, and rooms it does not know.
 /// Test code may reach anything.

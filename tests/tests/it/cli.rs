@@ -103,10 +103,10 @@ fn every_mistake_is_said_with_its_place_and_its_mend() {
         (rule("limit: [30]"), 8, "rules[0].limit", vec!["string"]),
         (rule("when: cpu > 80%"), 7, "rules[0]", vec!["limit", "adapt"]),
         (
-            rule("adapt: keep cpu below 70%, between 20 and 500 requests per second per pod"),
+            rule("adapt: keep cpu below 70%, between 20 and 500 requests per second per pod, at most 20 per step"),
             8,
             "rules[0].adapt",
-            vec!["not carried out yet", "use `when` and `limit`"],
+            vec!["column 80", "at most 100%", "write `20%`"],
         ),
         (
             rule(&format!("matches: [{{path: {{type: Exact, value: no-slash}}}}]\n{LIMIT}")),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use operator::xds::{
-    ResourceType::{self, Cluster, Endpoints, Listener, Route},
+    ResourceType::{self, Cluster, Endpoints, Listener, Route, Runtime},
     client::{DeltaClient, Error, versions},
     wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
 };
@@ -63,7 +63,7 @@ async fn next(client: &mut DeltaClient) -> (ResourceType, DeltaDiscoveryResponse
 async fn start(client: &mut DeltaClient, name: &str) -> BTreeMap<&'static str, (String, String)> {
     subscribe(client, name).await;
     let mut held = BTreeMap::new();
-    while held.len() < 4 {
+    while held.len() < 5 {
         let (resource_type, response) = next(client).await;
         client.ack(&response).await.unwrap();
         held.extend(versions(&response).into_iter().map(|version| (resource_type.label(), version)));
@@ -71,11 +71,19 @@ async fn start(client: &mut DeltaClient, name: &str) -> BTreeMap<&'static str, (
     held
 }
 
+/// `name` is that of the pod's only port.
 async fn subscribe(client: &mut DeltaClient, name: &str) {
+    client.subscribe(Runtime, &[&layer(name)]).await.unwrap();
     client.subscribe(Cluster, &[]).await.unwrap();
     client.subscribe(Listener, &[]).await.unwrap();
     client.subscribe(Endpoints, &[name]).await.unwrap();
     client.subscribe(Route, &[name]).await.unwrap();
+}
+
+/// Name of the runtime layer of the pod with this port.
+fn layer(port: &str) -> String {
+    let (pod, _) = port.rsplit_once('/').unwrap();
+    pod.replacen("in/", "rt/", 1)
 }
 
 #[tokio::test]
@@ -89,20 +97,21 @@ async fn what_is_referred_to_comes_first_and_a_change_sends_one_resource() {
     // Nothing is there yet. Each subscription is answered, so that Envoy does not wait.
     subscribe(&mut client, &name).await;
     let mut answered = Vec::new();
-    while answered.len() < 4 {
+    while answered.len() < 5 {
         let (resource_type, response) = next(&mut client).await;
         assert!(response.resources.is_empty());
         client.ack(&response).await.unwrap();
         answered.push(resource_type);
     }
     answered.sort();
-    assert_eq!(answered, ResourceType::ALL);
+    assert_eq!(answered, [Runtime, Cluster, Endpoints, Listener, Route]);
 
     world.service.write(world.folder.path());
-    for expected in [Cluster, Endpoints, Listener, Route] {
+    for expected in [Runtime, Cluster, Endpoints, Listener, Route] {
         let (resource_type, response) = next(&mut client).await;
         let names: Vec<_> = versions(&response).into_iter().map(|(name, _)| name).collect();
-        assert_eq!((resource_type, names), (expected, vec![name.clone()]), "what is referred to comes first");
+        let name = if expected == Runtime { layer(&name) } else { name.clone() };
+        assert_eq!((resource_type, names), (expected, vec![name]), "what is referred to comes first");
         client.ack(&response).await.unwrap();
     }
 
@@ -117,13 +126,10 @@ async fn what_is_referred_to_comes_first_and_a_change_sends_one_resource() {
     client.ack(&changed).await.unwrap();
 
     std::fs::remove_file(world.folder.path().join("ns-a.checkout.yaml")).unwrap();
-    for expected in [Route, Listener, Cluster] {
+    for expected in [Route, Listener, Cluster, Runtime] {
         let (resource_type, response) = next(&mut client).await;
-        assert_eq!(
-            (resource_type, response.removed_resources),
-            (expected, vec![name.clone()]),
-            "removal goes backwards"
-        );
+        let name = if expected == Runtime { layer(&name) } else { name.clone() };
+        assert_eq!((resource_type, response.removed_resources), (expected, vec![name]), "removal goes backwards");
     }
 }
 
@@ -170,7 +176,7 @@ async fn a_client_that_comes_back_is_sent_nothing_even_by_another_process() {
     world.weir.until(DEADLINE, "the policy is read", |status| status.policy(KEY).map(drop)).await;
 
     let mut client = world.client(0).await;
-    for resource_type in [Cluster, Listener, Endpoints, Route] {
+    for resource_type in [Runtime, Cluster, Listener, Endpoints, Route] {
         let (name, version) = &held[resource_type.label()];
         let names: &[&str] = if resource_type.has_wildcard() { &[] } else { &[name] };
         client.resume(resource_type, names, &[(name, version)]).await.unwrap();

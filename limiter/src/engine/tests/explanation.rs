@@ -1,8 +1,6 @@
-use std::time::Duration;
-
 use super::harness::*;
 use crate::{
-    language::ast::{Adapt, Arithmetic, Comparison, Condition, Expression},
+    language::ast::{Arithmetic, Comparison, Condition, Expression},
     metric::{Metric, Reduce, Word},
     policy::{Action, Key, MissingAction, Mode, Scope},
 };
@@ -199,7 +197,7 @@ fn says_why_an_amount_is_not_the_newest() {
 }
 
 #[test]
-fn shadow_and_adapt_are_said_plainly() {
+fn shadow_is_said_plainly() {
     let mut shadowed = shed();
     shadowed.mode = Mode::Shadow;
     let mut walk = Walk::new(shadowed, MissingAction::Hold);
@@ -207,19 +205,6 @@ fn shadow_and_adapt_are_said_plainly() {
         walk.step(0.0, &[(Word::Cpu, 0.5)]).explanation,
         "shadow: not enforced; cpu is 50%: no limit (needs above 80% for 3s)"
     );
-    let mut adaptive = shed();
-    adaptive.action = Action::Adapt(Adapt {
-        goals: Vec::new(),
-        floor: 1.0,
-        ceiling: 2.0,
-        interval: Duration::from_secs(1),
-        scope: Scope::PerPod,
-        law: crate::policy::LawKind::default(),
-        text: "keep cpu below 70%".to_owned(),
-    });
-    let decision = Walk::new(adaptive, MissingAction::Hold).step(0.0, &[(Word::Cpu, 0.5)]);
-    assert_eq!(decision.explanation, "no limit: this version does not carry out `adapt` (keep cpu below 70%)");
-    assert_eq!(decision.limit, None);
 }
 
 #[test]

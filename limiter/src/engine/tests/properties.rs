@@ -166,6 +166,18 @@ proptest! {
     }
 
     #[test]
+    fn a_restart_without_metrics_changes_nothing(
+        (rule, on_missing) in policy(), events in events(), away in -5000_i64..10_000_000,
+    ) {
+        let (state, last, pods) = replay(&rule, &on_missing, &events).pop().unwrap();
+        let back = at_ms(events.iter().map(|(passed, ..)| passed).sum::<i64>() + away);
+        let on_missing = OnMissing { after: on_missing.after.max(Duration::from_millis(1)), ..on_missing };
+        let resumed = state.resume(back);
+        let (_, decision) = step(&rule, &on_missing, &resumed, &Observations { pods, ..Observations::default() }, back);
+        prop_assert_eq!((decision.limit, decision.lowest), (last.limit, last.lowest), "{}", decision.explanation);
+    }
+
+    #[test]
     fn any_sample_is_survived(
         value in any::<f64>(), at in any::<i64>(), fresh_for_ms in any::<u64>(), now in any::<i64>(), later in any::<i64>(),
         (rule, on_missing) in policy(),

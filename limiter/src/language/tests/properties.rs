@@ -13,7 +13,7 @@ use crate::{
     metric::{Metric, Reduce, Word},
 };
 
-const TOKENS: [&str; 62] = [
+const TOKENS: [&str; 71] = [
     "cpu",
     "memory",
     "requests",
@@ -75,6 +75,15 @@ const TOKENS: [&str; 62] = [
     "1.5k",
     "0",
     "30 requests per",
+    "keep cpu below 70%, between 20 and 500 requests per second per pod",
+    ", at most",
+    "20% per step",
+    "every",
+    "cooldown",
+    "at",
+    "most",
+    "step",
+    "1s",
     "é",
 ];
 

@@ -184,7 +184,7 @@ fn what_is_not_carried_out_is_refused_and_still_explained() {
     let limit = "30 requests per second across all pods";
     let rule = json!({"name": "a", "limit": limit});
     let watching = |when: &str| with(json!({"name": "a", "limit": limit, "when": when}), json!({}));
-    let adapt = "keep cpu below 70%, between 20 and 500 requests per second per pod";
+    let adapt = "keep inflight below 70, between 20 and 500 requests per second per pod";
     for (spec, field) in [
         (with(rule.clone(), json!({"via": "Istio"})), "spec.via"),
         (with(rule.clone(), json!({"targetRefs": gateway})), "spec.targetRefs[0].kind"),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::Store;
 use crate::{
     intent::ServiceKey,
-    metrics::{Measure, PodSample, Source},
+    metrics::{Histogram, Measure, PodSample, Source},
 };
 
 fn service() -> ServiceKey {
@@ -40,7 +40,7 @@ fn cpu(reduce: Reduce) -> Metric {
 fn observe(samples: &[PodSample], pods: &[&str], reduce: Reduce) -> Option<Sample> {
     let mut store = Store::new();
     store.insert(samples.iter().cloned());
-    let observations = store.observe(&service(), &ready(pods), &BTreeSet::from([cpu(reduce)]));
+    let observations = store.observe(&service(), &ready(pods), &BTreeSet::from([cpu(reduce)]), at(10_000));
     assert_eq!(observations.pods as usize, pods.len());
     observations.samples.get(&cpu(reduce)).cloned()
 }
@@ -102,7 +102,100 @@ fn no_ready_pods_means_no_sample() {
     assert_eq!(observe(&[sample("a", 0.5, 1000)], &[], Reduce::Sum), None);
 }
 
+/// What one pod says at a moment.
+fn says(pod: Option<&str>, measure: Measure, source: Source, millis: i64) -> PodSample {
+    PodSample { service: service(), pod: pod.map(Into::into), measure, at: at(millis), fresh_for_ms: 750, source }
+}
+
+fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], now: i64) -> Option<Sample> {
+    let mut store = Store::new();
+    store.insert(samples);
+    let metric = Metric { word, reduce };
+    store.observe(&service(), &ready(pods), &BTreeSet::from([metric.clone()]), at(now)).samples.remove(&metric)
+}
+
+#[test]
+fn the_most_direct_fresh_source_is_believed_and_none_are_averaged() {
+    let requests = |source, value, millis| says(Some("a"), Measure::Number(Word::Requests, value), source, millis);
+    let samples = vec![
+        requests(Source::Prometheus, 9.0, 1_000),
+        requests(Source::Envoy, 1.0, 1_000),
+        requests(Source::Scrape, 5.0, 1_400),
+    ];
+    let seen = |now| {
+        let sample = metric(Word::Requests, Reduce::Mean, samples.clone(), &["a"], now).unwrap();
+        (sample.value, sample.source, sample.at)
+    };
+    assert_eq!(seen(1_700), (1.0, "envoy".to_owned(), at(1_000)));
+    assert_eq!(seen(1_751), (5.0, "scrape".to_owned(), at(1_400)), "Envoy fell silent");
+    assert_eq!(seen(9_000), (5.0, "scrape".to_owned(), at(1_400)), "all did: the newest shows");
+}
+
+#[test]
+fn a_value_of_the_service_as_a_whole_is_not_reduced() {
+    let requests = |pod, value, millis| says(pod, Measure::Number(Word::Requests, value), Source::Prometheus, millis);
+    let pods = ["a", "b", "c"];
+    for how in [Reduce::Mean, Reduce::Max, Reduce::Sum] {
+        let whole = metric(Word::Requests, how, vec![requests(None, 90.0, 1_000)], &pods, 1_000).unwrap();
+        assert_eq!((whole.value, whole.source.as_str()), (90.0, "prometheus"));
+    }
+    let both = vec![requests(None, 90.0, 1_000), requests(Some("a"), 1.0, 9_000), requests(Some("b"), 3.0, 9_000)];
+    assert_eq!(metric(Word::Requests, Reduce::Mean, both, &pods, 9_000).unwrap().value, 2.0, "the other is stale");
+}
+
+#[test]
+fn errors_are_all_failures_over_all_answers() {
+    let errors = |pod, failed, answered| says(Some(pod), Measure::Errors { failed, answered }, Source::Envoy, 1_000);
+    let seen = |how, samples| metric(Word::Errors, how, samples, &["a", "b"], 1_000).unwrap().value;
+    let uneven = vec![errors("a", 9.0, 10.0), errors("b", 1.0, 90.0)];
+    assert_eq!(seen(Reduce::Mean, uneven.clone()), 0.1);
+    assert_eq!(seen(Reduce::Max, uneven), 0.9);
+    assert_eq!(seen(Reduce::Mean, vec![errors("a", 0.0, 0.0), errors("b", 0.0, 0.0)]), 0.0, "nothing was answered");
+    let senseless = vec![errors("a", 2.0, 1.0), errors("b", f64::NAN, 1.0)];
+    assert_eq!(metric(Word::Errors, Reduce::Mean, senseless, &["a", "b"], 1_000), None);
+}
+
+#[test]
+fn a_quantile_is_of_all_values_and_not_a_mean_of_quantiles() {
+    let latency = |pod, fast, slow| {
+        let buckets = vec![(0.01, fast), (0.4, 0.0), (0.5, slow), (f64::INFINITY, 0.0)];
+        says(Some(pod), Measure::Latency(Histogram { buckets }), Source::Envoy, 1_000)
+    };
+    let seen = |word, how, samples| metric(word, how, samples, &["a", "b"], 1_000).unwrap().value;
+    let uneven = vec![latency("a", 985.0, 0.0), latency("b", 0.0, 15.0)];
+    let p99 = seen(Word::Latency(99), Reduce::Mean, uneven.clone());
+    assert!((p99 - (0.4 + 0.1 * 5.0 / 15.0)).abs() < 1e-9, "{p99}");
+    assert!(seen(Word::Latency(50), Reduce::Mean, uneven.clone()) < 0.01);
+    assert!(seen(Word::Latency(50), Reduce::Max, uneven) > 0.4, "of the slowest pod");
+    assert_eq!(seen(Word::Latency(99), Reduce::Mean, vec![latency("a", 0.0, 0.0), latency("b", 0.0, 0.0)]), 0.0);
+    let number = |value| says(None, Measure::Number(Word::Latency(99), value), Source::Prometheus, 1_000);
+    assert_eq!(
+        seen(Word::Latency(99), Reduce::Mean, vec![number(0.25)]),
+        0.25,
+        "a query that gives the quantile itself"
+    );
+}
+
 proptest! {
+    #[test]
+    fn errors_are_a_fraction_and_a_minority_never_speaks(
+        pods in proptest::collection::vec((0_u32..50, 0_u32..50, 0_i64..5000), 1..8), ready_pods in 1_usize..12,
+    ) {
+        let names: Vec<String> = (0..ready_pods.max(pods.len())).map(|n| n.to_string()).collect();
+        let samples = pods.iter().enumerate().map(|(n, (failed, more, millis))| {
+            let measure = Measure::Errors { failed: f64::from(*failed), answered: f64::from(failed + more) };
+            says(Some(&names[n]), measure, Source::Envoy, *millis)
+        });
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let seen = metric(Word::Errors, Reduce::Mean, samples.collect(), &names, 5_000);
+        prop_assert_eq!(seen.is_some(), pods.len() * 2 >= names.len());
+        if let Some(sample) = seen {
+            prop_assert!((0.0..=1.0).contains(&sample.value), "{}", sample.value);
+            let quorum = names.len().div_ceil(2);
+            prop_assert!(!sample.is_fresh(at(5_000)) || pods.iter().filter(|pod| 5_000 - pod.2 <= 1_500).count() >= quorum);
+        }
+    }
+
     #[test]
     fn a_mean_lies_between_its_pods_and_is_never_newer_than_them(
         points in proptest::collection::vec((0.0..2.0_f64, 0_i64..5000), 1..8),

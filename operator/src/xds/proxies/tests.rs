@@ -34,6 +34,22 @@ fn programmed_means_connected_and_every_version_acknowledged() {
 }
 
 #[test]
+fn a_proxy_without_a_runtime_layer_is_programmed_while_the_layer_is_at_rest() {
+    let proxies = Proxies::new();
+    let connection = connect(&proxies);
+    let programmed = |layer: &str| {
+        let wanted = [(ResourceType::Route, "a", "1"), (ResourceType::Runtime, "rt", layer)];
+        proxies.programmed(&node(), &wanted)
+    };
+    connection.holds(ResourceType::Route, vec![("a".into(), Some("1".into()))]);
+    assert!(programmed(&at_rest()));
+    assert!(!programmed("paused"));
+    connection.holds(ResourceType::Runtime, vec![("rt".into(), Some("paused".into()))]);
+    assert!(programmed("paused"));
+    assert!(!programmed(&at_rest()), "one that has a layer must take it");
+}
+
+#[test]
 fn a_refusal_stands_until_the_resource_is_taken_and_outlives_the_stream() {
     let proxies = Proxies::new();
     let connection = connect(&proxies);

@@ -10,7 +10,7 @@ use envoy_types::pb::{
                 circuit_breakers::Thresholds,
                 cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
             },
-            core::v3::{Http1ProtocolOptions, Http2ProtocolOptions},
+            core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, RoutingPriority},
         },
         extensions::upstreams::http::v3::{
             HttpProtocolOptions,
@@ -58,17 +58,19 @@ fn eds(name: &str, stat_name: String, protocol: Protocol, connect_seconds: i64) 
     }
 }
 
-/// Envoy's default of 1,024 connections and requests would be a limit that no policy states.
+/// Envoy's default of 1,024 connections and requests would be a limit that no policy states. A queue bound that one does
+/// state stands in the runtime layer, which wins over this.
 fn unlimited() -> CircuitBreakers {
     let most = Some(UInt32Value { value: u32::MAX });
-    let thresholds = Thresholds {
+    let thresholds = [RoutingPriority::Default, RoutingPriority::High].map(|priority| Thresholds {
+        priority: priority.into(),
         max_connections: most,
         max_pending_requests: most,
         max_requests: most,
         max_retries: most,
         ..Thresholds::default()
-    };
-    CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() }
+    });
+    CircuitBreakers { thresholds: thresholds.into(), ..CircuitBreakers::default() }
 }
 
 fn protocol_options(protocol: Protocol) -> HashMap<String, Any> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use envoy_types::pb::{
     envoy::{
         config::{
+            accesslog::v3::AccessLog,
             core::v3::{RuntimeFractionalPercent, TrafficDirection},
             listener::v3::{Filter, FilterChain, Listener, filter},
             route::v3::{
@@ -42,7 +43,7 @@ use crate::{
     xds::{
         names,
         resources::{
-            any, from_ads, limiter,
+            any, from_ads, limiter, logger,
             slots::{SlotKind, Slots},
             socket_address,
         },
@@ -53,27 +54,42 @@ use crate::{
 /// that are limited one by one.
 const MAX_DYNAMIC_DESCRIPTORS: u32 = 10_000;
 
-/// The HTTP filters of a service's listeners, encoded once for all its pods.
-pub(super) struct Filters(Vec<HttpFilter>);
+/// The HTTP filters and access loggers of a service's listeners, encoded once for all its pods.
+pub(super) struct Filters {
+    http: Vec<HttpFilter>,
+    loggers: Vec<AccessLog>,
+}
 
 impl Filters {
+    /// For inbound ports.
     pub(super) fn new(slots: &Slots) -> Self {
-        let service_wide = |kind: &SlotKind| match kind {
-            SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => false,
-            SlotKind::Service => true,
-        };
-        let limits = |service: bool| {
-            let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
-            of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
-        };
-        // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
-        // within one filter the class decides the order of charging.
-        Self(vec![
-            http_filter(names::NARROW_FILTER, any(&limit_filter(names::NARROW_FILTER, limits(false)))),
-            http_filter(names::SERVICE_FILTER, any(&limit_filter(names::SERVICE_FILTER, limits(true)))),
-            http_filter("envoy.filters.http.router", any(&Router::default())),
-        ])
+        Self { http: filters(slots, names::NARROW_FILTER, names::SERVICE_FILTER), loggers: logger::build() }
     }
+
+    /// For the way out: under other names, and without loggers, as what is counted under the first ones counts for the pod's
+    /// own service.
+    pub(super) fn outbound(slots: &Slots) -> Self {
+        let http = filters(slots, names::OUTBOUND_NARROW_FILTER, names::OUTBOUND_SERVICE_FILTER);
+        Self { http, loggers: Vec::new() }
+    }
+}
+
+fn filters(slots: &Slots, narrow: &str, service: &str) -> Vec<HttpFilter> {
+    let service_wide = |kind: &SlotKind| match kind {
+        SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => false,
+        SlotKind::Service => true,
+    };
+    let limits = |service: bool| {
+        let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
+        of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
+    };
+    // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
+    // within one filter the class decides the order of charging.
+    vec![
+        http_filter(narrow, any(&limit_filter(narrow, limits(false)))),
+        http_filter(service, any(&limit_filter(service, limits(true)))),
+        http_filter("envoy.filters.http.router", any(&Router::default())),
+    ]
 }
 
 pub(super) fn build(name: &str, inbound: &Inbound, filters: &Filters) -> Listener {
@@ -116,7 +132,8 @@ fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) 
     let manager = HttpConnectionManager {
         codec_type: http_connection_manager::CodecType::Auto.into(),
         stat_prefix: stat_prefix.into(),
-        http_filters: filters.0.clone(),
+        http_filters: filters.http.clone(),
+        access_log: filters.loggers.clone(),
         server_header_transformation: http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
         use_remote_address: Some(BoolValue { value: client_is_peer }),
         // `/a/../b` is what the application will take it for.

@@ -72,7 +72,7 @@ impl Builder {
     fn filters(&mut self, slots: &Slots) -> &listener::Filters {
         let known = self.filters.iter().position(|(of, _)| of == slots);
         let position = known.unwrap_or_else(|| {
-            self.filters.push((slots.clone(), listener::Filters::new(slots)));
+            self.filters.push((slots.clone(), listener::Filters::outbound(slots)));
             self.filters.len() - 1
         });
         &self.filters[position].1

@@ -1,7 +1,12 @@
 use std::time::Duration;
 
 use envoy_types::pb::{
-    envoy::config::{listener::v3::Listener, route::v3::RouteConfiguration},
+    envoy::{
+        config::{
+            cluster::v3::Cluster, core::v3::RoutingPriority, listener::v3::Listener, route::v3::RouteConfiguration,
+        },
+        service::runtime::v3::Runtime,
+    },
     google::protobuf::value::Kind,
 };
 
@@ -11,7 +16,7 @@ use ::limiter::{
 };
 
 use super::*;
-use crate::intent::{LimitShape, LimitValue, Priority, Route};
+use crate::intent::{Bounds, LimitShape, LimitValue, Priority, Route};
 
 fn service() -> ServiceKey {
     ServiceKey { namespace: "ns-a".into(), name: "checkout".into() }
@@ -85,7 +90,8 @@ fn charges(configuration: &RouteConfiguration, route: usize) -> Vec<String> {
 
 #[test]
 fn a_port_has_one_resource_of_each_type_under_one_name() {
-    let resources = build(&service(), &intent(2));
+    let mut resources = build(&service(), &intent(2));
+    resources.retain(|resource| resource.resource_type != ResourceType::Runtime);
     let types: Vec<_> = resources.iter().map(|resource| resource.resource_type).collect();
     let each = [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Route];
     assert_eq!(types, [each, each].concat());
@@ -170,6 +176,61 @@ fn usual_edits_do_not_change_the_listener() {
     after.limits.push(limit("tenant", Some(Key::Header("x-tenant".into())), false));
     after.routes[0].limits.push(6);
     assert_ne!(listener(&before), listener(&after));
+}
+
+/// The numbers of a pod's runtime layer, sorted.
+fn layer(resources: &[Resource], pod: usize) -> Vec<(String, f64)> {
+    let resource = of(resources, ResourceType::Runtime)[pod];
+    let runtime: Runtime = decode(resource);
+    assert_eq!(*runtime.name, *resource.name);
+    let fields = runtime.layer.expect("a layer").fields.into_iter();
+    let mut numbers: Vec<_> = fields
+        .map(|(key, value)| match value.kind {
+            Some(Kind::NumberValue(number)) => (key, number),
+            other => panic!("{key}: {other:?}"),
+        })
+        .collect();
+    numbers.sort_by(|(a, _), (b, _)| a.cmp(b));
+    numbers
+}
+
+#[test]
+fn a_pod_has_one_layer_with_the_bounds_of_its_http_ports() {
+    let mut intent = intent(2);
+    let pod = intent.pods.get_mut("p-1").expect("there");
+    let bytes =
+        Inbound { protocol: Protocol::Tcp, listener: ([127, 0, 0, 1], 15_100).into(), ..pod.inbound[0].clone() };
+    pod.inbound.push(bytes);
+    let at_rest = build(&service(), &intent);
+    assert_eq!(&*of(&at_rest, ResourceType::Runtime)[1].name, "rt/ns-a/checkout/p-1");
+    assert!(of(&at_rest, ResourceType::Runtime).iter().all(|layer| layer.version == runtime::at_rest()));
+    assert_eq!(layer(&at_rest, 1), [("weir.enforced".to_owned(), 100.0)]);
+
+    let mut bounded = intent.clone();
+    bounded.pods.get_mut("p-1").expect("there").bounds = Bounds { default: Some(7), high: Some(9) };
+    let resources = rebuild(&service(), &intent, at_rest.clone(), &bounded);
+    let key = |priority: &str| format!("circuit_breakers.in/ns-a/checkout/p-1/15001.{priority}.max_requests");
+    let expected = [(key("default"), 7.0), (key("high"), 9.0), ("weir.enforced".to_owned(), 100.0)];
+    assert_eq!(layer(&resources, 1), expected);
+    assert_eq!(layer(&resources, 0).len(), 1);
+    let changed: Vec<_> =
+        at_rest.iter().zip(&resources).filter(|(a, b)| a != b).map(|(_, b)| (b.resource_type, b.node.pod())).collect();
+    assert_eq!(changed, [(ResourceType::Runtime, "p-1")], "a bound that moves is one resource");
+
+    let mut paused = bounded.clone();
+    paused.pods.get_mut("p-1").expect("there").paused = true;
+    let resources = rebuild(&service(), &bounded, resources, &paused);
+    assert_eq!(layer(&resources, 1), [("weir.enforced".to_owned(), 0.0)], "paused: neither limits nor bounds");
+    assert_ne!(of(&resources, ResourceType::Runtime)[1].version, runtime::at_rest());
+}
+
+#[test]
+fn without_a_layer_no_priority_of_a_cluster_is_bounded() {
+    let resources = build(&service(), &intent(1));
+    let cluster: Cluster = decode(of(&resources, ResourceType::Cluster)[0]);
+    let thresholds = cluster.circuit_breakers.expect("there").thresholds;
+    let most: Vec<_> = thresholds.iter().map(|of| (of.priority(), of.max_requests.map(|most| most.value))).collect();
+    assert_eq!(most, [(RoutingPriority::Default, Some(u32::MAX)), (RoutingPriority::High, Some(u32::MAX))]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ async fn weir() -> Weir {
     let (table, proxies, shutdown) = (Table::new(), Proxies::new(), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let server = tokio::spawn(serve(table.clone(), proxies.clone(), listener, shutdown.clone()));
+    let server = tokio::spawn(serve(table.clone(), proxies.clone(), Routes::default(), listener, shutdown.clone()));
     Weir { table, proxies, address, shutdown, server }
 }
 
@@ -157,7 +157,7 @@ async fn a_reconnecting_proxy_is_sent_nothing_that_it_has() {
     let had = weir.table.versions(&node);
     let mut client = client(&weir).await;
     for (resource_type, name, version) in &had {
-        let names: &[&str] = if resource_type.has_wildcard() { &[] } else { &[NAME] };
+        let names: &[&str] = if resource_type.has_wildcard() { &[] } else { &[name] };
         client.resume(*resource_type, names, &[(name, version)]).await.expect("open");
     }
     until(&weir, |proxies| proxies.programmed(&node, &had)).await;

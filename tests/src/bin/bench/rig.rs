@@ -73,6 +73,7 @@ pub(crate) async fn start_envoy(xds_address: SocketAddr, folder: &TempDir) -> an
         pod: format!("{}-0", mesh::SERVICE),
         xds_address,
         admin_address: ports::free(),
+        metrics_interval: bootstrap::DEFAULT_METRICS_INTERVAL,
     });
     let mut envoy = Envoy::start(&written, folder.path(), "envoy", &[])?;
     envoy.wait_ready(PATIENCE).await?;
@@ -92,7 +93,7 @@ impl Rig {
         let envoy = runtime.block_on(async move {
             let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into())?;
             let xds_address = listener.local_addr()?;
-            tokio::spawn(server::serve(table, serving, listener, CancellationToken::new()));
+            tokio::spawn(server::serve(table, serving, Default::default(), listener, CancellationToken::new()));
             start_envoy(xds_address, folder_of_envoy).await
         })?;
         let node = NodeKey::new(mesh::NAMESPACE, mesh::SERVICE, format!("{}-0", mesh::SERVICE));

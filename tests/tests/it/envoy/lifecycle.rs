@@ -55,14 +55,6 @@ async fn twenty_changes_close_no_connection_and_refill_no_bucket() {
     assert_eq!(proxy.stats("update_rejected").await.values().sum::<u64>(), 0);
 }
 
-/// What Envoy holds and since when.
-async fn held(proxy: &Proxy) -> String {
-    let mut dump: serde_json::Value = serde_json::from_str(&proxy.admin("/config_dump?include_eds").await).unwrap();
-    let configs = dump["configs"].as_array_mut().unwrap();
-    configs.retain(|config| !config["@type"].as_str().unwrap_or_default().contains("Bootstrap"));
-    dump.to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_outlive_a_killed_weir_and_nothing_is_sent_again_when_it_is_back() {
     let folder = temp_dir();
@@ -75,7 +67,7 @@ async fn limits_outlive_a_killed_weir_and_nothing_is_sent_again_when_it_is_back(
     let inbound = service.pods[0].inbound;
     let mut connection = Connection::open(inbound, None).await.unwrap();
     assert_eq!(connection.burst("/few", 10).await.unwrap(), (3, 7));
-    let before = held(&proxy).await;
+    let before = proxy.held().await;
 
     // Traffic that must not notice any of it.
     let (stop_tx, stop_rx) = tokio::sync::watch::channel(false);
@@ -98,18 +90,18 @@ async fn limits_outlive_a_killed_weir_and_nothing_is_sent_again_when_it_is_back(
     })
     .await;
     assert_eq!(connection.burst("/few", 20).await.unwrap(), (0, 20), "the limit holds without Weir");
-    assert_eq!(held(&proxy).await, before);
+    assert_eq!(proxy.held().await, before);
 
     let mut weir = Weir::spawn(folder.path(), xds, admin, &[]);
     weir.ready().await;
     weir.until(DEADLINE, "the proxy is back and has everything", |status| status.programmed(KEY, 1)).await;
     assert_eq!(connection.burst("/few", 20).await.unwrap(), (0, 20), "the bucket is as empty as before");
     assert!(weir.metric("weir_xds_resources_total").await < 0.5, "nothing was sent again");
-    assert_eq!(held(&proxy).await, before, "down to the moment of the last update");
+    assert_eq!(proxy.held().await, before, "down to the moment of the last update");
     // It is the same line of life: a change gets through.
     put(folder.path(), "policy.yaml", &rules(1001));
     weir.until(DEADLINE, "a change is programmed", |status| status.programmed(KEY, 2)).await;
-    assert_ne!(held(&proxy).await, before);
+    assert_ne!(proxy.held().await, before);
     stop_tx.send(true).unwrap();
     assert!(traffic.await.unwrap() > 10, "traffic went on all the time");
 }

@@ -50,7 +50,13 @@ async fn run(pods: usize, mut commands_rx: mpsc::Receiver<String>) -> anyhow::Re
     let [one, other] = limits;
     let mut limits = [one?, other?].into_iter().cycle();
     builder.apply(limits.next().unwrap_or_default(), Timestamp::now());
-    tokio::spawn(server::serve(table, Proxies::new(), listener, CancellationToken::new()));
+    tokio::spawn(server::serve(
+        table,
+        Proxies::new(),
+        tonic::service::Routes::default(),
+        listener,
+        CancellationToken::new(),
+    ));
     say(&port.to_string())?;
     while let Some(command) = commands_rx.recv().await {
         match command.as_str() {

@@ -1,0 +1,50 @@
+//! The limit of each priority class.
+//!
+//! With a limit `L` and the demand `d` of each class, the first class may have all of `L`, and each next one what the better
+//! ones leave: `L - HEADROOM * (sum of their demands)`, at least `FLOOR_SHARE * L`, so that none is starved for good. A
+//! demand that is not known changes nothing: the last limit stays, at first `L`.
+
+use jiff::Timestamp;
+
+use crate::{
+    condition,
+    metric::Observations,
+    policy::{Rule, Scope},
+    quota::Rate,
+};
+
+/// What is kept free for a class, as a multiple of its measured demand.
+pub const HEADROOM: f64 = 1.1;
+/// What each class may have however much the better ones ask for, as a part of the limit.
+pub const FLOOR_SHARE: f64 = 0.01;
+
+/// The limits of the rule's classes and of the nameless last one, of which those before were `before`.
+pub(super) fn limits(
+    rule: &Rule,
+    limit: Option<Rate>,
+    before: &[Rate],
+    observations: &Observations,
+    now: Timestamp,
+) -> Vec<Rate> {
+    let Some(limit) = limit.filter(|_| !rule.classes.is_empty()) else { return Vec::new() };
+    let scale = match rule.action.scope() {
+        Scope::PerPod => f64::from(observations.pods.max(1)),
+        Scope::AcrossAllPods => 1.0,
+    };
+    let mut asked = Some(0.0);
+    let mut limits = vec![limit];
+    for (position, class) in rule.classes.iter().enumerate() {
+        let demand = condition::read(&rule.demand(class), observations, now);
+        asked = asked.zip(demand).map(|(asked, demand)| asked + demand.max(0.0) / scale);
+        let left = match asked {
+            Some(asked) => {
+                let per_second = limit.per_second();
+                let left = (per_second - HEADROOM * asked).max(FLOOR_SHARE * per_second);
+                Rate::from_requests(left * limit.interval.as_secs_f64(), limit.interval)
+            }
+            None => before.get(position + 1).copied().filter(|_| before.len() == rule.classes.len() + 1),
+        };
+        limits.push(left.unwrap_or(limit).min(limit));
+    }
+    limits
+}

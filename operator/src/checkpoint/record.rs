@@ -1,0 +1,159 @@
+//! The form on disk: lines of JSON, each with a checksum of its own, below a line that says how many there are.
+//!
+//! ```text
+//! 8d1f…c0 {"format":1,"writtenAt":"2026-01-01T00:00:00Z","records":2}
+//! 03ab…77 {"service":{"namespace":"shop","name":"cart"},"at":"…","rules":[{"policy":{…},"rule":"hot","state":{…}}]}
+//! ```
+//!
+//! Damage costs the lines that it is in. The first line costs the file: without it nobody knows what form the others have.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use limiter::{engine::RuleState, policy::PolicyKey};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::States;
+use crate::{intent::ServiceKey, translate::RuleKey};
+
+/// Raised when a reader of the form before would misunderstand this one.
+const FORMAT: u32 = 1;
+/// Digits of a checksum.
+const DIGITS: usize = 16;
+
+/// What is wrong in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The line, from 1; 0: the file as a whole.
+    pub line: usize,
+    /// The service that it was about, as far as that can still be read.
+    pub service: Option<ServiceKey>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Damage {
+    /// Where it is: `line 3 (service shop/cart)`, or `the file`.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match (self.line, &self.service) {
+            (0, _) => "the file".to_owned(),
+            (line, None) => format!("line {line}"),
+            (line, Some(service)) => format!("line {line} (service {service})"),
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place(), self.reason)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    format: u32,
+    written_at: Timestamp,
+    records: usize,
+}
+
+/// One service.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    service: ServiceKey,
+    at: Timestamp,
+    rules: Vec<RuleRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RuleRecord {
+    policy: PolicyKey,
+    rule: String,
+    state: RuleState,
+}
+
+/// A service, when its decisions were written, and what they are.
+pub(super) type Service = (ServiceKey, Timestamp, States);
+
+/// The line of one service.
+pub(super) fn line(service: &ServiceKey, at: Timestamp, states: &States) -> serde_json::Result<String> {
+    let rules = states.iter().map(|(key, state)| RuleRecord {
+        policy: key.policy.clone(),
+        rule: key.rule.clone(),
+        state: state.clone(),
+    });
+    checked(&Record { service: service.clone(), at, rules: rules.collect() })
+}
+
+/// A whole file of such lines.
+pub(super) fn file<'a>(lines: impl ExactSizeIterator<Item = &'a String>, now: Timestamp) -> serde_json::Result<String> {
+    let mut text = checked(&Header { format: FORMAT, written_at: now, records: lines.len() })?;
+    lines.for_each(|line| text.push_str(line));
+    Ok(text)
+}
+
+fn checked(value: &impl Serialize) -> serde_json::Result<String> {
+    let json = serde_json::to_string(value)?;
+    Ok(format!("{:016x} {json}\n", xxh3_64(json.as_bytes())))
+}
+
+/// Reads what can be read of a file.
+pub(super) fn read(bytes: &[u8]) -> (Vec<Service>, Vec<Damage>) {
+    let whole = |reason: String| (Vec::new(), vec![Damage { line: 0, service: None, reason }]);
+    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate();
+    let Some((_, first)) = lines.next() else { return whole("empty".to_owned()) };
+    let header = match parse::<Header>(first) {
+        Ok(header) => header,
+        Err(reason) => return whole(format!("line 1 does not say what the file is: {reason}")),
+    };
+    if header.format != FORMAT {
+        return whole(format!("format {}; this version of Weir reads format {FORMAT}", header.format));
+    }
+    let (mut services, mut damages) = (Vec::new(), Vec::new());
+    let mut count = 0;
+    for (at, line) in lines {
+        count += 1;
+        match parse::<Record>(line) {
+            Ok(Record { service, at, rules }) => {
+                let key = |rule: &RuleRecord| RuleKey {
+                    service: service.clone(),
+                    policy: rule.policy.clone(),
+                    rule: rule.rule.clone(),
+                };
+                let states = rules.into_iter().map(|rule| (key(&rule), rule.state)).collect();
+                services.push((service, at, states));
+            }
+            Err(reason) => damages.push(Damage { line: at + 1, service: named(line), reason }),
+        }
+    }
+    if count != header.records {
+        let reason =
+            format!("{} services were written and {count} are here: the file was cut or added to", header.records);
+        damages.push(Damage { line: 0, service: None, reason });
+    }
+    (services, damages)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+    let line = line.strip_suffix(b"\n").ok_or("the line is cut off")?;
+    let (sum, json) = line.split_at_checked(DIGITS).ok_or("the line is too short for a checksum")?;
+    let sum = std::str::from_utf8(sum).ok().and_then(|sum| u64::from_str_radix(sum, 16).ok());
+    let sum = sum.ok_or("the line does not begin with a checksum")?;
+    let json = json.strip_prefix(b" ").ok_or("the line does not begin with a checksum")?;
+    if xxh3_64(json) != sum {
+        return Err("the checksum does not match".to_owned());
+    }
+    serde_json::from_slice(json).map_err(|error| error.to_string())
+}
+
+/// Whom a damaged line seems to speak of.
+fn named(line: &[u8]) -> Option<ServiceKey> {
+    #[derive(Deserialize)]
+    struct Named {
+        service: ServiceKey,
+    }
+    let json = line.get(DIGITS..)?;
+    serde_json::from_slice::<Named>(json).ok().map(|named| named.service)
+}

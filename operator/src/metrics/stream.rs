@@ -1,0 +1,146 @@
+//! What Envoys stream of their own statistics: `envoy.service.metrics.v3.MetricsService`, on the port of xDS.
+//!
+//! One small task a stream. A stream belongs to the pod that its first message names; what it says counts while a rule of the
+//! pod's service reads such words, and is skipped undecoded otherwise. When the receiver is slow, the newest values win.
+
+mod families;
+mod window;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::debug;
+
+use self::{
+    window::Window,
+    wire::{
+        StreamMetricsMessage, StreamMetricsResponse,
+        service::metrics_service_server::{MetricsService, MetricsServiceServer},
+    },
+};
+use super::{HealthBoard, PodSample, Source, Streaming as Standing, Wanted, outbox::Outbox};
+use crate::xds::node::NodeKey;
+
+/// A stream must say who it is within this.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// Largest message; without a `stats_matcher` a proxy of one pod sends some 20 KB.
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// The service for [`crate::xds::server::serve`]'s port, and the task that hands over what comes in. Both end with `shutdown`.
+#[must_use]
+pub fn spawn(
+    wanted: watch::Receiver<Arc<Wanted>>,
+    samples: mpsc::Sender<Vec<PodSample>>,
+    health: HealthBoard,
+    shutdown: CancellationToken,
+) -> (tonic::service::Routes, JoinHandle<()>) {
+    let outbox = Arc::new(Outbox::default());
+    let sink = Sink { wanted, outbox: Arc::clone(&outbox), health, shutdown: shutdown.clone() };
+    let service = MetricsServiceServer::new(sink).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let drained = async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = outbox.drain(&samples) => {}
+        }
+    };
+    (tonic::service::Routes::new(service), tokio::spawn(drained))
+}
+
+struct Sink {
+    wanted: watch::Receiver<Arc<Wanted>>,
+    outbox: Arc<Outbox>,
+    health: HealthBoard,
+    shutdown: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl MetricsService for Sink {
+    async fn stream_metrics(
+        &self,
+        request: Request<Streaming<StreamMetricsMessage>>,
+    ) -> Result<Response<StreamMetricsResponse>, Status> {
+        tokio::select! {
+            // Envoy opens the stream again with the next flush.
+            () = self.shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
+            ended = self.read(request.into_inner()) => ended.map(|()| Response::new(StreamMetricsResponse {})),
+        }
+    }
+}
+
+impl Sink {
+    /// Reads a stream to its end.
+    async fn read(&self, mut inbound: Streaming<StreamMetricsMessage>) -> Result<(), Status> {
+        let first = match timeout(FIRST_MESSAGE, inbound.message()).await {
+            Ok(first) => first?,
+            Err(_) => return Err(Status::deadline_exceeded("no message within 10 s of opening the stream")),
+        };
+        let Some(mut message) = first else { return Ok(()) };
+        let node = identity(&message).inspect_err(|status| {
+            // Envoy tries again with every flush; the xDS server warns of the same id.
+            debug!(%status, "a stream of statistics is refused");
+        })?;
+        debug!(%node, "a proxy streams its statistics");
+        let mut stream = Stream { sink: self, node, window: Window::default(), standing: None };
+        loop {
+            stream.message(&message);
+            match inbound.message().await? {
+                Some(next) => message = next,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn identity(first: &StreamMetricsMessage) -> Result<NodeKey, Status> {
+    let node = first.identifier.as_ref().and_then(|identifier| identifier.node.as_ref());
+    let node = node.ok_or_else(|| {
+        Status::invalid_argument(
+            "the first message of a stream must carry identifier.node.id of the form \"<namespace>/<service>/<pod>\"",
+        )
+    })?;
+    node.id.parse().map_err(|error: crate::xds::node::Error| Status::invalid_argument(error.to_string()))
+}
+
+struct Stream<'a> {
+    sink: &'a Sink,
+    node: NodeKey,
+    window: Window,
+    /// Once something of an inbound port has come.
+    standing: Option<Standing>,
+}
+
+impl Stream<'_> {
+    fn message(&mut self, message: &StreamMetricsMessage) {
+        let service = self.node.service_key();
+        if !self.sink.wanted.borrow().streamed.contains(&service) {
+            self.window = Window::default();
+            return;
+        }
+        let Some(snapshot) = families::read(&message.families) else { return };
+        let (sink, pod) = (self.sink, self.node.pod());
+        self.standing.get_or_insert_with(|| sink.health.streaming(&service, pod));
+        let window::Measures { measures, fresh_for } = self.window.take(snapshot);
+        // By our clock: the proxy's may be wrong, and what it stamps would then be fresh for ever.
+        let at = Timestamp::now();
+        let fresh_for_ms = u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX);
+        sink.outbox.put(measures.into_iter().map(|measure| PodSample {
+            service: service.clone(),
+            pod: Some(pod.to_owned()),
+            measure,
+            at,
+            fresh_for_ms,
+            source: Source::Envoy,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! What Envoy counts and streams to Weir.
+//!
+//! Envoy has one set of statistics for its admin page and for all sinks. Left out is what says something twice, or what nobody
+//! looks at; everything else stays where operators expect it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::xds::names::WEIR_CLUSTER;
+
+/// The `stats_flush_interval`.
+pub(super) fn flush_interval(interval: Duration) -> Value {
+    json!(format!("{}.{:03}s", interval.as_secs(), interval.subsec_millis()))
+}
+
+/// The `stats_sinks`: Weir's metrics service. Counters as they stand, so that a lost message loses nothing; names whole,
+/// because tags as labels would double the message.
+pub(super) fn sinks() -> Value {
+    json!([{
+        "name": "envoy.stat_sinks.metrics_service",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.metrics.v3.MetricsServiceConfig",
+            "transport_api_version": "V3",
+            "histogram_emit_mode": "HISTOGRAM",
+            "report_counters_as_deltas": false,
+            "emit_tags_as_labels": false,
+            "grpc_service": {"envoy_grpc": {"cluster_name": WEIR_CLUSTER}},
+        },
+    }])
+}
+
+/// The `stats_config`.
+pub(super) fn config() -> Value {
+    let contains = |text: &str| json!({"contains": text});
+    let suffix = |text: &str| json!({"suffix": text});
+    let prefix = |text: &str| json!({"prefix": text});
+    json!({
+        "stats_matcher": {"exclusion_list": {"patterns": [
+            // Twice: all traffic is external here, and a listener repeats its connection manager.
+            contains(".external."),
+            contains(".http.in_"),
+            // By worker thread.
+            contains(".worker_"),
+            prefix("thread_local_cluster_manager."),
+            // Histograms of connections.
+            suffix("_length_ms"),
+            suffix(".upstream_cx_connect_ms"),
+            suffix(".upstream_rq_per_cx"),
+            suffix(".connections_accepted_per_socket_event"),
+            suffix("_buffered"),
+            // Of clusters with one endpoint each.
+            suffix(".membership_degraded"),
+            suffix(".membership_excluded"),
+            suffix(".warming_state"),
+            suffix(".total_match_count"),
+            prefix(&format!("cluster.{WEIR_CLUSTER}.http2.")),
+            prefix(&format!("cluster.{WEIR_CLUSTER}.circuit_breakers.")),
+        ]}},
+        "histogram_bucket_settings": [{"match": suffix(".upstream_rq_time"), "buckets": latency_bounds()}],
+    })
+}
+
+/// Bounds of latencies in milliseconds, each at most a tenth above the one before from 10 ms on, to 100 s.
+///
+/// Envoy counts whole milliseconds, rounded down, keeps the two first digits of that, and counts into a bucket what begins at or
+/// below its bound: with a half less than a number of two digits, the bucket ends exactly there.
+fn latency_bounds() -> Vec<f64> {
+    const UNITS: std::ops::RangeInclusive<u32> = 1..=10;
+    const TENS: [u32; 29] = [
+        11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 24, 26, 28, 30, 33, 36, 39, 42, 46, 50, 55, 60, 66, 72, 79, 86, 94,
+        100,
+    ];
+    let decade = |factor: u32| TENS.into_iter().map(move |tens| tens * factor);
+    let all = UNITS.chain(decade(1)).chain(decade(10)).chain(decade(100)).chain(decade(1_000));
+    all.map(|bound| f64::from(bound) - 0.5).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_known_within_a_tenth() {
+        let bounds = latency_bounds();
+        assert_eq!((bounds[0], bounds[bounds.len() - 1]), (0.5, 99_999.5));
+        for pair in bounds.windows(2) {
+            let (lower, upper) = (pair[0] + 0.5, pair[1] + 0.5);
+            assert!(lower < upper && (upper <= 10.0 || upper / lower <= 1.1), "{lower} to {upper}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_written_as_protobuf_reads_it() {
+        assert_eq!(flush_interval(Duration::from_millis(250)), "0.250s");
+        assert_eq!(flush_interval(Duration::from_millis(1_050)), "1.050s");
+    }
+}
