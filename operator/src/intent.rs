@@ -88,6 +88,9 @@ pub struct PodIntent {
     /// All that `outbound` leads to, in the order of their keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<Arc<Destination>>,
+    /// Most requests in flight from this pod to destinations that a limit which steers itself protects, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outbound_bounds: Vec<(DestinationKey, Bounds)>,
     /// Most requests in flight to the application, per inbound port.
     pub bounds: Bounds,
     /// Nothing is enforced at this proxy: an operator has paused it.

@@ -106,9 +106,14 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     for limited in &elsewhere {
         let enforcers = view.enforcers.get(&limited.policy.enforce_at).map_or(&[][..], Vec::as_slice);
         let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
-        let values = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready));
-        if let (Some(values), Some(report)) = (values, reports.get_mut(&limited.key)) {
+        let (Some(decision), Some(report)) = (decisions.get(&limited.key), reports.get_mut(&limited.key)) else {
+            continue;
+        };
+        if !enforcers.is_empty() {
+            let values = limited.values(decision, ready).unwrap_or_default();
             report.shares = values.iter().map(|value| value.rate).collect();
+            let bounds = limited.rule.mode == Mode::Enforce && limited.bound(decision, ready).is_some();
+            report.bound = decision.bound.filter(|_| bounds);
         }
     }
 

@@ -14,8 +14,8 @@ use super::{Decisions, Limited, Report, RuleKey, Trouble, gateway, routes::Regio
 use crate::{
     index::{Enforcer, Index, ServiceView},
     intent::{
-        Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, Protocol, Route, ServiceIntent,
-        ServiceKey,
+        Bounds, Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, Protocol, Route,
+        ServiceIntent, ServiceKey,
     },
 };
 
@@ -39,6 +39,7 @@ pub fn outbound<'a>(
     }
     for (place, port, hosts) in listeners {
         let used: BTreeSet<&DestinationKey> = hosts.iter().flat_map(Plan::destinations).collect();
+        let bounds: BTreeMap<&DestinationKey, Bounds> = hosts.iter().flat_map(Plan::bounds).collect();
         for (pod, endpoint) in &view.endpoints {
             let listener = match place {
                 EnforceAt::Client => endpoint.outbound,
@@ -51,6 +52,11 @@ pub fn outbound<'a>(
             pod_intent.destinations.extend(known);
             pod_intent.destinations.sort_by(|one, other| one.key.cmp(&other.key));
             pod_intent.destinations.dedup_by(|one, other| one.key == other.key);
+            // A destination's bound is the same wherever it is reached from.
+            let bounds = bounds.iter().map(|(key, bounds)| (DestinationKey::clone(key), *bounds));
+            pod_intent.outbound_bounds.extend(bounds);
+            pod_intent.outbound_bounds.sort_by(|(one, _), (other, _)| one.cmp(other));
+            pod_intent.outbound_bounds.dedup_by(|(one, _), (other, _)| one == other);
         }
     }
     troubles.0.into_values().collect()
@@ -79,6 +85,8 @@ pub(super) struct Plan {
     host: Arc<Host>,
     /// By position in the host's limits.
     numbers: Vec<Numbers>,
+    /// Most requests in flight to each service, where a limit that steers itself comes with a bound.
+    bounds: BTreeMap<ServiceKey, Bounds>,
 }
 
 impl Plan {
@@ -86,11 +94,19 @@ impl Plan {
         let limits: Vec<LimitShape> = rules.iter().map(|rule| rule.shape.clone()).collect();
         let numbers: Vec<Numbers> = rules.iter().map(|rule| rule.numbers.clone()).collect();
         let values = vec![None; limits.len()];
-        Self { host: Arc::new(Host { name, domains, limits, routes, values }), numbers }
+        let mut bounds: BTreeMap<ServiceKey, Bounds> = BTreeMap::new();
+        for (rule, bound) in rules.iter().filter_map(|rule| Some((rule, rule.bound?))) {
+            bounds.entry(rule.service().clone()).or_default().tighten(bound);
+        }
+        Self { host: Arc::new(Host { name, domains, limits, routes, values }), numbers, bounds }
     }
 
     fn destinations(&self) -> impl Iterator<Item = &DestinationKey> {
         self.host.routes.iter().flat_map(|forward| &forward.to).map(|(destination, _)| destination)
+    }
+
+    fn bounds(&self) -> impl Iterator<Item = (&DestinationKey, Bounds)> {
+        self.destinations().filter_map(|key| Some((key, *self.bounds.get(&key.service)?)))
     }
 
     fn of_pod(&self, namespace: &str, pod: &str) -> Arc<Host> {
@@ -123,6 +139,8 @@ pub(super) struct Charged<'a> {
     limited: Limited<'a>,
     shape: LimitShape,
     numbers: Numbers,
+    /// Most requests in flight at each pod.
+    bound: Option<u32>,
 }
 
 impl Charged<'_> {
@@ -153,7 +171,8 @@ pub(super) fn charged<'a>(
             // One listener counts for several services.
             shape.bucket = format!("{}/{}", shape.bucket, service.name);
             let numbers = Numbers { values, enforcers: Arc::clone(enforcers) };
-            found.push(Charged { limited, shape, numbers });
+            let bound = decision.and_then(|decision| limited.bound(decision, ready));
+            found.push(Charged { limited, shape, numbers, bound });
         }
     }
     found

@@ -123,7 +123,7 @@ impl<'a> Builder<'a> {
     }
 
     fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
-        let PodIntent { inbound, values, outbound: _, destinations: _, bounds: _, paused: _ } = pod;
+        let PodIntent { inbound, values, outbound: _, destinations: _, outbound_bounds: _, bounds: _, paused: _ } = pod;
         let mut old = Old::new(old);
         let mut add = |resource_type: ResourceType,
                        name: &Arc<str>,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "everything here runs in a test")]
 
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
+mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
