@@ -285,7 +285,7 @@ async fn real_envoys_take_the_examples() {
         let weir = Weir::start(&folder, &[]).await;
         for pod in 0..pods {
             let id = format!("shop/{service}/{service}-{pod}");
-            let proxy = Proxy::start_as(&weir, "shop", service, &format!("{service}-{pod}"), |_| {}).await;
+            let proxy = Proxy::start_as(weir.xds, ("shop", service, &format!("{service}-{pod}")), |_| {}).await;
             let refused = weir
                 .until(DEADLINE, "it has taken everything", |status| {
                     let proxy = &status.0["proxies"][&id];
