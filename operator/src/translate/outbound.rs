@@ -242,3 +242,6 @@ fn names(service: &ServiceKey, near: bool) -> Vec<String> {
     names.push(format!("{name}.{namespace}.svc.cluster.local"));
     names
 }
+
+#[cfg(test)]
+mod tests;
