@@ -18,6 +18,7 @@ spec: {ports: [{name: http, port: 80}, {name: http-admin, port: 9090}]}
 apiVersion: v1
 kind: Service
 metadata: {name: reviews.a, namespace: a}
+spec: {ports: [{port: 80}]}
 ---
 apiVersion: v1
 kind: Service
@@ -118,6 +119,11 @@ fn every_domain_leads_to_one_host_and_bytes_to_none() {
     assert_eq!(of("reviews"), Some("a/reviews/80"), "80 of several");
     assert_eq!(of("reviews:9090"), Some("a/reviews/9090"));
     assert_eq!(of("page"), Some("a/page/8080"), "the only one");
+    assert_eq!(
+        [of("reviews.a"), of("reviews.a.a")],
+        [Some("a/reviews/80"), Some("a/reviews.a/80")],
+        "the shorter name"
+    );
     assert_eq!([of("db.b"), of("db.b:5432")], [None, None]);
 }
 
