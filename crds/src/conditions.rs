@@ -48,7 +48,7 @@ impl ConditionType {
                 R::NotAccepted,
             ],
             Self::MetricsAvailable => &[R::Available, R::NotNeeded, R::Missing, R::NotAccepted],
-            Self::Limiting => &[R::Limiting, R::Releasing, R::Shadow, R::Idle, R::NotAccepted],
+            Self::Limiting => &[R::Limiting, R::Releasing, R::Paused, R::Shadow, R::Idle, R::NotAccepted],
         }
     }
 }
@@ -96,6 +96,8 @@ pub enum ConditionReason {
     Limiting,
     /// Limiting=True: the last limit is growing until it vanishes.
     Releasing,
+    /// Limiting=False: a limit would be in force, but an operator has paused it.
+    Paused,
     /// Limiting=False: a limit would be in force, but its mode is Shadow.
     Shadow,
     /// Limiting=False: no rule's condition holds.
@@ -124,6 +126,7 @@ impl ConditionReason {
             Self::Missing => "Missing",
             Self::Limiting => "Limiting",
             Self::Releasing => "Releasing",
+            Self::Paused => "Paused",
             Self::Shadow => "Shadow",
             Self::Idle => "Idle",
         }

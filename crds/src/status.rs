@@ -63,6 +63,18 @@ pub struct RuleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<String>,
 
+    /// The limit of each priority class, that of requests of no class last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<ClassStatus>,
+
+    /// Requests per second that a rule in shadow mode would refuse, as the proxies count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excess: Option<f64>,
+
+    /// Most requests that may be in flight to the application, in the scope of the rule. Absent: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<i64>,
+
     /// The measured values that the decision rests on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub observed: Vec<ObservedValue>,
@@ -74,6 +86,17 @@ pub struct RuleStatus {
     /// One sentence that explains the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// A priority class, as it stands now.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassStatus {
+    /// Name of the class in the spec; absent for the requests that fit none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The most that its requests may take of the rule's limit, in requests per second and the scope of the rule.
+    pub per_second: f64,
 }
 
 /// Where a rule stands.

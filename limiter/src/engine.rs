@@ -27,7 +27,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::classes::{FLOOR_SHARE, HEADROOM};
+pub use self::classes::{FLOOR_SHARE, HEADROOM, SLACK};
 use self::view::View;
 use crate::{
     adapt::Steering,
@@ -149,6 +149,8 @@ pub struct Decision {
     pub classes: Vec<Rate>,
     /// When the phase began.
     pub since: Timestamp,
+    /// Requests per second over the limit of a rule in shadow mode: what it would refuse, as the proxies count it.
+    pub excess: Option<f64>,
     /// What was looked at, in the order of the sentence.
     pub observed: Vec<Observed>,
     /// Metrics that the rule needs and that are missing or stale now.
@@ -251,6 +253,7 @@ pub fn step(
         lowest,
         bound: view.bound(shown.phase, &next),
         classes: next.classes.clone(),
+        excess: excess(rule, observations, now),
         since: shown.since,
         observed: view.observed(),
         missing: missing.into_iter().cloned().collect(),
@@ -281,6 +284,12 @@ pub fn next_change(rule: &Rule, state: &RuleState, now: Timestamp) -> Option<Tim
 /// limit began, and a limit that ended now would come back as soon as they are served again.
 fn stays(condition: Outcome) -> bool {
     condition.truth == Truth::True || condition.momentary == Truth::True
+}
+
+/// What a rule in shadow mode would refuse. A proxy names only what it has counted at least once.
+fn excess(rule: &Rule, observations: &Observations, now: Timestamp) -> Option<f64> {
+    let excess = condition::read(&rule.excess()?, observations, now);
+    excess.or_else(|| condition::read(&Rule::offered(), observations, now).map(|_| 0.0))
 }
 
 fn rate(limit: &Limit, observations: &Observations, now: Timestamp) -> Option<Rate> {

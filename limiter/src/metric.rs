@@ -31,6 +31,9 @@ pub enum Word {
     Refused,
     /// Offered requests per second of one priority class: `<rule>/<class>`. Not a word of sentences.
     Demand(String),
+    /// Requests per second over the limit of a rule in shadow mode, by the rule's name: what it would have refused. Not a
+    /// word of sentences.
+    Excess(String),
     /// A word that the object's own `metrics` list defines.
     Named(String),
 }
@@ -47,7 +50,8 @@ impl Word {
             | Self::Inflight
             | Self::Answers
             | Self::Refused
-            | Self::Demand(_) => true,
+            | Self::Demand(_)
+            | Self::Excess(_) => true,
             Self::Cpu | Self::Memory | Self::Pods | Self::Named(_) => false,
         }
     }
@@ -86,6 +90,7 @@ impl fmt::Display for Word {
             Self::Pods => f.write_str("pods"),
             Self::Answers => f.write_str("answers"),
             Self::Refused => f.write_str("refused"),
+            Self::Excess(rule) => write!(f, "excess of {rule}"),
             Self::Demand(class) => write!(f, "demand of {class}"),
             Self::Named(name) => f.write_str(name),
         }

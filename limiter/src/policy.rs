@@ -14,7 +14,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use problems::{Problems, is_dns_label, is_dns_name, key, unsupported_words};
+use problems::{Problems, is_dns_label, is_dns_name, key};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -105,7 +105,21 @@ impl Rule {
             metrics.extend(adapt::supporting_metrics());
         }
         metrics.extend(self.classes.iter().map(|class| self.demand(class)));
+        if let Some(excess) = self.excess() {
+            metrics.extend([excess, Self::offered()]);
+        }
         metrics
+    }
+
+    /// What is offered to all pods.
+    pub(crate) fn offered() -> Metric {
+        Metric { word: Word::Requests, reduce: Reduce::Sum }
+    }
+
+    /// What a rule in shadow mode would refuse, as the proxies count it.
+    pub(crate) fn excess(&self) -> Option<Metric> {
+        let metric = || Metric { word: Word::Excess(self.name.clone()), reduce: Reduce::Sum };
+        (self.mode == Mode::Shadow).then(metric)
     }
 
     /// What is offered in `class`, which is one of the rule's.

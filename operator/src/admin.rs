@@ -1,8 +1,16 @@
-//! The admin page: health, readiness, Prometheus metrics, and the status of every object as JSON.
+//! The admin page: health, readiness, Prometheus metrics, the status of every object as JSON, and the kill switch.
 
-use std::sync::Arc;
+pub mod pauses;
 
-use axum::{Json, Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::{get, post},
+};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     net::TcpListener,
@@ -20,6 +28,8 @@ pub struct Page {
     pub registry: Arc<Registry>,
     /// Asks the builder for a status.
     pub status_tx: mpsc::Sender<StatusRequest>,
+    /// Asks the builder to move the kill switch.
+    pub pause_tx: mpsc::Sender<pauses::PauseRequest>,
     /// Whether everything was read and built once.
     pub ready_rx: watch::Receiver<bool>,
 }
@@ -31,7 +41,10 @@ pub async fn serve(listener: TcpListener, page: Page, shutdown: CancellationToke
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .with_state(page);
+        .route("/pause", get(pauses::look).post(pauses::pause))
+        .route("/resume", post(pauses::resume))
+        .with_state(page)
+        .into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     if let Err(error) = served {
         warn!(%error, "the admin page ended");

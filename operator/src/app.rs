@@ -17,12 +17,16 @@ use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
-    admin,
+    admin::{
+        self,
+        pauses::{self, PauseRequest},
+    },
     build::Builder,
     checkpoint::{self, Folder, Kept},
     index::Change,
     metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper, stream},
     status::{self, Status},
+    telemetry::traces::{self, Traces},
     watch::files,
     xds::{proxies::Proxies, server, table::Table},
 };
@@ -43,6 +47,8 @@ pub struct Config {
     pub scrape_interval: Duration,
     /// Where decisions are kept for the next start. `None`: nowhere.
     pub state_folder: Option<PathBuf>,
+    /// Where decisions are traced to. `None`: nowhere.
+    pub traces: Option<traces::Config>,
 }
 
 /// Asks the builder for a status.
@@ -69,6 +75,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (samples_tx, samples_rx) = mpsc::channel(1024);
     let (wanted_tx, wanted_rx) = watch::channel(Arc::default());
     let (status_tx, status_rx) = mpsc::channel(16);
+    let (pause_tx, pause_rx) = mpsc::channel(16);
     let (ready_tx, ready_rx) = watch::channel(false);
 
     let mut tasks = JoinSet::new();
@@ -83,6 +90,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         builder = builder.with_checkpoint(kept, keeper);
         tasks.spawn(async move { drop(writing.await) });
     }
+    let traces = config.traces.as_ref().map(Traces::start).transpose().context("--otlp-endpoint")?;
+    if let Some(traces) = &traces {
+        builder = builder.with_tracer(traces.tracer());
+    }
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
     let scraper = Scraper { interval: config.scrape_interval };
@@ -90,9 +101,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     tasks.spawn(async move { drop(scraping.await) });
     let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
-    let page = admin::Page { registry: Arc::new(registry), status_tx, ready_rx: ready_rx.clone() };
+    let page = admin::Page { registry: Arc::new(registry), status_tx, pause_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
-    let inputs = Inputs { batches_rx, samples_rx, status_rx, wanted_tx, ready_tx, health, counters };
+    let inputs = Inputs { batches_rx, samples_rx, status_rx, pause_rx, wanted_tx, ready_tx, health, counters };
     tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
@@ -108,6 +119,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             warn!("streams were still open after {DRAIN:?}; ending them");
             tasks.abort_all();
         }
+    }
+    if let Some(traces) = traces {
+        let _ = tokio::task::spawn_blocking(|| traces.stop()).await;
     }
     info!("weir has stopped; proxies keep what they have");
     failure.map_or(Ok(()), Err)
@@ -155,6 +169,7 @@ struct Inputs {
     batches_rx: mpsc::Receiver<files::Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
     status_rx: mpsc::Receiver<StatusRequest>,
+    pause_rx: mpsc::Receiver<PauseRequest>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
     health: HealthBoard,
@@ -176,11 +191,15 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
             }
         };
         tokio::select! {
-            // In this order: a decision never waits for a long list of files that came at the same time.
+            // In this order: the kill switch waits for nothing, a decision for no long list of files that came at the same time.
             biased;
             () = shutdown.cancelled() => {
                 builder.keep_all(Timestamp::now());
                 return;
+            }
+            Some(PauseRequest { switch, service, reply_tx }) = inputs.pause_rx.recv() => {
+                let answer = pauses::switch(&mut builder, &proxies, switch, service.as_ref(), Timestamp::now());
+                let _ = reply_tx.send(answer);
             }
             Some(mut samples) = inputs.samples_rx.recv() => {
                 while let Ok(more) = inputs.samples_rx.try_recv() {

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::demo::args::{DemoArgs, DemoServiceArgs};
+use crate::{
+    demo::args::{DemoArgs, DemoServiceArgs},
+    intent::ServiceKey,
+};
 
 /// Where Weir serves xDS unless told otherwise.
 pub const XDS_ADDRESS: &str = "127.0.0.1:18000";
@@ -59,6 +62,12 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Show what a running Weir has in force, and why.
     Status(StatusArgs),
+    /// Kill switch: enforce nothing, at once, until `weir resume`. Rules go on being decided and reported.
+    ///
+    /// Waits until every proxy has acknowledged it; exits with 1, and names the others, when some have not in time.
+    Pause(PauseArgs),
+    /// Enforce again what was paused.
+    Resume(PauseArgs),
     /// Watch Weir hold a limit on real Envoys: about a minute, on this machine.
     Demo(DemoArgs),
     /// The service of the demo: burns CPU for every request.
@@ -80,7 +89,7 @@ pub struct RunArgs {
     /// Where to serve xDS to Envoys. Keep it on loopback: standalone streams are not authenticated.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
-    /// Where to serve /healthz, /readyz, /metrics and /status.
+    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
     /// How often every target's metrics page is read.
@@ -89,6 +98,12 @@ pub struct RunArgs {
     /// Folder, of this Weir alone, in which decisions are kept, so that a restart lifts no limit. Without it they begin anew.
     #[arg(long, env = "WEIR_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Trace decisions through to the answer of every proxy, to an OpenTelemetry collector: OTLP over gRPC, without TLS.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", value_parser = collector)]
+    pub otlp_endpoint: Option<String>,
+    /// Part of the decisions that are traced, from 0 to 1.
+    #[arg(long, env = "WEIR_OTLP_SAMPLE", default_value = "0.1", value_name = "PART", value_parser = part)]
+    pub otlp_sample: f64,
 }
 
 /// `weir validate`.
@@ -105,6 +120,9 @@ pub struct ExplainArgs {
     /// Files, or folders of YAML.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// Say also what the policies would do now, if metrics were as this file says: `metrics: {cpu: 91%}`, `for: 30s`, `pods: 3`.
+    #[arg(long, value_name = "FILE")]
+    pub at: Option<PathBuf>,
 }
 
 /// `weir translate`.
@@ -164,6 +182,23 @@ pub struct StatusArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Show it again every second, until Ctrl-C; on a terminal in place, else one below the other.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `weir pause` and `weir resume`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PauseArgs {
+    /// Only this Service; everything otherwise, Services that come later included.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<ServiceKey>,
+    /// Where the running Weir serves its admin page: an address of this machine.
+    #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
+    pub admin_address: SocketAddr,
+    /// How long to wait for the proxies.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = limiter::language::parse_duration)]
+    pub timeout: Duration,
 }
 
 fn filter(text: &str) -> Result<String, String> {
@@ -171,6 +206,23 @@ fn filter(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("{error}; write a level (error, warn, info, debug, trace) or target=level,…")),
     }
+}
+
+fn collector(text: &str) -> Result<String, String> {
+    let mend = "expected a URL such as http://collector:4317";
+    let uri: http::Uri = text.parse().map_err(|error| format!("{mend}: {error}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(text.to_owned()),
+        (Some("https"), _) => {
+            Err("TLS to the collector is not supported: give an http:// URL of a collector or agent nearby".to_owned())
+        }
+        _ => Err(mend.to_owned()),
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let part: f64 = text.parse().map_err(|_| format!("expected a number from 0 to 1, found {text:?}"))?;
+    if (0.0..=1.0).contains(&part) { Ok(part) } else { Err(format!("expected a number from 0 to 1, found {text:?}")) }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

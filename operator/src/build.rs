@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::SystemTime,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,8 +20,9 @@ use tracing::{info, warn};
 use crate::{
     checkpoint::{Keeper, Kept, States},
     index::{Change, Index, ServiceView},
-    intent::{ServiceIntent, ServiceKey},
+    intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Series, Target, Wanted, store::Store},
+    telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report,
         decide::{Rules, decide, qualified},
@@ -28,6 +30,7 @@ use crate::{
     xds::{
         resources::{self, Resource},
         table::Table,
+        trail::Traced,
     },
 };
 
@@ -65,9 +68,11 @@ pub struct Builder {
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
     counts: Counts,
+    pauses: Pauses,
     /// Decisions of a run before about services that have not been seen yet, and when they were written.
     kept: BTreeMap<ServiceKey, (Timestamp, States)>,
     keeper: Option<Keeper>,
+    tracer: Option<Tracer>,
 }
 
 /// Decisions about a service that is not there are kept for this long: a folder may be incomplete for a while.
@@ -84,15 +89,26 @@ impl Builder {
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
+            pauses: Pauses::default(),
             kept: BTreeMap::new(),
             keeper: None,
+            tracer: None,
         }
+    }
+
+    /// Traces decisions from now on.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer: Some(tracer), ..self }
     }
 
     /// Goes on from what a run before has decided, and gives `keeper` what is decided from now on.
     #[must_use]
     pub fn with_checkpoint(self, kept: Kept, keeper: Keeper) -> Self {
-        Self { kept: kept.decisions, keeper: Some(keeper), ..self }
+        if !kept.pauses.is_empty() {
+            warn!(paused = ?kept.pauses, "what an operator had paused before the restart is paused still");
+        }
+        Self { kept: kept.decisions, pauses: kept.pauses, keeper: Some(keeper), ..self }
     }
 
     /// To be called when everything was read once: forgets old decisions about services that are not there.
@@ -141,6 +157,32 @@ impl Builder {
         self.build(&due, now, false);
     }
 
+    /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
+    pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
+        let before = std::mem::replace(&mut self.pauses, pauses);
+        if let Some(keeper) = &self.keeper {
+            keeper.keep_pauses(&self.pauses, now);
+        }
+        let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
+        let services: BTreeSet<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
+        // Callers and gateways let go of it, too.
+        let elsewhere = services.iter().flat_map(|service| self.enforcing(service));
+        let services = elsewhere.chain(services.iter().cloned()).collect();
+        self.build(&services, now, true);
+    }
+
+    /// Other services whose proxies enforce what is decided about `service`.
+    fn enforcing(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let places = [EnforceAt::Client, EnforceAt::Gateway].into_iter();
+        places.flat_map(|place| self.index.enforcing(service, place)).collect()
+    }
+
+    /// What is paused.
+    #[must_use]
+    pub fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     /// When `tick` is due.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
@@ -150,25 +192,25 @@ impl Builder {
     /// Decides services, all of them first, since callers carry out what is decided about others; then translates and publishes
     /// those that `changed`, those whose numbers moved, and the callers and gateways that enforce such a number.
     fn build(&mut self, services: &BTreeSet<ServiceKey>, now: Timestamp, changed: bool) {
-        let mut different = BTreeSet::new();
+        let mut different = BTreeMap::new();
         for key in services {
-            let moved = self.decide(key, now, changed);
-            if moved {
-                for place in [EnforceAt::Client, EnforceAt::Gateway] {
-                    different.extend(self.index.enforcing(key, place));
+            let Moved { numbers, traced } = self.decide(key, now, changed);
+            if numbers {
+                for other in self.enforcing(key) {
+                    different.entry(other).or_insert(None);
                 }
             }
-            if moved || changed {
-                different.insert(key.clone());
+            if numbers || changed {
+                different.insert(key.clone(), traced);
             }
         }
-        for key in &different {
-            self.publish(key);
+        for (key, traced) in different {
+            self.publish(&key, traced);
         }
     }
 
-    /// Decides one service. Returns whether a number moved.
-    fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> bool {
+    /// Decides one service.
+    fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> Moved {
         let Some(view) = self.index.service(key) else {
             if let Some(built) = self.built.remove(key) {
                 forget_timer(&mut self.timers, key, &built.rules);
@@ -178,7 +220,7 @@ impl Builder {
                     keeper.forget(key, now);
                 }
             }
-            return false;
+            return Moved::default();
         };
         let built = self.built.entry(key.clone()).or_insert_with(|| Built {
             rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
@@ -190,6 +232,7 @@ impl Builder {
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
             self.store.retain_pods(key, &pods);
         }
+        let began = self.tracer.as_ref().map(|_| SystemTime::now());
         let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics, now), now);
         self.counts.decisions += 1;
         log_transitions(&built.rules, &rules);
@@ -198,28 +241,38 @@ impl Builder {
         {
             keeper.keep(key, rules.states.clone(), now);
         }
-        let moved = !same_numbers(&built.rules, &rules);
+        let numbers = !same_numbers(&built.rules, &rules);
+        let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
+        let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
         built.rules = rules;
         if let Some(next) = built.rules.next {
             self.timers.insert((next, key.clone()));
         }
-        moved
+        Moved { numbers, traced }
     }
 
     /// Translates one service and publishes what is different.
-    fn publish(&mut self, key: &ServiceKey) {
+    fn publish(&mut self, key: &ServiceKey, traced: Option<Arc<Decided>>) {
         let Some(view) = self.index.service(key) else { return };
         let mut built = self.built.remove(key).unwrap_or_default();
         let (mut intent, mut reports) = translate::translate(&view, &built.rules.decisions);
         let decided = |service: &ServiceKey| match service == key {
+            _ if self.pauses.covers(service) => None,
             true => Some(&built.rules.decisions),
             false => self.built.get(service).map(|built| &built.rules.decisions),
         };
         reports.extend(translate::outbound(&view, &self.index, &decided, &mut intent));
+        let paused = self.pauses.covers(key);
+        intent.pods.values_mut().for_each(|pod| pod.paused = paused);
         self.counts.builds += 1;
         if intent != built.intent || built.resources.is_empty() {
             built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
-            let published = self.table.replace(key, built.resources.clone());
+            let translated = traced.as_ref().map(|_| SystemTime::now());
+            let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
+            let published = self.table.replace_traced(key, built.resources.clone(), follows);
+            if let Some((traced, translated)) = traced.zip(translated) {
+                traced.published(translated, published.resources, published.nodes);
+            }
             self.counts.resources += published.resources as u64;
             built.intent = intent;
         }
@@ -263,6 +316,15 @@ impl Builder {
     }
 }
 
+/// What deciding a service gave.
+#[derive(Default)]
+struct Moved {
+    /// A number is another one.
+    numbers: bool,
+    /// Follows such a number to the proxies.
+    traced: Option<Arc<Decided>>,
+}
+
 fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey, rules: &Rules) {
     if let Some(next) = rules.next {
         timers.remove(&(next, key.clone()));
@@ -282,12 +344,13 @@ fn is_news(old: &States, new: &States) -> bool {
 /// Whether both decide the same limits, whatever they say of them.
 fn same_numbers(old: &Rules, new: &Rules) -> bool {
     old.decisions.len() == new.decisions.len()
-        && new.decisions.iter().all(|(key, decision)| {
-            let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
-            old.decisions
-                .get(key)
-                .is_some_and(|old| numbers(old) == numbers(decision) && old.classes == decision.classes)
-        })
+        && new.decisions.iter().all(|(key, decision)| !moved(old.decisions.get(key), decision))
+}
+
+/// Whether a rule decides other numbers than before.
+pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
+    let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+    old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
 }
 
 fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {

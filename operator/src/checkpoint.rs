@@ -24,17 +24,21 @@ pub use self::{
     record::Damage,
     writer::{Metrics, spawn},
 };
-use crate::{intent::ServiceKey, translate::RuleKey};
+use crate::{
+    intent::{Pauses, ServiceKey},
+    translate::RuleKey,
+};
 
 /// What each rule of one service remembers.
 pub type States = BTreeMap<RuleKey, RuleState>;
 
-/// What a folder held when it was opened. What an operator sets by hand (a pause) belongs beside the decisions, as a file of
-/// its own.
+/// What a folder held when it was opened.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// The decisions about each service, and when they were written.
     pub decisions: BTreeMap<ServiceKey, (Timestamp, States)>,
+    /// What an operator has paused.
+    pub pauses: Pauses,
     /// What could not be read, by file.
     pub damaged: BTreeMap<PathBuf, Vec<Damage>>,
 }
@@ -70,8 +74,15 @@ type News = BTreeMap<ServiceKey, Option<States>>;
 #[derive(Debug, Default)]
 struct Pending {
     news: News,
+    pauses: Option<Pauses>,
     /// Since when the oldest of it has waited, what failed to be written included.
     since: Option<Timestamp>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.news.is_empty() && self.pauses.is_none()
+    }
 }
 
 type Shared = Arc<Mutex<Pending>>;
@@ -94,9 +105,18 @@ impl Keeper {
         self.put(service, None, now);
     }
 
+    /// These are paused from now on.
+    pub fn keep_pauses(&self, pauses: &Pauses, now: Timestamp) {
+        self.change(now, |pending| pending.pauses = Some(pauses.clone()));
+    }
+
     fn put(&self, service: &ServiceKey, states: Option<States>, now: Timestamp) {
+        self.change(now, |pending| drop(pending.news.insert(service.clone(), states)));
+    }
+
+    fn change(&self, now: Timestamp, change: impl FnOnce(&mut Pending)) {
         let mut pending = self.pending.lock();
-        pending.news.insert(service.clone(), states);
+        change(&mut pending);
         pending.since.get_or_insert(now);
         drop(pending);
         self.wake.send_replace(());

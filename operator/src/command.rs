@@ -3,6 +3,7 @@
 mod bootstrap;
 mod explain;
 mod files;
+mod pause;
 mod run;
 mod status;
 mod translate;
@@ -29,6 +30,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Translate(args) => translate::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Status(args) => status::run(&args).await,
+        Command::Pause(args) => pause::run(&args, "/pause").await,
+        Command::Resume(args) => pause::run(&args, "/resume").await,
         Command::Demo(args) => crate::demo::run(args).await,
         Command::DemoService(args) => crate::demo::service::run(args).await,
         Command::Completions { shell } => {

@@ -413,6 +413,11 @@ impl Index {
         }
     }
 
+    /// Names of a service's EndpointSlices.
+    pub fn slices(&self, service: &ServiceKey) -> impl Iterator<Item = &str> {
+        self.slices.get(service).into_iter().flat_map(|slices| slices.keys().map(String::as_str))
+    }
+
     /// Every service that exists.
     pub fn service_keys(&self) -> impl Iterator<Item = &ServiceKey> {
         self.services.keys()

@@ -2,7 +2,13 @@
 //!
 //! Data only; ordered, comparable, serialisable. Imports nothing of ours but the limiter's plain values.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    str::FromStr,
+    sync::Arc,
+};
 
 use limiter::{
     policy::{EnforceAt, Mode, RequestMatch},
@@ -22,6 +28,52 @@ pub struct ServiceKey {
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A text that is not `NAMESPACE/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected NAMESPACE/NAME of a Service, such as shop/cart, found {0:?}")]
+pub struct NotAService(String);
+
+impl FromStr for ServiceKey {
+    type Err = NotAService;
+
+    fn from_str(text: &str) -> Result<Self, NotAService> {
+        // The letters of Kubernetes' names.
+        let is_name = |part: &str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+        };
+        match text.split_once('/') {
+            Some((namespace, name)) if is_name(namespace) && is_name(name) => {
+                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => Err(NotAService(text.chars().take(100).collect())),
+        }
+    }
+}
+
+/// What an operator has paused: decided and reported as ever, enforced nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Pauses {
+    /// Everything, services that come later too.
+    pub all: bool,
+    /// Single services, whether they exist or not.
+    pub services: BTreeSet<ServiceKey>,
+}
+
+impl Pauses {
+    /// Whether nothing of `service` is enforced.
+    #[must_use]
+    pub fn covers(&self, service: &ServiceKey) -> bool {
+        self.all || self.services.contains(service)
+    }
+
+    /// Whether nothing is paused.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        !self.all && self.services.is_empty()
     }
 }
 
@@ -63,6 +115,8 @@ pub struct Route {
     pub limits: Vec<usize>,
     /// Which of the two queue bounds its requests count against.
     pub priority: Priority,
+    /// Priority classes that its requests belong to, by the name under which the proxy counts them.
+    pub classes: Vec<String>,
 }
 
 /// Envoy's routing priorities: each has a queue bound of its own, so that one class cannot fill the other's.
@@ -107,9 +161,9 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Both at most `bound`.
-    pub fn tighten(&mut self, bound: u32) {
-        for held in [&mut self.default, &mut self.high] {
+    /// At most `high` of the preferred requests, and at most `default` of the others.
+    pub fn tighten(&mut self, high: u32, default: u32) {
+        for (held, bound) in [(&mut self.default, default), (&mut self.high, high)] {
             *held = Some(held.map_or(bound, |held| held.min(bound)));
         }
     }

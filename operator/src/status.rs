@@ -5,10 +5,11 @@
 
 mod conditions;
 mod counters;
+pub mod pauses;
 
 use std::collections::BTreeMap;
 
-use crds::status::{ObservedValue, ProxyCounts, RulePhase, RuleStatus, SmartLimiterStatus};
+use crds::status::{ClassStatus, ObservedValue, ProxyCounts, RulePhase, RuleStatus, SmartLimiterStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
@@ -24,7 +25,7 @@ pub use self::counters::Counters;
 use crate::{
     build::{Builder, Built},
     index::{Endpoint, Enforcer, PolicyEntry, ServiceView},
-    intent::ServiceKey,
+    intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
     translate::{Report, RuleKey},
     xds::{proxies::Proxies, table::Table},
@@ -34,6 +35,9 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
+    /// What an operator has paused.
+    #[serde(default, skip_serializing_if = "Pauses::is_empty")]
+    pub paused: Pauses,
     /// Every policy object, accepted or not.
     pub policies: Vec<PolicyReport>,
     /// What is wrong outside of policies, by file.
@@ -125,7 +129,7 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
             (node.to_string(), ProxyReport { connected_since: proxy.connected_since, known, refused })
         })
         .collect();
-    Status { policies, problems: index.other_problems(), proxies }
+    Status { paused: builder.pauses().clone(), policies, problems: index.other_problems(), proxies }
 }
 
 /// A service that a policy applies to.
@@ -136,6 +140,7 @@ struct Target<'a> {
     elsewhere: Vec<&'a Built>,
     /// Pods whose proxies enforce the policy.
     enforcers: Vec<Enforcer>,
+    paused: bool,
     /// `None`: the Service does not exist.
     view: Option<Endpoints>,
 }
@@ -173,6 +178,7 @@ impl<'a> Target<'a> {
         let elsewhere = index.enforcing(&service, place);
         Self {
             built: builder.built(&service),
+            paused: builder.pauses().covers(&service),
             elsewhere: elsewhere.iter().filter_map(|other| builder.built(other)).collect(),
             enforcers,
             view: view.map(|view| Endpoints::of(&view)),
@@ -216,19 +222,19 @@ fn policy_status(
     for target in targets {
         for rule in entry.accepted.iter().flat_map(|policy| &policy.rules) {
             if let Some((decision, report)) = target.rule(key, &rule.name) {
-                rules.push(rule_status(rule, &target.service.name, decision, report));
+                rules.push(rule_status(rule, target, decision, report));
             }
         }
     }
     SmartLimiterStatus {
         observed_generation: Some(entry.generation),
         proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
-        conditions: conditions::conditions(entry, targets, &delivery, health, now),
+        conditions: conditions::conditions(entry, targets, &delivery, health, proxies, now),
         rules,
     }
 }
 
-fn rule_status(rule: &Rule, target: &str, decision: &Decision, report: Option<&Report>) -> RuleStatus {
+fn rule_status(rule: &Rule, target: &Target<'_>, decision: &Decision, report: Option<&Report>) -> RuleStatus {
     let shares = report.map(|report| report.shares.as_slice()).unwrap_or_default();
     let observed = decision.observed.iter().map(|observed| ObservedValue {
         metric: observed.metric.clone(),
@@ -239,18 +245,28 @@ fn rule_status(rule: &Rule, target: &str, decision: &Decision, report: Option<&R
     let trouble = report.and_then(|report| report.trouble.as_ref());
     RuleStatus {
         name: rule.name.clone(),
-        target: target.to_owned(),
+        target: target.service.name.clone(),
         phase: phase(decision.phase),
         limit: decision.limit.map(|rate| rule.action.describe(rate)),
         per_second: decision.limit.map(|rate| rate.per_second()),
         shares: (!shares.is_empty()).then(|| quota::describe(shares)),
+        classes: classes(rule, decision),
+        excess: decision.excess,
+        in_flight: report.and_then(|report| report.bound).map(i64::from),
         observed: observed.collect(),
         since: Some(Time(decision.since)),
         message: Some(match trouble {
             Some(trouble) => format!("not carried out: {trouble}"),
+            None if target.paused => format!("paused by an operator, nothing is enforced: {}", decision.explanation),
             None => decision.explanation.clone(),
         }),
     }
+}
+
+fn classes(rule: &Rule, decision: &Decision) -> Vec<ClassStatus> {
+    let names = rule.classes.iter().map(|class| Some(class.name.clone())).chain([None]);
+    let classes = names.zip(&decision.classes);
+    classes.map(|(name, rate)| ClassStatus { name, per_second: rate.per_second() }).collect()
 }
 
 fn phase(phase: Phase) -> RulePhase {

@@ -1,4 +1,6 @@
-//! Logging: to standard error, as text or JSON.
+//! Logging: to standard error, as text or JSON. Traces are in `traces`.
+
+pub mod traces;
 
 use std::io::IsTerminal;
 

@@ -6,6 +6,7 @@
 
 pub mod decide;
 mod gateway;
+mod limited;
 mod outbound;
 mod routes;
 
@@ -13,15 +14,16 @@ use std::collections::BTreeMap;
 
 use limiter::{
     engine::Decision,
-    policy::{Action, EnforceAt, Key, Mode, Policy, PolicyKey, Rule, Scope, default_burst},
-    quota::{self, Rate},
+    policy::{Class, EnforceAt, PolicyKey},
+    quota::Rate,
 };
 use serde::Serialize;
 
+use self::limited::Limited;
 pub use self::outbound::outbound;
 use crate::{
     index::ServiceView,
-    intent::{LimitShape, LimitValue, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
+    intent::{LimitShape, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
 };
 
 /// One rule of one policy on one service.
@@ -110,20 +112,16 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
             continue;
         };
         if !enforcers.is_empty() {
-            let values = limited.values(decision, ready).unwrap_or_default();
+            let values = limited.values(decision, ready).into_iter().flatten().next().unwrap_or_default();
             report.shares = values.iter().map(|value| value.rate).collect();
-            let bounds = limited.rule.mode == Mode::Enforce && limited.bound(decision, ready).is_some();
-            report.bound = decision.bound.filter(|_| bounds);
+            report.bound = decision.bound.filter(|_| limited.bounds(decision, ready).is_some());
         }
     }
 
-    // Enforced rules become limits; a rule in shadow mode is decided and reported, and never reaches a proxy.
-    let (enforced, shadow): (Vec<_>, Vec<_>) =
-        rules.into_iter().partition(|limited| limited.rule.mode == Mode::Enforce);
-    let limits: Vec<LimitShape> = enforced.iter().map(Limited::shape).collect();
-    let (routes, left_out) = build_routes(&enforced);
-    for position in left_out {
-        if let Some(report) = reports.get_mut(&enforced[position].key) {
+    let (numbered, limits) = number(&rules);
+    let (routes, left_out) = build_routes(routes::Regions::new(), &numbered, limits.len());
+    for number in left_out {
+        if let Some(report) = reports.get_mut(&rules[number].key) {
             report.trouble.get_or_insert(Trouble::TooManyRoutes);
         }
     }
@@ -137,107 +135,78 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
             ((*pod).to_owned(), PodIntent { inbound: endpoint.inbound.clone(), values, ..PodIntent::default() })
         })
         .collect();
-    for (position, limited) in enforced.iter().enumerate() {
+    for (limited, first) in &numbered {
         let Some(decision) = decisions.get(&limited.key) else { continue };
-        if let Some(bound) = limited.bound(decision, ready.len()) {
-            for intent in pods.values_mut() {
-                intent.bounds.tighten(bound);
-            }
-            if let Some(report) = reports.get_mut(&limited.key) {
+        let mut report = reports.get_mut(&limited.key);
+        if let Some((all, below)) = limited.bounds(decision, ready.len()) {
+            pods.values_mut().for_each(|intent| intent.bounds.tighten(all, below));
+            if let Some(report) = &mut report {
                 report.bound = decision.bound;
             }
         }
-        let Some(values) = limited.values(decision, ready.len()) else { continue };
-        for (pod, intent) in &mut pods {
-            // A pod that is not ready takes no share of the total; should a request reach it, the smallest share applies.
-            let share = ready.iter().position(|name| name == pod).and_then(|place| values.get(place));
-            intent.values[position] = share.or(values.last()).copied();
-        }
-        if let Some(report) = reports.get_mut(&limited.key) {
-            report.shares = values.iter().map(|value| value.rate).collect();
-        }
-    }
-    for limited in &shadow {
-        let values = decisions.get(&limited.key).and_then(|decision| limited.values(decision, ready.len()));
-        if let (Some(values), Some(report)) = (values, reports.get_mut(&limited.key)) {
-            report.shares = values.iter().map(|value| value.rate).collect();
+        for (values, position) in limited.values(decision, ready.len()).into_iter().flatten().zip(*first..) {
+            for (pod, intent) in &mut pods {
+                // A pod that is not ready takes no share of the total; should a request reach it, the smallest share applies.
+                let share = ready.iter().position(|name| name == pod).and_then(|place| values.get(place));
+                intent.values[position] = share.or(values.last()).copied();
+            }
+            if let Some(report) = report.as_mut().filter(|_| position == *first) {
+                report.shares = values.iter().map(|value| value.rate).collect();
+            }
         }
     }
     (ServiceIntent { limits, routes, pods }, reports.into_values().collect())
 }
 
-/// A rule, and what its numbers count.
-struct Limited<'a> {
-    key: RuleKey,
-    policy: &'a Policy,
-    rule: &'a Rule,
-    scope: Scope,
-    per: Option<&'a Key>,
+/// The rules with the position of each one's own limit, those of its classes following it; and all these limits.
+fn number<'r, 'p>(rules: &'r [Limited<'p>]) -> (Vec<(&'r Limited<'p>, usize)>, Vec<LimitShape>) {
+    let mut limits = Vec::new();
+    let mut numbered = Vec::new();
+    for limited in rules {
+        numbered.push((limited, limits.len()));
+        limits.extend(limited.shapes());
+    }
+    (numbered, limits)
 }
 
-impl<'a> Limited<'a> {
-    fn new(key: RuleKey, policy: &'a Policy, rule: &'a Rule) -> Self {
-        let (scope, per) = match &rule.action {
-            Action::Limit(limit) => (limit.scope, limit.per.as_ref()),
-            Action::Adapt(adapt) => (adapt.scope, None),
-        };
-        Self { key, policy, rule, scope, per }
-    }
-
-    fn shape(&self) -> LimitShape {
-        LimitShape {
-            bucket: format!("{}/{}", self.policy.key, self.rule.name),
-            per: self.per.cloned(),
-            service_wide: self.rule.matches.is_empty() && self.per.is_none(),
-            mode: self.rule.mode,
-        }
-    }
-
-    /// Most requests in flight at each pod. A total is divided and rounded up: the sum may exceed it by less than one
-    /// request per pod, which is better than a pod that takes none.
-    /// Envoy counts what is in flight for a whole port, so a rule about some of the requests cannot bound them.
-    fn bound(&self, decision: &Decision, ready: usize) -> Option<u32> {
-        if !self.rule.matches.is_empty() {
-            return None;
-        }
-        let bound = match self.scope {
-            Scope::AcrossAllPods => decision.bound?.div_ceil(u32::try_from(ready.max(1)).unwrap_or(u32::MAX)),
-            Scope::PerPod => decision.bound?,
-        };
-        Some(bound.max(1))
-    }
-
-    /// The number of each ready pod (of one, when none is ready), largest first; `None` without a limit in force.
-    fn values(&self, decision: &Decision, ready: usize) -> Option<Vec<LimitValue>> {
-        let (rate, lowest) = (decision.limit?, decision.lowest.or(decision.limit)?);
-        let pods = u32::try_from(ready.max(1)).unwrap_or(u32::MAX);
-        let divide = |total: Rate| match self.scope {
-            Scope::AcrossAllPods => quota::shares(total, pods),
-            Scope::PerPod => vec![total; ready.max(1)],
-        };
-        let burst = self.rule.burst.map(|burst| match self.scope {
-            Scope::AcrossAllPods => burst.div_ceil(pods),
-            Scope::PerPod => burst,
-        });
-        let values = divide(rate).into_iter().zip(divide(lowest)).map(|(rate, lowest)| LimitValue {
-            rate,
-            burst: burst.unwrap_or_else(|| default_burst(lowest)).max(1),
-            lowest,
-        });
-        Some(values.collect())
-    }
-}
-
-/// Routes of the service, and the positions of limits whose matches found no room.
-fn build_routes(enforced: &[Limited<'_>]) -> (Vec<Route>, Vec<usize>) {
-    let mut regions = routes::Regions::new();
+/// Routes of the requests in `regions`, and the places of rules whose matches found no room. `rules` come with the position of
+/// each one's own limit among `limits`.
+fn build_routes(
+    mut regions: routes::Regions,
+    rules: &[(&Limited<'_>, usize)],
+    limits: usize,
+) -> (Vec<Route>, Vec<usize>) {
     let mut left_out = Vec::new();
-    for (position, limited) in enforced.iter().enumerate() {
-        if !regions.add(position, &limited.rule.matches) {
-            left_out.push(position);
+    // Classes are told apart by marks, which stand beside the limits of a region until it is known which of them comes first.
+    let mut marks: Vec<(usize, usize)> = Vec::new();
+    for (number, (limited, first)) in rules.iter().enumerate() {
+        let mut attempt = regions.clone();
+        let before = marks.len();
+        let mut fits = attempt.add(*first, &limited.rule.matches);
+        for (class, Class { matches, .. }) in limited.rule.classes.iter().enumerate() {
+            fits = fits && attempt.add_within(limits + marks.len(), *first, matches);
+            marks.push((number, class));
+        }
+        if fits {
+            regions = attempt;
+        } else {
+            marks.truncate(before);
+            left_out.push(number);
         }
     }
-    let routes = regions.into_routes(|position| enforced[position].rule.name.as_str());
+    let routes = regions.into_routes(|taken| {
+        let mut region = routes::Taken::default();
+        for (number, (limited, first)) in rules.iter().enumerate().filter(|(_, (_, first))| taken.contains(first)) {
+            region.rules.push(limited.rule.name.as_str());
+            let marked = taken.iter().filter_map(|position| marks.get(position.checked_sub(limits)?));
+            let class = marked.filter(|(of, _)| *of == number).map(|(_, class)| *class).min();
+            let class = class.unwrap_or(limited.rule.classes.len());
+            region.limits.extend(limited.counted_in(class).into_iter().map(|shape| first + shape));
+            region.classes.extend(limited.class_key(class));
+            region.priority = region.priority.max(limited.priority(class));
+        }
+        region
+    });
     (routes, left_out)
 }
 

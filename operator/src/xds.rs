@@ -18,6 +18,7 @@ pub mod server;
 pub mod session;
 pub mod subscription;
 pub mod table;
+pub mod trail;
 pub mod wire;
 
 pub use names::ResourceType;

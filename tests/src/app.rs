@@ -1,4 +1,5 @@
-//! A small scripted HTTP application: it answers 200 to everything (to `/hold` when told), counts that, and its `/metrics` says what a test wants.
+//! A small scripted HTTP application: it answers as it is told (to `/hold` when told; to `/answer/429` with that status),
+//! counts that, and its `/metrics` says what a test wants.
 //!
 //! It speaks bytes rather than a framework's HTTP, so that it can break off, never answer or never end.
 
@@ -58,6 +59,10 @@ struct State {
     reads: u64,
     /// Requests that are kept waiting now.
     held: u64,
+    /// What is answered to everything else, and how long that takes.
+    answers: (u16, Duration),
+    /// `grpc-status` of these answers.
+    grpc_status: Option<u8>,
 }
 
 impl State {
@@ -75,8 +80,17 @@ impl App {
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state =
-            State { page: Page::Cpu, counted: 100.0, since: Instant::now(), cores: 0.0, served: 0, reads: 0, held: 0 };
+        let state = State {
+            page: Page::Cpu,
+            counted: 100.0,
+            since: Instant::now(),
+            cores: 0.0,
+            served: 0,
+            reads: 0,
+            held: 0,
+            answers: (200, Duration::ZERO),
+            grpc_status: None,
+        };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         let releases = watch::Sender::new(0);
@@ -110,6 +124,17 @@ impl App {
     /// From now on `/metrics` does this.
     pub fn page(&self, page: Page) {
         self.state.lock().page = page;
+    }
+
+    /// From now on requests are answered with this status after this time; at first with 200 at once. Those for `/hold` wait for
+    /// [`Self::release`] before.
+    pub fn answers(&self, status: u16, after: Duration) {
+        self.state.lock().answers = (status, after);
+    }
+
+    /// From now on answers have this `grpc-status`.
+    pub fn grpc_status(&self, status: Option<u8>) {
+        self.state.lock().grpc_status = status;
     }
 
     /// Requests that were answered, reads of `/metrics` left out.
@@ -165,6 +190,8 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
                 return;
             }
         }
+        let status = std::str::from_utf8(&buffer).ok().and_then(|text| text.strip_prefix("GET /answer/"));
+        let status = status.and_then(|text| text.get(..3)?.parse().ok());
         buffer.drain(..end);
         let written = if is_metrics {
             let page = {
@@ -174,8 +201,19 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
             };
             metrics(&mut stream, page, &state).await
         } else {
-            state.lock().served += 1;
-            answer(&mut stream, 200, b"ok\n").await
+            let ((answers, after), grpc_status) = {
+                let mut state = state.lock();
+                state.served += 1;
+                (state.answers, state.grpc_status)
+            };
+            if !after.is_zero() {
+                // Nothing else to wait for: this is the time that the work takes.
+                let _ = tokio::time::timeout(after, std::future::pending::<()>()).await;
+            }
+            match grpc_status {
+                Some(grpc_status) => answer_grpc(&mut stream, grpc_status).await,
+                None => answer(&mut stream, status.unwrap_or(answers), b"ok\n").await,
+            }
         };
         if written.is_err() {
             return;
@@ -188,6 +226,14 @@ async fn answer(stream: &mut TcpStream, status: u16, body: &[u8]) -> std::io::Re
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(body);
     stream.write_all(&bytes).await
+}
+
+/// Trailers alone, as a call that fails at once.
+async fn answer_grpc(stream: &mut TcpStream, grpc_status: u8) -> std::io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 200 said\r\ncontent-type: application/grpc\r\ngrpc-status: {grpc_status}\r\ncontent-length: 0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await
 }
 
 async fn metrics(stream: &mut TcpStream, page: Page, state: &Mutex<State>) -> std::io::Result<()> {

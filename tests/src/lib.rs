@@ -1,13 +1,15 @@
 //! Weir's test kit: what every test on real servers needs, once.
 //!
-//! Real parts only: the built `weir` binary ([`weir`]), Envoy ([`proxy`]) and the load generator as the demo ships them
-//! (`operator::demo`), scripted applications ([`app`]) with their manifests ([`mesh`]), free [`ports`], [`http`] requests, and
+//! Real parts only: the built `weir` binary ([`weir`]) or its xDS server alone ([`xds`]), Envoy ([`proxy`]) and the load
+//! generator as the demo ships them (`operator::demo`), scripted applications ([`app`]) with their manifests ([`mesh`]), a
+//! trace [`collector`], free [`ports`], [`http`] requests, and
 //! [`wait::eventually`] in place of every sleep. [`tidy`] holds the checks of the
 //! repository itself, as functions of what they read, so that each can be shown a made-up tree that it must refuse.
 //!
 //! Nothing here decides what is right; the tests in `tests/it` do.
 
 pub mod app;
+pub mod collector;
 pub mod http;
 pub mod mesh;
 pub mod ports;
@@ -16,6 +18,7 @@ pub mod status;
 pub mod tidy;
 pub mod wait;
 pub mod weir;
+pub mod xds;
 
 use std::path::{Path, PathBuf};
 

@@ -1,20 +1,23 @@
 //! The limit of each priority class.
 //!
 //! With a limit `L` and the demand `d` of each class, the first class may have all of `L`, and each next one what the better
-//! ones leave: `L - HEADROOM * (sum of their demands)`, at least `FLOOR_SHARE * L`, so that none is starved for good. A
-//! demand that is not known changes nothing: the last limit stays, at first `L`.
+//! ones leave: `L - HEADROOM * (sum of their demands)`, at least `FLOOR_SHARE * L`, so that none is starved for good. Where
+//! `L` must not be exceeded, as with `limit`, `SLACK * L` is given to none of these: so the rule's own bucket fills again
+//! after a better class has jumped. A demand that is not known changes nothing: the last limit stays, at first `L`.
 
 use jiff::Timestamp;
 
 use crate::{
     condition,
     metric::Observations,
-    policy::{Rule, Scope},
+    policy::{Action, Rule, Scope},
     quota::Rate,
 };
 
 /// What is kept free for a class, as a multiple of its measured demand.
 pub const HEADROOM: f64 = 1.1;
+/// What is given to none but the first class of a rule with `limit`, as a part of the limit.
+pub const SLACK: f64 = 0.05;
 /// What each class may have however much the better ones ask for, as a part of the limit.
 pub const FLOOR_SHARE: f64 = 0.01;
 
@@ -39,7 +42,11 @@ pub(super) fn limits(
         let left = match asked {
             Some(asked) => {
                 let per_second = limit.per_second();
-                let left = (per_second - HEADROOM * asked).max(FLOOR_SHARE * per_second);
+                let slack = match rule.action {
+                    Action::Limit(_) => SLACK * per_second,
+                    Action::Adapt(_) => 0.0,
+                };
+                let left = (per_second - slack - HEADROOM * asked).max(FLOOR_SHARE * per_second);
                 Rate::from_requests(left * limit.interval.as_secs_f64(), limit.interval)
             }
             None => before.get(position + 1).copied().filter(|_| before.len() == rule.classes.len() + 1),

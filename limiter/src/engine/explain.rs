@@ -40,14 +40,13 @@ pub(super) fn sentence(facts: &Facts<'_>) -> String {
         None => format!("{}{}", limiting(facts, ""), amount_note(facts)),
         Some(when) => with_metrics(facts, when),
     };
-    in_mode(facts.view.rule.mode, text)
-}
-
-/// `text`, marked if the limit is only reported.
-pub(super) fn in_mode(mode: Mode, text: String) -> String {
-    match mode {
-        Mode::Enforce => text,
-        Mode::Shadow => format!("shadow: not enforced; {text}"),
+    let View { rule, observations, now, .. } = facts.view;
+    if rule.mode == Mode::Enforce {
+        return text;
+    }
+    match super::excess(rule, observations, *now) {
+        Some(excess) => format!("shadow: would refuse {} now; {text}", Unit::PerSecond.write(excess)),
+        None => format!("shadow: not enforced; {text}"),
     }
 }
 
@@ -308,7 +307,7 @@ impl Unit {
         match metric.word {
             Word::Cpu | Word::Memory | Word::Errors => Self::Ratio,
             Word::Latency(_) => Self::Seconds,
-            Word::Requests | Word::Answers | Word::Refused | Word::Demand(_) => Self::PerSecond,
+            Word::Requests | Word::Answers | Word::Refused | Word::Demand(_) | Word::Excess(_) => Self::PerSecond,
             // The name says "per second" already; the unit of a named metric stands in its policy, not in the rule.
             Word::ErrorsPerSecond | Word::Inflight | Word::Pods | Word::Named(_) => Self::Plain,
         }

@@ -74,7 +74,7 @@ pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
 pub fn dimension(word: &Word) -> Option<Dimension> {
     match word {
         Word::Cpu | Word::Memory | Word::Errors => Some(Dimension::Ratio),
-        Word::Requests | Word::ErrorsPerSecond | Word::Answers | Word::Refused | Word::Demand(_) => {
+        Word::Requests | Word::ErrorsPerSecond | Word::Answers | Word::Refused | Word::Demand(_) | Word::Excess(_) => {
             Some(Dimension::PerSecond)
         }
         Word::Latency(_) => Some(Dimension::Seconds),

@@ -8,7 +8,6 @@ use crds::article::{self as api, ArticleSmartLimiter};
 
 use super::{
     Action, EnforceAt, Kind, Limit, MissingAction, Mode, OnMissing, Policy, Problems, Rule, Scope, Targets, When, key,
-    unsupported_words,
 };
 use crate::{
     language::{
@@ -75,12 +74,7 @@ fn rule(position: usize, descriptor: &api::Descriptor, problems: &mut Problems) 
 }
 
 fn condition_of(text: &str, field: &str, problems: &mut Problems) -> Option<When> {
-    let when = problems.sentence(language::parse_when(text, &Vocabulary::default()), field, text)?;
-    let mut metrics = std::collections::BTreeSet::new();
-    when.condition.collect_metrics(&mut metrics);
-    when.until.collect_metrics(&mut metrics);
-    unsupported_words(&metrics, field, problems);
-    Some(when)
+    problems.sentence(language::parse_when(text, &Vocabulary::default()), field, text)
 }
 
 fn limit(action: &api::Action, field: &str, problems: &mut Problems) -> Option<Limit> {
@@ -97,9 +91,6 @@ fn limit(action: &api::Action, field: &str, problems: &mut Problems) -> Option<L
         );
         return None;
     }
-    let mut metrics = std::collections::BTreeSet::new();
-    expression.collect_metrics(&mut metrics);
-    unsupported_words(&metrics, &field, problems);
     let (amount, scope) = divided(expression);
     let limit = Limit { amount, interval: interval?, scope, per: None, text: quota.clone() };
     check_constant(&limit, &field, problems).then_some(limit)

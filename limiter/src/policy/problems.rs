@@ -1,13 +1,10 @@
 //! Collecting problems, and the checks that all kinds of objects share.
 
-use std::collections::BTreeSet;
-
 use crds::ObjectMeta;
 
 use super::{Kind, PolicyKey};
 use crate::{
     language::SentenceError,
-    metric::{Metric, Word},
     problem::{Problem, Reason},
 };
 
@@ -70,27 +67,6 @@ pub(crate) fn key(kind: Kind, metadata: &ObjectMeta, problems: &mut Problems) ->
         return None;
     }
     Some(PolicyKey { kind, namespace, name })
-}
-
-/// Refuses words that nothing measures yet; a condition on them would look as if it could hold.
-pub(crate) fn unsupported_words(metrics: &BTreeSet<Metric>, field: &str, problems: &mut Problems) {
-    for metric in metrics {
-        match metric.word {
-            Word::Cpu
-            | Word::Memory
-            | Word::Pods
-            | Word::Named(_)
-            | Word::Answers
-            | Word::Refused
-            | Word::Demand(_) => {}
-            Word::Requests | Word::Errors | Word::ErrorsPerSecond | Word::Latency(_) | Word::Inflight => problems
-                .not_yet(
-                    field,
-                    format!("`{}` is not measured yet", metric.word),
-                    "use cpu, memory, pods, or a scraped series of `metrics`",
-                ),
-        }
-    }
 }
 
 /// Whether `text` is a label of RFC 1123: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes.

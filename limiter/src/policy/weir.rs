@@ -34,7 +34,7 @@ pub fn policy(object: &SmartLimiter) -> (Option<Policy>, Vec<Problem>) {
     let vocabulary = Vocabulary::new(&metrics);
     let rules = rules(spec, &vocabulary, &mut problems);
     let on_missing = on_missing(&spec.on_missing_metric, &mut problems);
-    let policy = (|| {
+    let policy = || {
         Some(Policy {
             key: key?,
             generation: object.metadata.generation.unwrap_or(0),
@@ -45,10 +45,10 @@ pub fn policy(object: &SmartLimiter) -> (Option<Policy>, Vec<Problem>) {
             metrics,
             on_missing: on_missing?,
         })
-    })();
+    };
+    let policy = policy();
     if let Some(policy) = &policy {
-        unsupported_metrics(policy, &mut problems);
-        no_addresses_at_callers(policy, &mut problems);
+        elsewhere(policy, &mut problems);
     }
     (policy, problems.into_vec())
 }
@@ -74,8 +74,17 @@ fn enforce_at(place: api::EnforceAt) -> EnforceAt {
     }
 }
 
-/// A caller's proxy has one client, the caller itself.
-fn no_addresses_at_callers(policy: &Policy, problems: &mut Problems) {
+/// What cannot be done elsewhere than at the target.
+fn elsewhere(policy: &Policy, problems: &mut Problems) {
+    let with_classes = policy.rules.iter().enumerate().filter(|(_, rule)| !rule.classes.is_empty());
+    for (position, _) in with_classes.filter(|_| policy.enforce_at != EnforceAt::Server) {
+        problems.not_yet(
+            format!("spec.rules[{position}].priorities"),
+            "what each priority class wants is measured at the target's own proxies only",
+            "leave `priorities` out, or `enforceAt`",
+        );
+    }
+    // A caller's proxy has one client, the caller itself.
     if policy.enforce_at != EnforceAt::Client {
         return;
     }
@@ -423,17 +432,6 @@ fn on_missing(on_missing: &api::OnMissingMetric, problems: &mut Problems) -> Opt
         }
     };
     Some(OnMissing { action, after: after? })
-}
-
-/// Refuses words that nothing measures yet; a condition on them would never hold and look as if it did.
-fn unsupported_metrics(policy: &Policy, problems: &mut Problems) {
-    for (position, rule) in policy.rules.iter().enumerate() {
-        let field = match rule.action {
-            Action::Limit(_) => format!("spec.rules[{position}].when"),
-            Action::Adapt(_) => format!("spec.rules[{position}].adapt"),
-        };
-        super::unsupported_words(&rule.needs(), &field, problems);
-    }
 }
 
 #[cfg(test)]

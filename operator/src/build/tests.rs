@@ -76,6 +76,39 @@ fn only_what_a_change_touches_is_built_and_sent() {
 }
 
 #[test]
+fn a_pause_sends_one_layer_to_each_pod_and_rules_go_on_being_decided() {
+    let mut builder = Builder::new(Table::new());
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    let (all, late): (Vec<_>, Vec<_>) = changes(&mesh())
+        .into_iter()
+        .partition(|change| !matches!(change, Change::Apply { key, .. } if key.name.starts_with("s99")));
+    builder.apply(all, start);
+    let key = |name: &str| ServiceKey { namespace: "ns-a".to_owned(), name: name.to_owned() };
+    let paused = |builder: &Builder, name: &str| {
+        builder.built(&key(name)).is_some_and(|built| built.intent.pods.values().all(|pod| pod.paused))
+    };
+    let before = builder.counts();
+    builder.set_pauses(Pauses { services: [key("s7")].into(), ..Pauses::default() }, start);
+    assert_eq!(builder.counts().resources - before.resources, 1);
+    assert_eq!((paused(&builder, "s7"), paused(&builder, "s8")), (true, false));
+
+    let everything = Pauses { all: true, ..builder.pauses().clone() };
+    builder.set_pauses(everything.clone(), start);
+    let all_paused = builder.counts();
+    assert_eq!(all_paused.resources - before.resources, 989, "s7 has it already");
+    builder.set_pauses(everything, start);
+    assert_eq!(builder.counts(), all_paused, "once more is no change");
+    builder.apply(late, start);
+    assert!(paused(&builder, "s990"), "a service that comes later is paused too");
+    builder.observe(vec![sample("s8", 0.9, start)], start);
+    let decided = builder.built(&key("s8")).and_then(|built| built.rules.decisions.values().next());
+    assert_eq!(decided.map(|decision| decision.phase), Some(Phase::Limiting));
+
+    builder.set_pauses(Pauses { services: [key("s7")].into(), ..Pauses::default() }, start);
+    assert_eq!((paused(&builder, "s7"), paused(&builder, "s8"), paused(&builder, "s990")), (true, false, false));
+}
+
+#[test]
 fn a_removed_service_takes_its_resources_along() {
     let mut builder = Builder::new(Table::new());
     let all = changes(&mesh());
@@ -181,4 +214,59 @@ fn a_number_of_a_service_is_sent_to_its_callers_and_to_nobody_else() {
     builder.apply(changes(&gone), start);
     let moved = builder.counts();
     assert_eq!((moved.builds - other.builds, moved.resources - other.resources), (2, 1));
+}
+
+#[tokio::test]
+async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (old, recent): (Timestamp, Timestamp) =
+        ("2026-01-01T00:00:00Z".parse().expect("a time"), "2026-01-02T12:00:00Z".parse().expect("a time"));
+    let now: Timestamp = "2026-01-03T00:00:00Z".parse().expect("a time");
+    let service = |name: &str| ServiceKey { namespace: "ns-a".to_owned(), name: name.to_owned() };
+    // Three limits in force, as a run before left them.
+    let mut before = Builder::new(Table::new());
+    let all = changes(&mesh());
+    before.apply(all.clone(), recent);
+    before.observe(["s1", "s2", "s3"].map(|name| sample(name, 0.9, recent)).into(), recent);
+    let states = |name: &str| before.built(&service(name)).expect("built").rules.states.clone();
+    let decisions = BTreeMap::from([
+        (service("s1"), (recent, states("s1"))),
+        (service("s2"), (recent, states("s2"))),
+        (service("s3"), (old, states("s3"))),
+    ]);
+
+    let (folder, kept) = crate::checkpoint::Folder::open(home.path(), now).expect("opens");
+    assert!(kept.decisions.is_empty());
+    let (keeper, writing) = crate::checkpoint::spawn(folder, crate::checkpoint::Metrics::default());
+    let kept = Kept { decisions, ..Kept::default() };
+    let mut builder = Builder::new(Table::new()).with_checkpoint(kept, keeper);
+    let (first, rest): (Vec<_>, Vec<_>) = all.clone().into_iter().partition(|change| match change {
+        Change::Apply { key, .. } => key.name.starts_with("s1"),
+        _ => false,
+    });
+    builder.apply(first, now);
+    builder.forget_unseen(now);
+    builder.apply(rest, now);
+    let phase = |name: &str| {
+        let built = builder.built(&service(name)).expect("built");
+        built.rules.decisions.values().next().expect("a rule").phase
+    };
+    assert_eq!(phase("s1"), Phase::Limiting);
+    assert_eq!(phase("s2"), Phase::Limiting, "it came later");
+    assert_eq!(phase("s3"), Phase::Idle, "it was away for too long");
+    let version = |builder: &Builder| builder.table().get(crate::xds::ResourceType::Route, "in/ns-a/s1/s1-0/8080");
+    assert_eq!(version(&builder).map(|entry| entry.version), version(&before).map(|entry| entry.version));
+
+    // What is gone is forgotten, what is there is kept to the end.
+    let gone = all.into_iter().find_map(|change| match change {
+        Change::Apply { key, .. } if key.name == "s1" => Some(key),
+        _ => None,
+    });
+    builder.apply(vec![Change::Delete(gone.expect("it is there"))], now);
+    builder.keep_all(now);
+    drop(builder);
+    writing.await.expect("written");
+    let (_, kept) = crate::checkpoint::Folder::open(home.path(), now).expect("opens");
+    assert_eq!(kept.decisions.len(), 999);
+    assert!(!kept.decisions.contains_key(&service("s1")));
 }

@@ -1,7 +1,8 @@
 //! The folder on disk: held by one process, read once at the start, written file by file.
 //!
 //! `decisions/00.jsonl` to `3f.jsonl` hold the services by the hash of their names: a change of one service writes one of 64
-//! files, and a thousand changes write 64 files and not a thousand. Each is written beside, synced, and renamed into place.
+//! files, and a thousand changes write 64 files and not a thousand. `pauses.json` beside them holds what an operator has paused. Each is
+//! written beside, synced, and renamed into place.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,9 +16,10 @@ use tracing::{error, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Damage, Error, Kept, News, record};
-use crate::intent::ServiceKey;
+use crate::intent::{Pauses, ServiceKey};
 
 const FILES: u64 = 64;
+const PAUSES: &str = "pauses.json";
 /// A larger file is none of ours: 5,000 services with ten rules each have about 20 MB, in 64 files.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -29,6 +31,8 @@ pub struct Folder {
     files: BTreeMap<u8, BTreeMap<ServiceKey, String>>,
     /// Files that differ from what is on disk.
     behind: BTreeSet<u8>,
+    /// What is paused, when that is not on disk.
+    pauses: Option<Pauses>,
     _lock: File,
 }
 
@@ -43,7 +47,7 @@ impl Folder {
         let decisions = folder.join("decisions");
         fs::create_dir_all(&decisions).map_err(io(&decisions, "created"))?;
         let lock = lock(folder)?;
-        let mut opened = Self { decisions, files: BTreeMap::new(), behind: BTreeSet::new(), _lock: lock };
+        let mut opened = Self { decisions, files: BTreeMap::new(), behind: BTreeSet::new(), pauses: None, _lock: lock };
         // Found out now, not at the first decision.
         opened.replace("probe", "")?;
         let probe = opened.decisions.join("probe");
@@ -54,6 +58,22 @@ impl Folder {
 
     fn read(&mut self, now: Timestamp) -> Result<Kept, Error> {
         let mut kept = Kept::default();
+        let path = self.decisions.join(PAUSES);
+        let pauses = bytes(&path).and_then(|bytes| match bytes {
+            None => Ok(Pauses::default()),
+            Some(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| format!("it does not say what is paused: {error}"))
+            }
+        });
+        match pauses {
+            Ok(pauses) => kept.pauses = pauses,
+            Err(reason) => {
+                let aside = self.put_aside(&path, now)?;
+                warn!(file = %path.display(), aside = %aside.display(), reason, "what was paused is damaged; nothing is paused");
+                self.pauses = Some(Pauses::default());
+                kept.damaged.insert(path, vec![Damage { line: 0, service: None, reason }]);
+            }
+        }
         for number in 0..FILES {
             let number = u8::try_from(number).expect("64 fit");
             let path = self.decisions.join(name(number));
@@ -124,9 +144,14 @@ impl Folder {
         }
     }
 
+    /// As [`Self::take`], of what is paused.
+    pub(super) fn take_pauses(&mut self, pauses: Option<Pauses>) {
+        self.pauses = pauses.or(self.pauses.take());
+    }
+
     /// Whether something has still to be written.
     pub(super) fn is_behind(&self) -> bool {
-        !self.behind.is_empty()
+        !self.behind.is_empty() || self.pauses.is_some()
     }
 
     /// Writes every file that is behind; gives their number.
@@ -136,6 +161,13 @@ impl Folder {
     /// The first file that cannot be written; it and those after it are tried again at the next call.
     pub(super) fn write(&mut self, now: Timestamp) -> Result<usize, Error> {
         let mut written = 0;
+        if let Some(pauses) = &self.pauses {
+            let text = serde_json::to_string(pauses)
+                .map_err(|error| io(&self.decisions.join(PAUSES), "written")(std::io::Error::other(error)))?;
+            self.replace(PAUSES, &text)?;
+            self.pauses = None;
+            written += 1;
+        }
         while let Some(number) = self.behind.first().copied() {
             let path = self.decisions.join(name(number));
             match self.files.get(&number).filter(|lines| !lines.is_empty()) {

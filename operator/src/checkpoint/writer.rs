@@ -76,16 +76,20 @@ async fn run(mut folder: Folder, pending: Shared, mut woken: watch::Receiver<()>
     let mut failing = false;
     let mut open = true;
     while open {
-        if !folder.is_behind() && pending.lock().news.is_empty() {
+        if !folder.is_behind() && pending.lock().is_empty() {
             open = woken.changed().await.is_ok();
         } else {
             open = woken.has_changed().is_ok();
         }
         let began = Instant::now();
-        let news = std::mem::take(&mut pending.lock().news);
+        let (news, pauses) = {
+            let mut pending = pending.lock();
+            (std::mem::take(&mut pending.news), pending.pauses.take())
+        };
         let now = Timestamp::now();
         let written = spawn_blocking(move || {
             folder.take(news, now);
+            folder.take_pauses(pauses);
             let written = folder.write(now);
             (folder, written)
         });
@@ -102,7 +106,7 @@ async fn run(mut folder: Folder, pending: Shared, mut woken: watch::Receiver<()>
         note(written, &mut failing, &metrics);
         if !failing {
             let mut pending = pending.lock();
-            pending.since = (!pending.news.is_empty()).then_some(now);
+            pending.since = (!pending.is_empty()).then_some(now);
         }
         if open {
             tokio::select! {

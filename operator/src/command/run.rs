@@ -10,6 +10,7 @@ use tracing::info;
 use crate::{
     app::{self, Config},
     args::RunArgs,
+    telemetry::traces,
 };
 
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -30,6 +31,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         admin_address: args.admin_address,
         scrape_interval: args.scrape_interval,
         state_folder: args.state_dir,
+        traces: args.otlp_endpoint.map(|endpoint| traces::Config { endpoint, sample: args.otlp_sample }),
     };
     app::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)

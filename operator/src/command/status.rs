@@ -1,6 +1,8 @@
 //! `weir status`: what a running Weir has in force, and why.
 
-use std::process::ExitCode;
+mod watch;
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use crds::conditions::ConditionType;
@@ -10,29 +12,51 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use super::say;
 use crate::{args::StatusArgs, status::Status};
 
+/// How long a Weir may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let uri: http::Uri = format!("http://{}/status", args.admin_address).parse()?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let answer = tokio::time::timeout(std::time::Duration::from_secs(10), client.get(uri)).await;
-    let answer = answer.context("no answer within 10 s")?;
-    let answer = answer.with_context(|| format!("no Weir answers on {} (--admin-address)", args.admin_address))?;
-    if !answer.status().is_success() {
-        bail!("{} answered {}", args.admin_address, answer.status());
+    if args.watch {
+        return watch::run(args).await;
     }
-    let body = answer.into_body().collect().await?.to_bytes();
-    if args.json {
-        say!("{}", String::from_utf8_lossy(&body));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let status: Status = serde_json::from_slice(&body).context("the answer is not a status")?;
-    for line in lines(&status) {
+    for line in shown(args).await? {
         say!("{line}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is to be shown now.
+async fn shown(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
+    let body = ask(args.admin_address).await?;
+    if args.json {
+        return Ok(vec![String::from_utf8_lossy(&body).into_owned()]);
+    }
+    Ok(lines(&serde_json::from_slice(&body).context("the answer is not a status")?))
+}
+
+async fn ask(address: SocketAddr) -> anyhow::Result<bytes::Bytes> {
+    let uri: http::Uri = format!("http://{address}/status").parse()?;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+    let ask = async {
+        let answer = client.get(uri).await;
+        let answer = answer.with_context(|| format!("no Weir answers on {address} (--admin-address)"))?;
+        if !answer.status().is_success() {
+            bail!("{address} answered {}", answer.status());
+        }
+        Ok(answer.into_body().collect().await?.to_bytes())
+    };
+    tokio::time::timeout(PATIENCE, ask).await.context("no answer within 10 s")?
+}
+
 fn lines(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
+    if status.paused.all {
+        lines.push("PAUSED by an operator: nothing is enforced anywhere until `weir resume`".to_owned());
+    } else if !status.paused.is_empty() {
+        let services: Vec<_> = status.paused.services.iter().map(ToString::to_string).collect();
+        lines
+            .push(format!("PAUSED by an operator: nothing is enforced at {} until `weir resume`", services.join(", ")));
+    }
     for policy in &status.policies {
         let proxies = policy.status.proxies.as_ref();
         let (programmed, total) = proxies.map_or((0, 0), |proxies| (proxies.programmed, proxies.total));
@@ -40,7 +64,8 @@ fn lines(status: &Status) -> Vec<String> {
         for rule in &policy.status.rules {
             let limit = rule.limit.as_deref().unwrap_or("no limit");
             let shares = rule.shares.as_ref().map(|shares| format!(" ({shares})")).unwrap_or_default();
-            lines.push(format!("  {:<20} {:<10} {limit}{shares}", rule.name, format!("{:?}", rule.phase)));
+            let in_flight = rule.in_flight.map(|most| format!(", at most {most} in flight")).unwrap_or_default();
+            lines.push(format!("  {:<20} {:<10} {limit}{shares}{in_flight}", rule.name, format!("{:?}", rule.phase)));
             lines.extend(rule.message.iter().map(|message| format!("  {:<20} {message}", "")));
         }
         for condition in &policy.status.conditions {
@@ -57,4 +82,45 @@ fn lines(status: &Status) -> Vec<String> {
         lines.extend(problems.iter().map(|problem| format!("{origin}: {problem}")));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use crds::status::{RulePhase, RuleStatus};
+
+    use super::*;
+    use crate::status::PolicyReport;
+
+    #[test]
+    fn a_pause_stands_first_and_a_bound_beside_its_limit() {
+        let rule = RuleStatus {
+            name: "calm".to_owned(),
+            target: "cart".to_owned(),
+            phase: RulePhase::Limiting,
+            limit: Some("60 requests per second across all pods".to_owned()),
+            per_second: Some(60.0),
+            shares: Some("30 x2".to_owned()),
+            in_flight: Some(24),
+            classes: Vec::new(),
+            excess: None,
+            observed: Vec::new(),
+            since: None,
+            message: None,
+        };
+        let policy = PolicyReport {
+            key: "smartlimiters.weir.dev/shop/cart".to_owned(),
+            origin: "a.yaml:1".to_owned(),
+            generation: 1,
+            status: crds::status::SmartLimiterStatus { rules: vec![rule], ..Default::default() },
+        };
+        let mut status = Status { policies: vec![policy], ..Status::default() };
+        let rule =
+            "  calm                 Limiting   60 requests per second across all pods (30 x2), at most 24 in flight";
+        assert_eq!(lines(&status)[1], rule);
+        status.paused.services.insert("shop/cart".parse().expect("a service"));
+        let first = lines(&status).remove(0);
+        assert_eq!(first, "PAUSED by an operator: nothing is enforced at shop/cart until `weir resume`");
+        status.paused.all = true;
+        assert_eq!(lines(&status)[0], "PAUSED by an operator: nothing is enforced anywhere until `weir resume`");
+    }
 }

@@ -62,12 +62,10 @@ mod tests {
 
     #[test]
     fn a_quantile_lies_inside_its_bucket() {
-        let seen = histogram(&[(0.01, 0.0), (0.02, 90.0), (0.05, 0.0), (0.1, 10.0), (f64::INFINITY, 0.0)]);
-        assert_eq!(seen.quantile(0.0), Some(0.01));
-        assert_eq!(seen.quantile(0.45), Some(0.015));
-        assert_eq!(seen.quantile(0.9), Some(0.02));
-        assert_eq!(seen.quantile(0.95), Some(0.075));
-        assert_eq!(seen.quantile(1.0), Some(0.1));
+        let seen = histogram(&[(0.25, 0.0), (0.5, 90.0), (1.0, 0.0), (2.0, 10.0), (f64::INFINITY, 0.0)]);
+        for (quantile, expected) in [(0.0, 0.25), (0.45, 0.375), (0.9, 0.5), (0.95, 1.5), (1.0, 2.0)] {
+            assert_eq!(seen.quantile(quantile), Some(expected), "{quantile}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Outbox {
 
     /// Drops what waits of a pod.
     pub(super) fn forget(&self, service: &ServiceKey, pod: &str) {
-        self.waiting.lock().retain(|(held, held_pod, _), _| (&*held, held_pod.as_deref()) != (service, Some(pod)));
+        self.waiting.lock().retain(|(held, held_pod, _), _| (held, held_pod.as_deref()) != (service, Some(pod)));
     }
 
     /// Hands over what waits whenever the receiver can take it; ends when the receiver is gone.

@@ -53,13 +53,14 @@ pub(super) fn conditions(
     targets: &[Target<'_>],
     delivery: &Delivery,
     health: &HealthBoard,
+    proxies: &Proxies,
     now: Timestamp,
 ) -> Vec<Condition> {
     let (limiting, since) = limiting(entry, targets);
     let all = [
         (ConditionType::Accepted, accepted(entry, targets), now),
         (ConditionType::Programmed, programmed(entry, targets, delivery), now),
-        (ConditionType::MetricsAvailable, metrics(entry, targets, health), now),
+        (ConditionType::MetricsAvailable, metrics(entry, targets, health, proxies), now),
         (ConditionType::Limiting, limiting, since.unwrap_or(now)),
     ];
     let condition = |(type_, (status, reason, message), since): (ConditionType, Verdict, Timestamp)| Condition {
@@ -162,7 +163,7 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
     (true, Reason::Programmed, format!("every proxy of {whose} has acknowledged the newest version"))
 }
 
-fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) -> Verdict {
+fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, proxies: &Proxies) -> Verdict {
     let Some(policy) = &entry.accepted else {
         return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
     };
@@ -180,7 +181,7 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) ->
         }
         let words: Vec<_> = missing.iter().map(|metric| metric.word.to_string()).collect();
         let mut message = format!("{} of {} is missing", words.join(", "), target.service);
-        if let Some(why) = why_missing(target, &missing, health) {
+        if let Some(why) = why_missing(target, &missing, health, proxies) {
             message.push_str(": ");
             message.push_str(&why);
         }
@@ -195,10 +196,32 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard) ->
     (true, Reason::Available, message.to_owned())
 }
 
-fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard) -> Option<String> {
+fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard, proxies: &Proxies) -> Option<String> {
     let view = target.view.as_ref()?;
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
+    }
+    // What Envoy streams is not looked for on metrics pages.
+    let (streamed, missing): (Vec<&Metric>, Vec<&Metric>) =
+        missing.iter().partition(|metric| metric.word.is_streamed());
+    if !streamed.is_empty() {
+        let silent = view.pods.iter().find(|pod| !health.streams(&target.service, pod));
+        let silent = silent.map(|pod| {
+            if proxies.is_connected(&NodeKey::of(&target.service, pod)) {
+                format!(
+                    "the proxy of pod {pod} does not stream the statistics of its inbound ports: `weir bootstrap` writes \
+                     the stats_sinks and stats_config that do"
+                )
+            } else {
+                format!("the proxy of pod {pod} is not connected: start Envoy with the output of `weir bootstrap`")
+            }
+        });
+        if silent.is_some() {
+            return silent;
+        }
+    }
+    if missing.is_empty() {
+        return None;
     }
     for pod in &view.pods {
         let Some(pod_health) = health.pod(&target.service, pod) else { continue };
@@ -220,10 +243,11 @@ fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard) -
 }
 
 fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Timestamp>) {
-    let rules = |policy: &Policy, mode: Mode| -> Vec<(String, Phase, Timestamp)> {
+    let rules = |policy: &Policy, mode: Mode, paused: bool| -> Vec<(String, Phase, Timestamp)> {
         let rules = policy.rules.iter().filter(|rule| rule.mode == mode);
         let standing = rules.flat_map(|rule| {
-            let decided = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+            let targets = targets.iter().filter(|target| target.paused == paused);
+            let decided = targets.filter_map(|target| target.rule(&policy.key, &rule.name));
             decided.map(move |(decision, _)| (rule, decision))
         });
         let limiting = standing.filter(|(_, decision)| matches!(decision.phase, Phase::Limiting | Phase::Releasing));
@@ -232,7 +256,7 @@ fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Tim
     let Some(policy) = &entry.accepted else {
         return ((false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned()), None);
     };
-    let mut enforced = rules(policy, Mode::Enforce);
+    let mut enforced = rules(policy, Mode::Enforce, false);
     enforced.dedup_by(|a, b| a.0 == b.0);
     if let Some(since) = enforced.iter().map(|(_, _, since)| *since).min() {
         let releasing = enforced.iter().all(|(_, phase, _)| *phase == Phase::Releasing);
@@ -240,7 +264,11 @@ fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Tim
         let names: Vec<_> = enforced.into_iter().map(|(name, _, _)| name).collect();
         return ((true, reason, format!("in force: {}", names.join(", "))), Some(since));
     }
-    if rules(policy, Mode::Shadow).is_empty() {
+    let shadow = || [true, false].iter().any(|paused| !rules(policy, Mode::Shadow, *paused).is_empty());
+    if !rules(policy, Mode::Enforce, true).is_empty() {
+        let message = "rules hold now and are paused by an operator: nothing is enforced until `weir resume`";
+        ((false, Reason::Paused, message.to_owned()), None)
+    } else if !shadow() {
         ((false, Reason::Idle, "no rule holds now; this is normal".to_owned()), None)
     } else {
         ((false, Reason::Shadow, "only rules in shadow mode hold now".to_owned()), None)

@@ -23,13 +23,14 @@ pub struct Rules {
     pub next: Option<Timestamp>,
 }
 
-/// The name under which a policy's own metric, or the demand of a class of its rules, is measured: two policies may use one
+/// The name under which a policy's own metric, or what proxies count of one of its rules, is measured: two policies may use one
 /// word for different things.
 #[must_use]
 pub fn qualified(policy: &Policy, metric: &Metric) -> Metric {
     let word = match &metric.word {
         Word::Named(name) => Word::Named(format!("{}#{name}", policy.key)),
         Word::Demand(class) => Word::Demand(format!("{}#{class}", policy.key)),
+        Word::Excess(rule) => Word::Excess(format!("{}/{rule}", policy.key)),
         _ => return metric.clone(),
     };
     Metric { word, reduce: metric.reduce }

@@ -8,14 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use limiter::policy::{EnforceAt, Mode, RequestMatch};
+use limiter::policy::{EnforceAt, RequestMatch};
 
-use super::{Decisions, Limited, Report, RuleKey, Trouble, gateway, routes::Regions};
+use super::{Decisions, Report, RuleKey, Trouble, build_routes, gateway, limited::Limited, routes::Regions};
 use crate::{
     index::{Enforcer, Index, ServiceView},
     intent::{
-        Bounds, Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, Protocol, Route,
-        ServiceIntent, ServiceKey,
+        Bounds, Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, Protocol, ServiceIntent,
+        ServiceKey,
     },
 };
 
@@ -91,12 +91,12 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(name: String, domains: Vec<String>, rules: &[Charged<'_>], routes: Vec<Forward>) -> Self {
-        let limits: Vec<LimitShape> = rules.iter().map(|rule| rule.shape.clone()).collect();
-        let numbers: Vec<Numbers> = rules.iter().map(|rule| rule.numbers.clone()).collect();
+        let limits: Vec<LimitShape> = rules.iter().flat_map(|rule| rule.shapes.clone()).collect();
+        let numbers: Vec<Numbers> = rules.iter().flat_map(|rule| rule.numbers.clone()).collect();
         let values = vec![None; limits.len()];
         let mut bounds: BTreeMap<ServiceKey, Bounds> = BTreeMap::new();
-        for (rule, bound) in rules.iter().filter_map(|rule| Some((rule, rule.bound?))) {
-            bounds.entry(rule.service().clone()).or_default().tighten(bound);
+        for (rule, (all, below)) in rules.iter().filter_map(|rule| Some((rule, rule.bounds?))) {
+            bounds.entry(rule.service().clone()).or_default().tighten(all, below);
         }
         Self { host: Arc::new(Host { name, domains, limits, routes, values }), numbers, bounds }
     }
@@ -137,10 +137,12 @@ impl Numbers {
 /// A rule of another service that is enforced here.
 pub(super) struct Charged<'a> {
     limited: Limited<'a>,
-    shape: LimitShape,
-    numbers: Numbers,
-    /// Most requests in flight at each pod.
-    bound: Option<u32>,
+    /// Its own limit's, then those of its classes.
+    shapes: Vec<LimitShape>,
+    /// By shape.
+    numbers: Vec<Numbers>,
+    /// Most requests in flight at each pod: of all, and of those below the first class.
+    bounds: Option<(u32, u32)>,
 }
 
 impl Charged<'_> {
@@ -160,19 +162,24 @@ pub(super) fn charged<'a>(
     let mut enforcers: Option<Arc<[Enforcer]>> = None;
     let mut found = Vec::new();
     for policy in index.enforced_elsewhere(service, place) {
-        for rule in policy.rules.iter().filter(|rule| rule.mode == Mode::Enforce) {
+        for rule in &policy.rules {
             let enforcers = enforcers.get_or_insert_with(|| index.enforcers(service, place).into());
             let key = RuleKey { service: service.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
             let decision = decided(service).and_then(|decisions| decisions.get(&key));
             let limited = Limited::new(key, policy, rule);
             let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
-            let values = decision.and_then(|decision| limited.values(decision, ready)).unwrap_or_default();
-            let mut shape = limited.shape();
+            let mut values =
+                decision.and_then(|decision| limited.values(decision, ready)).unwrap_or_default().into_iter();
+            let mut shapes: Vec<LimitShape> = limited.shapes().collect();
             // One listener counts for several services.
-            shape.bucket = format!("{}/{}", shape.bucket, service.name);
-            let numbers = Numbers { values, enforcers: Arc::clone(enforcers) };
-            let bound = decision.and_then(|decision| limited.bound(decision, ready));
-            found.push(Charged { limited, shape, numbers, bound });
+            shapes.iter_mut().for_each(|shape| shape.bucket = format!("{}/{}", shape.bucket, service.name));
+            let numbers = shapes.iter().map(|_| {
+                let values = values.next().unwrap_or_default();
+                Numbers { values, enforcers: Arc::clone(enforcers) }
+            });
+            let numbers = numbers.collect();
+            let bounds = decision.and_then(|decision| limited.bounds(decision, ready));
+            found.push(Charged { limited, shapes, numbers, bounds });
         }
     }
     found
@@ -186,13 +193,16 @@ pub(super) fn forwards(
     to: &[(DestinationKey, u32)],
     troubles: &mut Troubles,
 ) -> Vec<Forward> {
-    let mut regions = Regions::within(within);
-    for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| applies(rule)) {
-        if !regions.add(position, &rule.limited.rule.matches) {
-            troubles.too_many(&rule.limited.key);
+    let mut numbered = Vec::new();
+    let mut limits = 0;
+    for rule in rules {
+        if applies(rule) {
+            numbered.push((&rule.limited, limits));
         }
+        limits += rule.shapes.len();
     }
-    let routes: Vec<Route> = regions.into_routes(|position| rules[position].limited.rule.name.as_str());
+    let (routes, left_out) = build_routes(Regions::within(within), &numbered, limits);
+    left_out.into_iter().for_each(|number| troubles.too_many(&numbered[number].0.key));
     routes.into_iter().map(|route| Forward { route, to: to.to_vec() }).collect()
 }
 

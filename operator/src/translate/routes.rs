@@ -13,13 +13,25 @@ use crate::intent::{Priority, Route};
 /// Most regions of one service.
 pub(super) const MOST: usize = 512;
 
+#[derive(Clone)]
 struct Region {
     /// All of these hold.
     matches: Vec<RequestMatch>,
     limits: Vec<usize>,
 }
 
+#[derive(Clone)]
 pub(super) struct Regions(Vec<Region>);
+
+/// What becomes of a region's positions.
+#[derive(Default)]
+pub(super) struct Taken<'a> {
+    pub(super) limits: Vec<usize>,
+    pub(super) classes: Vec<String>,
+    pub(super) priority: Priority,
+    /// Names of the rules, for the route's own.
+    pub(super) rules: Vec<&'a str>,
+}
 
 impl Regions {
     pub(super) fn new() -> Self {
@@ -34,17 +46,22 @@ impl Regions {
     /// Adds a limit for requests that any of `matches` fits (all requests when there is none). Returns false, with nothing
     /// changed, when that would make too many regions.
     pub(super) fn add(&mut self, limit: usize, matches: &[RequestMatch]) -> bool {
+        self.split(limit, matches, |_| true)
+    }
+
+    /// Like [`Self::add`], for those requests only that take the limit `within` already.
+    pub(super) fn add_within(&mut self, limit: usize, within: usize, matches: &[RequestMatch]) -> bool {
+        self.split(limit, matches, |region| region.limits.contains(&within))
+    }
+
+    fn split(&mut self, limit: usize, matches: &[RequestMatch], concerns: impl Fn(&Region) -> bool) -> bool {
         let everything = [RequestMatch::default()];
         let matches = if matches.is_empty() { &everything[..] } else { matches };
-        let mut regions: Vec<Region> = self
-            .0
-            .iter()
-            .map(|region| Region { matches: region.matches.clone(), limits: region.limits.clone() })
-            .collect();
+        let mut regions = self.0.clone();
         for wanted in matches {
             let mut split = Vec::with_capacity(regions.len());
             for mut region in regions {
-                if region.limits.contains(&limit) {
+                if region.limits.contains(&limit) || !concerns(&region) {
                     split.push(region);
                 } else if implies(&region.matches, wanted) {
                     region.limits.push(limit);
@@ -70,25 +87,21 @@ impl Regions {
         true
     }
 
-    pub(super) fn into_routes<'a>(self, rule_name: impl Fn(usize) -> &'a str) -> Vec<Route> {
+    /// The routes, with what `resolve` makes of the positions that were added to each region.
+    pub(super) fn into_routes<'a>(self, resolve: impl Fn(&[usize]) -> Taken<'a>) -> Vec<Route> {
         let last = self.0.len() - 1;
-        let name = |position: usize, region: &Region| {
+        let name = |position: usize, rules: &[&str]| {
             if position == last {
                 return "every-request".to_owned();
             }
-            let rules: Vec<_> = region.limits.iter().map(|limit| rule_name(*limit)).collect();
             let rules: String = rules.join("+").chars().take(100).collect();
             format!("{position}:{rules}")
         };
-        let named = self.0.into_iter().enumerate();
-        named
-            .map(|(i, region)| Route {
-                name: name(i, &region),
-                matches: region.matches,
-                limits: region.limits,
-                priority: Priority::Default,
-            })
-            .collect()
+        let routes = self.0.into_iter().enumerate().map(|(position, region)| {
+            let Taken { limits, classes, priority, rules } = resolve(&region.limits);
+            Route { name: name(position, &rules), matches: region.matches, limits, priority, classes }
+        });
+        routes.collect()
     }
 }
 

@@ -1,9 +1,10 @@
 use jiff::Timestamp;
-use limiter::engine::Phase;
+use limiter::{engine::Phase, policy::Mode};
 
 use super::*;
 use crate::{
     index::{Change, Index},
+    intent::Priority,
     watch::decode,
 };
 
@@ -77,10 +78,11 @@ fn a_limit_per_pod_is_whole_on_every_pod() {
 }
 
 #[test]
-fn shadow_rules_are_reported_and_never_reach_a_proxy() {
+fn shadow_rules_reach_the_proxy_as_such() {
     let index = index("  - {name: all, mode: Shadow, limit: 9 requests per second across all pods}\n");
     let (intent, reports) = translated(&index);
-    assert_eq!(intent.limits, []);
+    assert_eq!(intent.limits.iter().map(|limit| limit.mode).collect::<Vec<_>>(), [Mode::Shadow]);
+    assert_eq!(per_pod(&intent, 0)[..3], [Some(3000); 3]);
     assert_eq!(reports[0].shares.len(), 3);
 }
 
@@ -142,6 +144,69 @@ fn shadow_rules_and_rules_about_some_requests_bound_nothing() {
     for rule in [shadow, narrow] {
         assert_eq!(bounds(rule, &[10]), (vec![None; 4], vec![None]), "{rule}");
     }
+}
+
+const CLASSES: &str = "
+  - name: cool
+    adapt: keep cpu below 70%, between 20 and 400 requests per second per pod
+    priorities:
+    - {name: paying, matches: [{headers: [{name: tier, value: paying}]}, {path: {type: PathPrefix, value: /checkout}}]}
+    - {name: known, matches: [{headers: [{name: user, type: RegularExpression, value: .+}]}]}
+";
+
+#[test]
+fn a_request_counts_in_the_first_class_that_fits_it() {
+    let (intent, _) = translated(&index(CLASSES));
+    let bucket = "smartlimiters.weir.dev/ns-a/p/cool";
+    let buckets: Vec<_> = intent.limits.iter().map(|limit| (limit.bucket.as_str(), limit.service_wide)).collect();
+    let classes = ["paying", "known", "*"].map(|class| format!("{bucket}/{class}"));
+    assert_eq!(buckets, [(bucket, true), (&classes[0], false), (&classes[1], false), (&classes[2], false)]);
+    let key = |class: &str| vec![format!("smartlimiters.weir.dev/ns-a/p#cool/{class}")];
+    for route in &intent.routes {
+        let has = |name: &str| route.matches.iter().any(|part| part.headers.contains_key(name));
+        let paying = has("tier") || route.matches.iter().any(|part| part.path.is_some());
+        let (limits, classes, priority) = match (paying, has("user")) {
+            (true, _) => (vec![1], key("paying"), Priority::High),
+            (false, true) => (vec![0, 2], key("known"), Priority::Default),
+            (false, false) => (vec![0, 3], Vec::new(), Priority::Default),
+        };
+        assert_eq!((&route.limits, &route.classes, route.priority), (&limits, &classes, priority), "{}", route.name);
+    }
+    assert!(intent.routes.len() > 3, "{:?}", intent.routes);
+}
+
+#[test]
+fn classes_have_their_own_numbers_and_the_lower_ones_a_smaller_queue() {
+    let index = index(CLASSES);
+    let key = checkout();
+    let view = index.service(&key).expect("it exists");
+    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
+    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let decision = rules.decisions.values_mut().next().expect("one rule");
+    let rate = |milli_requests| Rate { milli_requests, interval: std::time::Duration::from_secs(1) };
+    (decision.limit, decision.lowest, decision.bound) = (Some(rate(400_000)), Some(rate(20_000)), Some(40));
+    decision.classes = vec![rate(400_000), rate(100_000), rate(4_000)];
+    let (intent, _) = translate(&view, &rules.decisions);
+    let numbers: Vec<_> = (0..4).map(|limit| per_pod(&intent, limit)[0]).collect();
+    assert_eq!(numbers, [Some(400_000), Some(400_000), Some(100_000), Some(4_000)]);
+    let bounds = intent.pods["pod-1"].bounds;
+    assert_eq!((bounds.high, bounds.default), (Some(40), Some(10)));
+}
+
+#[test]
+fn a_rule_whose_classes_overlap_in_too_many_ways_is_left_out_whole() {
+    let part = |header: usize| format!("{{headers: [{{name: x-{header}, value: '1'}}]}}");
+    let others: String = (0..8)
+        .map(|n| format!("  - {{name: r{n}, limit: 9 requests per second per pod, matches: [{}]}}\n", part(n)))
+        .collect();
+    let classes: Vec<_> = (8..16).map(|n| format!("{{name: c{n}, matches: [{}]}}", part(n))).collect();
+    let last =
+        format!("  - {{name: last, limit: 9 requests per second per pod, priorities: [{}]}}\n", classes.join(", "));
+    let (intent, reports) = translated(&index(&format!("{others}{last}")));
+    let trouble: Vec<_> =
+        reports.iter().filter(|report| report.trouble.is_some()).map(|report| report.key.rule.as_str()).collect();
+    assert_eq!(trouble, ["last"]);
+    assert!(intent.routes.iter().all(|route| route.limits.iter().all(|limit| *limit < 8) && route.classes.is_empty()));
 }
 
 #[test]

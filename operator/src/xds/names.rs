@@ -166,8 +166,14 @@ pub const SERVICE_FILTER: &str = "weir.limit.service";
 pub const OUTBOUND_NARROW_FILTER: &str = "weir.out.narrow";
 /// As [`SERVICE_FILTER`], on the way out.
 pub const OUTBOUND_SERVICE_FILTER: &str = "weir.out.service";
+/// As [`SHADOW_FILTER_PREFIX`], on the way out.
+pub const OUTBOUND_SHADOW_FILTER_PREFIX: &str = "weir.out.shadow.";
+/// Before the bucket: HTTP filter instance, and its stat prefix, that counts what a limit in shadow mode would refuse.
+pub const SHADOW_FILTER_PREFIX: &str = "weir.shadow.";
 /// Runtime key: percentage of requests over a limit that are refused; 0 turns every limit of the proxy off.
 pub const ENFORCED_RUNTIME_KEY: &str = "weir.enforced";
+/// Runtime key of the status of our own refusals, which Envoy wants named; nobody sets it.
+pub const OVER_LIMIT_RUNTIME_KEY: &str = "weir.over_limit_status";
 /// Namespace in a route's metadata that carries the limits.
 pub const METADATA: &str = "rl";
 /// Key in it: the classes that the route's requests belong to, `<policy key>#<rule>/<class>`, separated by commas.

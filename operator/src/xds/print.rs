@@ -99,6 +99,7 @@ mod tests {
                 matches: Vec::new(),
                 limits: Vec::new(),
                 priority: Priority::Default,
+                classes: Vec::new(),
             }],
             pods: [("checkout-0".to_owned(), pod)].into(),
         };

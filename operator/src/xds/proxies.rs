@@ -176,6 +176,12 @@ impl Proxies {
             })
     }
 
+    /// The version of a resource that `node` has acknowledged on its newest stream.
+    #[must_use]
+    pub fn acknowledged(&self, node: &NodeKey, resource_type: ResourceType, name: &str) -> Option<Arc<str>> {
+        self.0.nodes.read().get(node)?.acknowledged[resource_type.index()].get(name).cloned()
+    }
+
     /// Refusals of `node` that still stand, newest last.
     #[must_use]
     pub fn refusals(&self, node: &NodeKey) -> Vec<Refusal> {

@@ -10,6 +10,7 @@ pub mod limiter;
 mod listener;
 mod logger;
 mod outbound;
+mod reply;
 mod route;
 pub mod runtime;
 pub mod slots;

@@ -23,6 +23,7 @@ use crate::xds::{
     session::{Meaning, Push, Session},
     subscription::Outcome,
     table::{Table, Watcher},
+    trail::Trail,
     wire::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
         service::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
@@ -189,8 +190,9 @@ async fn open(
     tracing::Span::current().record("node", tracing::field::display(&node));
     let connection = proxies.connect(&node, said.user_agent(), Timestamp::now());
     info!(user_agent = said.user_agent(), "proxy connected");
-    let mut stream =
-        ProxyStream { session: Session::default(), watcher: table.watch(&node), connection, proxies, node };
+    let mut watcher = table.watch(&node);
+    let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
+    let mut stream = ProxyStream { session: Session::default(), watcher, connection, proxies, node, trail };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);
@@ -205,6 +207,7 @@ struct ProxyStream {
     connection: Connection,
     proxies: Proxies,
     node: NodeKey,
+    trail: Trail,
 }
 
 impl ProxyStream {
@@ -219,12 +222,17 @@ impl ProxyStream {
                 // The response is computed only when the transport can take it, from the state of that moment.
                 permit = response_tx.reserve(), if may_have_news => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    let view = self.watcher.view();
+                    let (view, mark) = self.watcher.marked_view();
+                    self.trail.sees(mark);
                     match self.session.next(&view) {
-                        None => may_have_news = false,
+                        None => {
+                            self.trail.said_all();
+                            may_have_news = false;
+                        }
                         Some(Push { resource_type, response }) => {
                             if let Some(resource_type) = resource_type {
                                 self.connection.pushed(resource_type, response.resources.len());
+                                self.trail.pushed(&self.node, resource_type, response.resources.len(), &response.nonce);
                             }
                             debug!(
                                 type_url = response.type_url,
@@ -267,7 +275,9 @@ impl ProxyStream {
         Ok(())
     }
 
-    fn learned(&self, request: &DeltaDiscoveryRequest, resource_type: ResourceType, outcome: Outcome) {
+    fn learned(&mut self, request: &DeltaDiscoveryRequest, resource_type: ResourceType, outcome: Outcome) {
+        let refusal = request.error_detail.as_ref().map(|error| error.message.as_str());
+        self.trail.answered(&request.response_nonce, refusal);
         if outcome.acknowledged {
             self.connection.count_ack(resource_type);
         }

@@ -15,7 +15,11 @@ use tokio::sync::watch;
 
 use crate::{
     intent::ServiceKey,
-    xds::{NodeKey, ResourceType, resources::Resource},
+    xds::{
+        NodeKey, ResourceType,
+        resources::Resource,
+        trail::{Mark, Traced},
+    },
 };
 
 /// A resource as the table holds it; cloning shares the bytes.
@@ -55,6 +59,10 @@ struct State {
     nodes: HashMap<NodeKey, View>,
     /// Streams to wake. Written by `watch` and when a watcher is dropped.
     watchers: HashMap<NodeKey, watch::Sender<u64>>,
+    /// The newest change that is followed, by the nodes that see it. Empty unless somebody traces.
+    marks: HashMap<NodeKey, Mark>,
+    /// Changes that were followed.
+    followed: u64,
 }
 
 /// A stream's place at the table.
@@ -75,6 +83,16 @@ impl Table {
     /// Makes `resources` all that `service` has, and wakes the streams of the nodes for which that is a difference.
     /// A resource whose version has not changed keeps its bytes.
     pub fn replace(&self, service: &ServiceKey, resources: Vec<Resource>) -> Changed {
+        self.replace_traced(service, resources, None)
+    }
+
+    /// As [`Self::replace`], with somebody who follows the change to the proxies.
+    pub fn replace_traced(
+        &self,
+        service: &ServiceKey,
+        resources: Vec<Resource>,
+        traced: Option<Arc<dyn Traced>>,
+    ) -> Changed {
         let mut resources = resources;
         // The stage before gives them in this order, so this only looks.
         if !resources.is_sorted_by(|one, next| one.node <= next.node) {
@@ -84,9 +102,14 @@ impl Table {
             resources.chunk_by(|one, next| one.node == next.node).map(|of| of[0].node.clone()).collect();
         let mut changed = Changed::default();
         let mut state = self.0.write();
+        let mark = traced.map(|traced| {
+            state.followed += 1;
+            Mark { number: state.followed, traced }
+        });
         let before = state.services.remove(service).unwrap_or_default();
         for node in before.iter().filter(|node| nodes.binary_search(node).is_err()) {
             let view = state.nodes.remove(node).unwrap_or_default();
+            state.marks.remove(node);
             changed.resources += view.iter().map(|names| names.len()).sum::<usize>();
             changed.nodes += 1;
             state.wake(node);
@@ -100,6 +123,9 @@ impl Table {
             if differences > 0 {
                 changed.resources += differences;
                 changed.nodes += 1;
+                if let Some(mark) = &mark {
+                    state.marks.insert(node.clone(), mark.clone());
+                }
                 state.wake(node);
             }
         }
@@ -201,6 +227,13 @@ impl Watcher {
         // Marked first: a change between the two lines wakes the stream once too often, never too seldom.
         self.woken.mark_unchanged();
         self.table.view(&self.node)
+    }
+
+    /// What the node sees now, and the newest change of it that is followed.
+    pub(super) fn marked_view(&mut self) -> (View, Option<Mark>) {
+        self.woken.mark_unchanged();
+        let state = self.table.0.read();
+        (state.nodes.get(&self.node).cloned().unwrap_or_default(), state.marks.get(&self.node).cloned())
     }
 }
 

@@ -26,7 +26,7 @@ const ROOMS: &[Room] = &[
     Room { name: "translate", rooms: &["index", "intent"], crates: &["limiter"] },
     Room { name: "intent", rooms: &[], crates: &["limiter"] },
     Room { name: "xds", rooms: &["intent"], crates: &["limiter", "tokio", "envoy_types"] },
-    Room { name: "metrics", rooms: &["intent"], crates: &["limiter", "tokio"] },
+    Room { name: "metrics", rooms: &["intent", "xds::names", "xds::node"], crates: &["limiter", "tokio"] },
     Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["limiter", "tokio"] },
     Room {
         name: "status",
@@ -39,10 +39,12 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 7] = [
+const PURE: [&[&str]; 9] = [
     &["index"],
     &["translate"],
     &["intent"],
+    &["metrics", "stream", "families"],
+    &["metrics", "stream", "window"],
     &["xds", "resources"],
     &["xds", "subscription"],
     &["xds", "names"],

@@ -58,7 +58,9 @@ endpoints: [{addresses: [127.0.9.1], targetRef: {kind: Pod, name: checkout-0}}]
 fn every_command_explains_itself() {
     let (code, all) = weir(["--help"]);
     assert_eq!(code, 0);
-    for command in ["run", "validate", "explain", "translate", "bootstrap", "status", "demo", "completions"] {
+    for command in
+        ["run", "validate", "explain", "translate", "bootstrap", "status", "pause", "resume", "demo", "completions"]
+    {
         assert!(all.contains(&format!("\n  {command} ")), "{command} is not in the list:\n{all}");
         let (code, help) = weir([command, "--help"]);
         assert_eq!(code, 0, "{command}: {help}");

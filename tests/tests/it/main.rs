@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "everything here runs in a test")]
 
+mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
 mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
@@ -9,4 +10,5 @@ mod files; // the folder: half-written, deleted, renamed, wrong; the last good f
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
 mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
-mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
+mod tidy;
+mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents

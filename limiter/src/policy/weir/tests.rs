@@ -171,6 +171,14 @@ fn a_caller_has_no_client_addresses_to_tell_apart() {
     refuses(with(rule.clone(), json!({"enforceAt": "Client"})), Reason::Invalid, "spec.rules[0].limit", "one client");
     let (_, problems) = read(with(rule, json!({"enforceAt": "Gateway"})));
     assert_eq!(problems, []);
+    let priorities = json!([{"name": "pay", "matches": [{"method": "POST"}]}]);
+    let rule = json!({"name": "a", "limit": "30 requests per second across all pods", "priorities": priorities});
+    refuses(
+        with(rule, json!({"enforceAt": "Gateway"})),
+        Reason::NotYetSupported,
+        "spec.rules[0].priorities",
+        "measured",
+    );
     let floor = json!({"enforceAt": "Client", "onMissingMetric": {"action": "Floor", "after": "15s", "floor": limit}});
     let rule = json!({"name": "a", "limit": "30 requests per second across all pods"});
     refuses(with(rule, floor), Reason::Invalid, "spec.onMissingMetric.floor", "one client");
@@ -183,20 +191,12 @@ fn what_is_not_carried_out_is_refused_and_still_explained() {
     let prometheus = json!([{"name": "q", "type": "Count", "prometheus": {"query": "q"}}]);
     let limit = "30 requests per second across all pods";
     let rule = json!({"name": "a", "limit": limit});
-    let watching = |when: &str| with(json!({"name": "a", "limit": limit, "when": when}), json!({}));
-    let adapt = "keep inflight below 70, between 20 and 500 requests per second per pod";
     for (spec, field) in [
         (with(rule.clone(), json!({"via": "Istio"})), "spec.via"),
         (with(rule.clone(), json!({"targetRefs": gateway})), "spec.targetRefs[0].kind"),
         (with(rule.clone(), json!({"targetRefs": section})), "spec.targetRefs[0].sectionName"),
         (with(rule.clone(), json!({"metrics": prometheus})), "spec.metrics[0].prometheus"),
-        (with(json!({"name": "a", "adapt": adapt}), json!({})), "spec.rules[0].adapt"),
         (rule_with("matches", json!([{"sourceCIDRs": ["10.0.0.0/8"]}])), "spec.rules[0].matches[0].sourceCIDRs"),
-        (watching("requests > 5"), "spec.rules[0].when"),
-        (watching("errors > 5%"), "spec.rules[0].when"),
-        (watching("errors per second > 5"), "spec.rules[0].when"),
-        (watching("p99 latency > 5s"), "spec.rules[0].when"),
-        (watching("inflight > 5"), "spec.rules[0].when"),
     ] {
         let policy = refuses(spec.clone(), Reason::NotYetSupported, field, "");
         let lines = explain(&policy.unwrap_or_else(|| panic!("{spec} is not understood")));

@@ -42,16 +42,20 @@ pub(super) struct Counters {
     pub(super) grpc_failed: f64,
     /// Requests that came and have ended, by class.
     pub(super) classes: BTreeMap<String, f64>,
+    /// Requests over a limit in shadow mode, by its bucket.
+    pub(super) excess: BTreeMap<String, f64>,
 }
 
 impl Counters {
     /// What was added since `before`, `None` when a counter began again.
     pub(super) fn since(&self, before: &Self) -> Option<Self> {
-        let difference = |now: f64, before: f64| (now >= before).then(|| now - before);
-        let mut classes = BTreeMap::new();
-        for (class, count) in &self.classes {
-            classes.insert(class.clone(), difference(*count, before.classes.get(class).copied().unwrap_or(0.0))?);
-        }
+        let difference = |now: f64, before: f64| (now >= before).then_some(now - before);
+        let by_name = |now: &BTreeMap<String, f64>, before: &BTreeMap<String, f64>| {
+            let added = now.iter().map(|(name, count)| {
+                Some((name.clone(), difference(*count, before.get(name).copied().unwrap_or(0.0))?))
+            });
+            added.collect::<Option<BTreeMap<_, _>>>()
+        };
         Some(Self {
             offered: difference(self.offered, before.offered)?,
             completed: difference(self.completed, before.completed)?,
@@ -59,7 +63,8 @@ impl Counters {
             overflowed: difference(self.overflowed, before.overflowed)?,
             limited: difference(self.limited, before.limited)?,
             grpc_failed: difference(self.grpc_failed, before.grpc_failed)?,
-            classes,
+            classes: by_name(&self.classes, &before.classes)?,
+            excess: by_name(&self.excess, &before.excess)?,
         })
     }
 }
@@ -74,6 +79,8 @@ enum Place<'a> {
     GrpcFailed,
     /// Comma-separated keys of classes.
     Classes(&'a str),
+    /// The bucket of a limit in shadow mode.
+    Excess(&'a str),
     Inflight,
     Latency,
     /// Of an inbound port, and not ours.
@@ -89,8 +96,9 @@ pub(super) fn read(families: &[Bytes]) -> Option<Snapshot> {
     for bytes in families {
         let Ok(Name { name }) = Name::decode(bytes.clone()) else { continue };
         let Some(place) = place(&name) else { continue };
-        has_port |= !matches!(place, Place::Limited | Place::GrpcFailed | Place::Classes(_));
-        if matches!(place, Place::Other) {
+        has_port |= !matches!(place, Place::Limited | Place::GrpcFailed | Place::Classes(_) | Place::Excess(_));
+        // Before the first request there is nothing but others, and the time stands in each.
+        if matches!(place, Place::Other) && snapshot.at_ms > 0 {
             continue;
         }
         let Ok(Family { metrics }) = Family::decode(bytes.clone()) else { continue };
@@ -107,6 +115,11 @@ pub(super) fn read(families: &[Bytes]) -> Option<Snapshot> {
                 Place::GrpcFailed => counters.grpc_failed += value,
                 Place::Inflight => snapshot.inflight += value,
                 Place::Latency => latencies.extend(metric.histogram.as_ref().map(histogram)),
+                Place::Excess(bucket) => {
+                    if counters.excess.len() < MOST_CLASSES {
+                        *counters.excess.entry((*bucket).to_owned()).or_default() += value;
+                    }
+                }
                 Place::Classes(keys) => {
                     for key in keys.split(',').filter(|key| !key.is_empty()) {
                         if counters.classes.len() < MOST_CLASSES || counters.classes.contains_key(key) {
@@ -139,6 +152,9 @@ fn place(name: &str) -> Option<Place<'_>> {
     }
     if let Some(filter) = name.strip_suffix(".http_local_rate_limit.enforced") {
         return [names::NARROW_FILTER, names::SERVICE_FILTER].contains(&filter).then_some(Place::Limited);
+    }
+    if let Some(filter) = name.strip_suffix(".http_local_rate_limit.rate_limited") {
+        return filter.strip_prefix(names::SHADOW_FILTER_PREFIX).map(Place::Excess);
     }
     let counter = name.strip_prefix(names::LOGGED_PREFIX)?.strip_prefix('.')?;
     if let Some(keys) = tag_of(counter, names::DEMAND_COUNTER, names::CLASSES_TAG) {
@@ -191,4 +207,4 @@ fn seconds(bound_ms: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

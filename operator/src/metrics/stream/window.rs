@@ -76,7 +76,7 @@ impl Window {
             return None;
         }
         let seconds = span_ms as f64 / 1e3;
-        let Counters { offered, completed, failed, overflowed, limited, grpc_failed, classes } =
+        let Counters { offered, completed, failed, overflowed, limited, grpc_failed, classes, excess } =
             newest.counters.since(&first.counters)?;
         // Envoy counts what it refuses for a full queue as an answer of the application that failed.
         let answered = (completed - overflowed).max(0.0);
@@ -92,6 +92,7 @@ impl Window {
             Measure::Latency(self.latency(now, newest.inflight)),
         ];
         measures.extend(classes.into_iter().map(|(class, count)| number(Word::Demand(class), count / seconds)));
+        measures.extend(excess.into_iter().map(|(bucket, count)| number(Word::Excess(bucket), count / seconds)));
         Some(measures)
     }
 

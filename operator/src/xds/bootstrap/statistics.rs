@@ -43,7 +43,9 @@ pub(super) fn config() -> Value {
             // By worker thread.
             contains(".worker_"),
             prefix("thread_local_cluster_manager."),
-            // Histograms of connections.
+            // Histograms of what is no request.
+            suffix(".update_duration"),
+            suffix("_time_ms"),
             suffix("_length_ms"),
             suffix(".upstream_cx_connect_ms"),
             suffix(".upstream_rq_per_cx"),

@@ -36,7 +36,7 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Duration, UInt32Value},
 };
 
-use ::limiter::policy::EnforceAt;
+use ::limiter::policy::{EnforceAt, Key, Mode};
 
 use crate::{
     intent::{Inbound, Outbound, Protocol},
@@ -44,6 +44,7 @@ use crate::{
         names,
         resources::{
             any, from_ads, limiter, logger,
+            reply::{self, LimitFilter},
             slots::{SlotKind, Slots},
             socket_address,
         },
@@ -63,33 +64,48 @@ pub(super) struct Filters {
 impl Filters {
     /// For inbound ports.
     pub(super) fn new(slots: &Slots) -> Self {
-        Self { http: filters(slots, names::NARROW_FILTER, names::SERVICE_FILTER), loggers: logger::build() }
+        let names = [names::SHADOW_FILTER_PREFIX, names::NARROW_FILTER, names::SERVICE_FILTER];
+        Self { http: filters(slots, names), loggers: logger::build() }
     }
 
     /// For the way out: under other names, and without loggers, as what is counted under the first ones counts for the pod's
     /// own service.
     pub(super) fn outbound(slots: &Slots) -> Self {
-        let http = filters(slots, names::OUTBOUND_NARROW_FILTER, names::OUTBOUND_SERVICE_FILTER);
-        Self { http, loggers: Vec::new() }
+        let names =
+            [names::OUTBOUND_SHADOW_FILTER_PREFIX, names::OUTBOUND_NARROW_FILTER, names::OUTBOUND_SERVICE_FILTER];
+        Self { http: filters(slots, names), loggers: Vec::new() }
     }
 }
 
-fn filters(slots: &Slots, narrow: &str, service: &str) -> Vec<HttpFilter> {
-    let service_wide = |kind: &SlotKind| match kind {
-        SlotKind::Header(_) | SlotKind::ClientIp | SlotKind::Plain => false,
-        SlotKind::Service => true,
-    };
-    let limits = |service: bool| {
-        let of_filter = slots.iter().filter(|(kind, _)| service_wide(kind) == service);
+/// `names`: of the filters in shadow mode (the beginning), of the narrow and of the service-wide limits.
+fn filters(slots: &Slots, names: [&str; 3]) -> Vec<HttpFilter> {
+    let [shadow, narrow, service] = names;
+    let limits = |filter: LimitFilter| {
+        let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
         of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
     };
+    let enforced = |name: &str, filter: LimitFilter| {
+        let config = LocalRateLimit {
+            response_headers_to_add: reply::headers(filter),
+            ..limit_filter(name, Mode::Enforce, limits(filter))
+        };
+        http_filter(name, any(&config))
+    };
+    // In shadow mode first: what an enforced limit refuses would have come to these, too.
+    let shadows = slots.iter().filter_map(|(kind, index)| {
+        let SlotKind::Shadow(bucket, _) = kind else { return None };
+        let name = format!("{shadow}{bucket}");
+        Some(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![rate_limit(kind, index)]))))
+    });
+    let mut http: Vec<HttpFilter> = shadows.collect();
     // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
     // within one filter the class decides the order of charging.
-    vec![
-        http_filter(narrow, any(&limit_filter(narrow, limits(false)))),
-        http_filter(service, any(&limit_filter(service, limits(true)))),
+    http.extend([
+        enforced(narrow, LimitFilter::Narrow),
+        enforced(service, LimitFilter::Service),
         http_filter("envoy.filters.http.router", any(&Router::default())),
-    ]
+    ]);
+    http
 }
 
 pub(super) fn build(name: &str, inbound: &Inbound, filters: &Filters) -> Listener {
@@ -139,6 +155,7 @@ fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) 
         // `/a/../b` is what the application will take it for.
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![upgrade],
+        local_reply_config: Some(reply::config()),
         route_specifier: Some(http_connection_manager::RouteSpecifier::Rds(Rds {
             config_source: Some(from_ads()),
             route_config_name: name.into(),
@@ -169,8 +186,16 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
     }
 }
 
-fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
+fn limit_filter(stat_prefix: &str, mode: Mode, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
     let all = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
+    let enforced = match mode {
+        Mode::Enforce => {
+            RuntimeFractionalPercent { default_value: all, runtime_key: names::ENFORCED_RUNTIME_KEY.into() }
+        }
+        Mode::Shadow => {
+            RuntimeFractionalPercent { default_value: Some(FractionalPercent::default()), runtime_key: String::new() }
+        }
+    };
     LocalRateLimit {
         stat_prefix: stat_prefix.into(),
         // The bucket of requests that no descriptor fits must exist; it never runs empty.
@@ -181,10 +206,7 @@ fn limit_filter(stat_prefix: &str, rate_limits: Vec<RateLimit>) -> LocalRateLimi
         }),
         always_consume_default_token_bucket: Some(BoolValue { value: false }),
         filter_enabled: Some(RuntimeFractionalPercent { default_value: all, runtime_key: String::new() }),
-        filter_enforced: Some(RuntimeFractionalPercent {
-            default_value: all,
-            runtime_key: names::ENFORCED_RUNTIME_KEY.into(),
-        }),
+        filter_enforced: Some(enforced),
         rate_limited_as_resource_exhausted: true,
         max_dynamic_descriptors: Some(UInt32Value { value: MAX_DYNAMIC_DESCRIPTORS }),
         descriptors: limiter::descriptors(),
@@ -208,15 +230,20 @@ fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
             ..MetaData::default()
         })
     };
-    let subject = match kind {
-        SlotKind::Header(name) => ActionSpecifier::RequestHeaders(RequestHeaders {
+    let header = |name: &String| {
+        ActionSpecifier::RequestHeaders(RequestHeaders {
             header_name: name.clone(),
             descriptor_key: limiter::SUBJECT_KEY.into(),
             skip_if_absent: false,
-        }),
+        })
+    };
+    let subject = match kind {
+        SlotKind::Header(name) | SlotKind::Shadow(_, Some(Key::Header(name))) => header(name),
         // Its key is `remote_address`.
-        SlotKind::ClientIp => ActionSpecifier::RemoteAddress(RemoteAddress {}),
-        SlotKind::Plain | SlotKind::Service => ActionSpecifier::GenericKey(GenericKey {
+        SlotKind::ClientIp | SlotKind::Shadow(_, Some(Key::ClientIp)) => {
+            ActionSpecifier::RemoteAddress(RemoteAddress {})
+        }
+        SlotKind::Plain | SlotKind::Service | SlotKind::Shadow(_, None) => ActionSpecifier::GenericKey(GenericKey {
             descriptor_key: limiter::SUBJECT_KEY.into(),
             descriptor_value: limiter::NO_SUBJECT.into(),
             ..GenericKey::default()

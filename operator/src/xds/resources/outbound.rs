@@ -21,7 +21,7 @@ use ::limiter::policy::EnforceAt;
 
 use super::{GENERATOR, Old, Resource, cluster, endpoint, listener, route as routes, slots::Slots, version};
 use crate::{
-    intent::{DestinationKey, Host, Outbound, PodIntent},
+    intent::{DestinationKey, Host, Outbound, PodIntent, Priority},
     xds::{NodeKey, ResourceType, names},
 };
 
@@ -115,7 +115,7 @@ fn virtual_host(node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
     let shared = routes::Shared::new(&host.limits, host.routes.iter().map(|forward| &forward.route), &host.values);
     let mut routes: Vec<(&[u8], Vec<u8>)> = Vec::new();
     for (route, forward) in shared.iter().zip(&host.routes) {
-        routes.push((route, routes::action(action(node, &forward.to))));
+        routes.push((route, routes::action(action(node, &forward.to, forward.route.priority))));
     }
     let unknown =
         refusal(names::UNKNOWN_PATH, 404, "weir: no rule of an HTTPRoute matches this request\n").encode_to_vec();
@@ -126,10 +126,10 @@ fn virtual_host(node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
     routes::virtual_host(head, routes.iter().map(|(route, action)| (*route, action.as_slice())))
 }
 
-fn action(node: &NodeKey, to: &[(DestinationKey, u32)]) -> route::Action {
+fn action(node: &NodeKey, to: &[(DestinationKey, u32)], priority: Priority) -> route::Action {
     let cluster = |key: &DestinationKey| names::destination(node, key);
     match to {
-        [(only, 1..)] => route::Action::Route(routes::to(ClusterSpecifier::Cluster(cluster(only)))),
+        [(only, 1..)] => route::Action::Route(routes::to(ClusterSpecifier::Cluster(cluster(only)), priority)),
         _ if to.iter().all(|(_, weight)| *weight == 0) => {
             route::Action::DirectResponse(direct(500, "weir: the HTTPRoute sends these requests nowhere\n"))
         }
@@ -141,7 +141,7 @@ fn action(node: &NodeKey, to: &[(DestinationKey, u32)]) -> route::Action {
                 ..ClusterWeight::default()
             });
             let weighted = WeightedCluster { clusters: clusters.collect(), ..WeightedCluster::default() };
-            route::Action::Route(routes::to(ClusterSpecifier::WeightedClusters(weighted)))
+            route::Action::Route(routes::to(ClusterSpecifier::WeightedClusters(weighted), priority))
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use envoy_types::pb::{
     envoy::{
         config::{
-            core::v3::Metadata,
+            core::v3::{Metadata, RoutingPriority},
             route::v3::{
                 HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
                 header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier, route,
@@ -25,13 +25,20 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use ::limiter::policy::{PathMatch, RequestMatch, ValueMatch};
+use ::limiter::{
+    policy::{PathMatch, RequestMatch, ValueMatch},
+    quota::Rate,
+};
 
 use crate::{
-    intent::{self, LimitShape, LimitValue},
+    intent::{self, LimitShape, LimitValue, Priority},
     xds::{
         names,
-        resources::{limiter, slots::SlotKind},
+        resources::{
+            limiter,
+            reply::{self, LimitFilter},
+            slots::SlotKind,
+        },
     },
 };
 
@@ -40,7 +47,7 @@ const VIRTUAL_HOSTS: u32 = 2;
 const ROUTES: u32 = 3;
 
 /// Encoded routes without their actions, for all pods with the same numbers.
-pub(super) struct Shared(Vec<Vec<u8>>);
+pub(super) struct Shared(Vec<(Priority, Vec<u8>)>);
 
 impl Shared {
     pub(super) fn new<'a>(
@@ -55,21 +62,26 @@ impl Shared {
                 metadata: metadata(limits, route, values),
                 ..Route::default()
             };
-            shared.encode_to_vec()
+            (route.priority, shared.encode_to_vec())
         });
         Self(encoded.collect())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.iter().map(Vec::as_slice)
+        self.0.iter().map(|(_, route)| route.as_slice())
     }
 }
 
 /// The encoded route configuration `name`, whose routes all lead to the cluster of the same name.
 pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
-    let action = action(route::Action::Route(to(ClusterSpecifier::Cluster(name.into()))));
+    let action = |priority| action(route::Action::Route(to(ClusterSpecifier::Cluster(name.into()), priority)));
+    let (default, high) = (action(Priority::Default), action(Priority::High));
     let host = VirtualHost { name: names::VIRTUAL_HOST.into(), domains: vec!["*".into()], ..VirtualHost::default() };
-    let host = virtual_host(host, shared.iter().map(|route| (route, action.as_slice())));
+    let routes = shared.0.iter().map(|(priority, route)| match priority {
+        Priority::Default => (route.as_slice(), default.as_slice()),
+        Priority::High => (route.as_slice(), high.as_slice()),
+    });
+    let host = virtual_host(host, routes);
     configuration(RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }, [host])
 }
 
@@ -78,11 +90,16 @@ pub(super) fn action(action: route::Action) -> Vec<u8> {
     Route { action: Some(action), ..Route::default() }.encode_to_vec()
 }
 
-pub(super) fn to(cluster: ClusterSpecifier) -> RouteAction {
+pub(super) fn to(cluster: ClusterSpecifier, priority: Priority) -> RouteAction {
+    let priority = match priority {
+        Priority::Default => RoutingPriority::Default,
+        Priority::High => RoutingPriority::High,
+    };
     RouteAction {
         cluster_specifier: Some(cluster),
         // The client and the application decide how long a request may take; Envoy's default is 15 s.
         timeout: Some(Duration::default()),
+        priority: priority.into(),
         ..RouteAction::default()
     }
 }
@@ -110,7 +127,7 @@ pub(super) fn configuration(configuration: RouteConfiguration, hosts: impl IntoI
     configuration
 }
 
-/// Puts the limits in force into slots, the strictest of each kind first. `None`: the route is not limited.
+/// Puts the limits in force into slots, the strictest of each kind first, and names the classes. `None`: neither.
 fn metadata(limits: &[LimitShape], route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
     let mut positions = route.limits.clone();
     positions.sort_unstable();
@@ -120,10 +137,12 @@ fn metadata(limits: &[LimitShape], route: &intent::Route, values: &[Option<Limit
         let (Some(limit), Some(Some(value))) = (limits.get(position), values.get(position)) else { continue };
         by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
     }
-    if by_kind.is_empty() {
+    if by_kind.is_empty() && route.classes.is_empty() {
         return None;
     }
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let mut fields = Struct::default().fields;
+    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
     for (kind, mut limits) in by_kind {
         limits.sort_by(|(name_a, a), (name_b, b)| {
             let rates = match (limiter::is_slower(&a.rate, &b.rate), limiter::is_slower(&b.rate, &a.rate)) {
@@ -133,15 +152,24 @@ fn metadata(limits: &[LimitShape], route: &intent::Route, values: &[Option<Limit
             };
             rates.then_with(|| name_a.cmp(name_b))
         });
+        if let (Some((_, value)), Some(filter)) = (limits.first(), LimitFilter::of(&kind)) {
+            let rate = strictest.entry(filter).or_insert(value.rate);
+            *rate = rate.min(value.rate);
+        }
         for (index, (bucket, value)) in limits.into_iter().enumerate() {
             let suffix = kind.suffix(index);
             let charge = limiter::charge(&value);
-            let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
             fields.insert(format!("class{suffix}"), text(charge.class));
             fields.insert(format!("bucket{suffix}"), text(bucket));
             let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
             fields.insert(format!("cost{suffix}"), cost);
         }
+    }
+    if !route.classes.is_empty() {
+        fields.insert(names::CLASSES_KEY.into(), text(&route.classes.join(",")));
+    }
+    for (filter, rate) in strictest {
+        fields.extend(reply::metadata(filter, &rate));
     }
     let mut metadata = Metadata::default();
     metadata.filter_metadata.insert(names::METADATA.into(), Struct { fields });

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use ::limiter::policy::Key;
+use ::limiter::policy::{Key, Mode};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,6 +24,8 @@ pub enum SlotKind {
     Plain,
     /// Counts all requests together; charged last, in a filter of its own.
     Service,
+    /// The bucket of a limit in shadow mode, and its key: a filter of its own, so that Envoy counts it apart.
+    Shadow(String, Option<Key>),
 }
 
 /// How many slots of each kind the filters have.
@@ -35,6 +37,7 @@ impl SlotKind {
     #[must_use]
     pub fn of(limit: &LimitShape) -> Self {
         match &limit.per {
+            per if limit.mode == Mode::Shadow => Self::Shadow(limit.bucket.clone(), per.clone()),
             Some(Key::Header(name)) => Self::Header(name.clone()),
             Some(Key::ClientIp) => Self::ClientIp,
             None if limit.service_wide => Self::Service,
@@ -53,12 +56,14 @@ impl SlotKind {
             Self::ClientIp => format!("-client-{index}"),
             Self::Plain => format!("-plain-{index}"),
             Self::Service => format!("-service-{index}"),
+            Self::Shadow(bucket, _) => format!("-shadow.{:016x}-{index}", xxh3_64(bucket.as_bytes())),
         }
     }
 
     /// There are at least this many, so that first policies do not change the listener.
     const fn least(&self) -> usize {
         match self {
+            Self::Shadow(..) => 1,
             Self::Header(_) | Self::ClientIp => 2,
             Self::Plain | Self::Service => 4,
         }

@@ -50,8 +50,20 @@ fn intent(pods: u16) -> ServiceIntent {
             limit("client", Some(Key::ClientIp), false),
         ],
         routes: vec![
-            Route { name: "api".into(), matches: vec![api], limits: vec![0, 1, 2, 3], priority: Priority::Default },
-            Route { name: "all".into(), matches: Vec::new(), limits: vec![0], priority: Priority::Default },
+            Route {
+                name: "api".into(),
+                matches: vec![api],
+                limits: vec![0, 1, 2, 3],
+                priority: Priority::Default,
+                classes: Vec::new(),
+            },
+            Route {
+                name: "all".into(),
+                matches: Vec::new(),
+                limits: vec![0],
+                priority: Priority::Default,
+                classes: Vec::new(),
+            },
         ],
         pods: (0..pods).map(|n| (format!("p-{n}"), pod(n))).collect(),
     }
@@ -117,9 +129,21 @@ fn limits_take_slots_strictest_first_and_routes_lead_to_the_pods_cluster() {
         "cost-plain-0=10000000",
         "cost-plain-1=5000000",
         "cost-service-0=1000000",
+        // Of the strictest limit in each filter.
+        "quota-narrow=q=5;w=1",
+        "quota-service=q=100;w=1",
+        "retry-narrow=1",
+        "retry-service=1",
     ];
     assert_eq!(charges(&configuration, 0), expected);
-    assert_eq!(charges(&configuration, 1), ["bucket-service-0=all", "class-service-0=0.05", "cost-service-0=1000000"]);
+    let expected = [
+        "bucket-service-0=all",
+        "class-service-0=0.05",
+        "cost-service-0=1000000",
+        "quota-service=q=100;w=1",
+        "retry-service=1",
+    ];
+    assert_eq!(charges(&configuration, 1), expected);
     for route in &configuration.virtual_hosts[0].routes {
         assert!(format!("{:?}", route.action).contains("in/ns-a/checkout/p-0/15000"));
     }

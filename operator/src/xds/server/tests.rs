@@ -50,7 +50,13 @@ fn intent(requests_per_second: u64, protocol: Protocol) -> ServiceIntent {
             service_wide: true,
             mode: Mode::Enforce,
         }],
-        routes: vec![Route { name: "all".into(), matches: Vec::new(), limits: vec![0], priority: Priority::Default }],
+        routes: vec![Route {
+            name: "all".into(),
+            matches: Vec::new(),
+            limits: vec![0],
+            priority: Priority::Default,
+            classes: Vec::new(),
+        }],
         pods: [("checkout-0".to_owned(), pod)].into(),
     }
 }

@@ -7,10 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::Full;
-use operator::{
-    intent::{Bounds, Inbound, PodIntent, Priority, Protocol, Route, ServiceIntent, ServiceKey},
-    xds::{NodeKey, proxies::Proxies, resources, server, table::Table},
-};
+use operator::intent::ServiceKey;
 use testkit::{
     eventually,
     http::Connection,
@@ -19,54 +16,11 @@ use testkit::{
     proxy::Proxy,
     temp_dir,
     weir::Weir,
+    xds::Server,
 };
-use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const KEY: &str = "smartlimiters.weir.dev/ns-a/checkout";
-
-/// The xDS server alone, so that a test says what is decided.
-struct Server {
-    address: SocketAddr,
-    table: Table,
-    proxies: Proxies,
-    _ends: tokio_util::sync::DropGuard,
-}
-
-impl Server {
-    fn start() -> Self {
-        let listener = server::bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let (address, table, proxies) = (listener.local_addr().unwrap(), Table::new(), Proxies::new());
-        let shutdown = CancellationToken::new();
-        tokio::spawn(server::serve(table.clone(), proxies.clone(), Default::default(), listener, shutdown.clone()));
-        Self { address, table, proxies, _ends: shutdown.drop_guard() }
-    }
-
-    /// Makes this the bound at the service's only pod.
-    fn bound(&self, service: &Service, bound: Option<u32>) {
-        let pod = &service.pods[0];
-        let inbound = Inbound { listener: pod.inbound, application: pod.app.address, protocol: Protocol::Http };
-        let pod_intent = PodIntent {
-            inbound: vec![inbound],
-            bounds: Bounds { default: bound, high: bound },
-            ..PodIntent::default()
-        };
-        let all = Route { name: "all".into(), matches: Vec::new(), limits: Vec::new(), priority: Priority::Default };
-        let pods = [(pod.name.clone(), pod_intent)].into();
-        let intent = ServiceIntent { limits: Vec::new(), routes: vec![all], pods };
-        let key = ServiceKey { namespace: service.namespace.clone(), name: service.name.clone() };
-        self.table.replace(&key, resources::build(&key, &intent));
-    }
-
-    /// Waits until the pod's proxy has acknowledged everything.
-    async fn programmed(&self, service: &Service) {
-        let node: NodeKey = service.node(0).parse().unwrap();
-        eventually(DEADLINE, "the proxy has taken everything", async || {
-            if self.proxies.programmed(&node, &self.table.versions(&node)) { Ok(()) } else { Err("not yet") }
-        })
-        .await;
-    }
-}
 
 /// Sends a request that the application answers when told, on a connection of its own.
 fn hold(address: SocketAddr) -> tokio::task::JoinHandle<(http::Response<Bytes>, Connection)> {

@@ -1,0 +1,73 @@
+//! `weir pause` and `weir resume`: the kill switch, and waiting until every proxy obeys.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use http::Method;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::say;
+use crate::{args::PauseArgs, status::pauses::Progress};
+
+/// Between two looks at how far it has come.
+const LOOK: Duration = Duration::from_millis(50);
+/// Proxies named when not all obey.
+const MOST_NAMED: usize = 20;
+
+pub(super) async fn run(args: &PauseArgs, path: &str) -> anyhow::Result<ExitCode> {
+    let deadline = Instant::now() + args.timeout;
+    let mut progress = ask(args, Method::POST, path, deadline).await?;
+    let what = match &args.service {
+        None => "everything".to_owned(),
+        Some(service) => format!("Service {service}"),
+    };
+    let done = if path == "/pause" { "paused" } else { "resumed" };
+    let mut obey = progress.proxies - progress.waiting.len();
+    say!("{what} is {done}; {obey} of {} proxies obey", progress.proxies);
+    while !progress.waiting.is_empty() && Instant::now() < deadline {
+        sleep(LOOK).await;
+        // Only looks: if somebody has moved the switch back meanwhile, that stands.
+        progress = ask(args, Method::GET, "/pause", deadline).await?;
+        let now = progress.proxies - progress.waiting.len();
+        if now != obey {
+            obey = now;
+            say!("{obey} of {} proxies obey", progress.proxies);
+        }
+    }
+    if progress.waiting.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (node, waiting) in progress.waiting.iter().take(MOST_NAMED) {
+        say!("{node} {waiting}");
+    }
+    if progress.waiting.len() > MOST_NAMED {
+        say!("and {} more", progress.waiting.len() - MOST_NAMED);
+    }
+    say!("{} proxies are not known to obey after {:?}; it stays {done} for them", progress.waiting.len(), args.timeout);
+    Ok(ExitCode::FAILURE)
+}
+
+async fn ask(args: &PauseArgs, method: Method, path: &str, deadline: Instant) -> anyhow::Result<Progress> {
+    let mut uri = format!("http://{}{path}", args.admin_address);
+    if let Some(service) = &args.service {
+        uri.push_str(&format!("?service={service}"));
+    }
+    let request = http::Request::builder().method(method).uri(&uri).body(Empty::<bytes::Bytes>::new())?;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let answer = async {
+        let answer = client
+            .request(request)
+            .await
+            .with_context(|| format!("no Weir answers on {} (--admin-address)", args.admin_address))?;
+        let status = answer.status();
+        anyhow::Ok((status, answer.into_body().collect().await?.to_bytes()))
+    };
+    let answer = timeout_at(deadline.max(Instant::now() + LOOK), answer).await;
+    let (status, body) = answer.with_context(|| format!("no answer within {:?} (--timeout)", args.timeout))??;
+    if !status.is_success() {
+        bail!("{}", String::from_utf8_lossy(&body).trim());
+    }
+    serde_json::from_slice(&body).context("the answer does not say how far it has come")
+}
