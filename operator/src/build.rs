@@ -12,7 +12,10 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use limiter::engine::{Decision, Phase};
+use limiter::{
+    engine::{Decision, Phase},
+    policy::EnforceAt,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
     index::{Change, Index},
     intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Wanted, store::Store},
-    telemetry::traces::Tracer,
+    telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report,
         decide::{Rules, decide},
@@ -138,26 +141,21 @@ impl Builder {
             }
             services.extend(self.index.apply(change).services);
         }
-        for service in &services {
-            self.build(service, now, true);
-        }
+        self.build(&services, now, true);
         !services.is_empty()
     }
 
     /// Takes samples in and decides their services again.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
-        for service in &self.store.insert(samples) {
-            self.build(service, now, false);
-        }
+        let services = self.store.insert(samples);
+        self.build(&services, now, false);
     }
 
     /// Decides again whatever is due by time alone.
     pub fn tick(&mut self, now: Timestamp) {
-        let due: Vec<ServiceKey> =
+        let due: BTreeSet<ServiceKey> =
             self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service.clone()).collect();
-        for service in due {
-            self.build(&service, now, false);
-        }
+        self.build(&due, now, false);
     }
 
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
@@ -167,10 +165,17 @@ impl Builder {
             keeper.keep_pauses(&self.pauses, now);
         }
         let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
-        let services: Vec<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
-        for service in &services {
-            self.build(service, now, true);
-        }
+        let services: BTreeSet<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
+        // Callers and gateways let go of it, too.
+        let elsewhere = services.iter().flat_map(|service| self.enforcing(service));
+        let services = elsewhere.chain(services.iter().cloned()).collect();
+        self.build(&services, now, true);
+    }
+
+    /// Other services whose proxies enforce what is decided about `service`.
+    fn enforcing(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let places = [EnforceAt::Client, EnforceAt::Gateway].into_iter();
+        places.flat_map(|place| self.index.enforcing(service, place)).collect()
     }
 
     /// What is paused.
@@ -185,8 +190,28 @@ impl Builder {
         self.timers.first().map(|(time, _)| *time)
     }
 
-    /// Decides one service; translates and publishes it when `changed` or when a decision moved a number.
-    fn build(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) {
+    /// Decides services, all of them first, since callers carry out what is decided about others; then translates and publishes
+    /// those that `changed`, those whose numbers moved, and the callers and gateways that enforce such a number.
+    fn build(&mut self, services: &BTreeSet<ServiceKey>, now: Timestamp, changed: bool) {
+        let mut different = BTreeMap::new();
+        for key in services {
+            let Moved { numbers, traced } = self.decide(key, now, changed);
+            if numbers {
+                for other in self.enforcing(key) {
+                    different.entry(other).or_insert(None);
+                }
+            }
+            if numbers || changed {
+                different.insert(key.clone(), traced);
+            }
+        }
+        for (key, traced) in different {
+            self.publish(&key, traced);
+        }
+    }
+
+    /// Decides one service.
+    fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> Moved {
         let Some(view) = self.index.service(key) else {
             if let Some(built) = self.built.remove(key) {
                 forget_timer(&mut self.timers, key, &built.rules);
@@ -196,15 +221,12 @@ impl Builder {
                     keeper.forget(key, now);
                 }
             }
-            return;
+            return Moved::default();
         };
-        let mut built = match self.built.remove(key) {
-            Some(built) => built,
-            None => Built {
-                rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
-                ..Built::default()
-            },
-        };
+        let built = self.built.entry(key.clone()).or_insert_with(|| Built {
+            rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
+            ..Built::default()
+        });
         forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
@@ -220,33 +242,43 @@ impl Builder {
         {
             keeper.keep(key, rules.states.clone(), now);
         }
-        let numbers_moved = !same_numbers(&built.rules, &rules);
-        let moved = changed || numbers_moved;
-        let tracing = self.tracer.as_ref().filter(|_| numbers_moved).zip(began);
+        let numbers = !same_numbers(&built.rules, &rules);
+        let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
         let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
         built.rules = rules;
-        if moved {
-            let (mut intent, reports) = translate::translate(&view, &built.rules.decisions);
-            let paused = self.pauses.covers(key);
-            intent.pods.values_mut().for_each(|pod| pod.paused = paused);
-            self.counts.builds += 1;
-            if intent != *built.intent || built.resources.is_empty() {
-                built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
-                let translated = traced.as_ref().map(|_| SystemTime::now());
-                let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
-                let published = self.table.replace_traced(key, built.resources.clone(), follows);
-                if let Some((traced, translated)) = traced.zip(translated) {
-                    traced.published(translated, published.resources, published.nodes);
-                }
-                self.counts.resources += published.resources as u64;
-                built.intent = Arc::new(intent);
-                self.table.intend(key, built.intent.clone());
-            }
-            built.reports = reports;
-        }
         if let Some(next) = built.rules.next {
             self.timers.insert((next, key.clone()));
         }
+        Moved { numbers, traced }
+    }
+
+    /// Translates one service and publishes what is different.
+    fn publish(&mut self, key: &ServiceKey, traced: Option<Arc<Decided>>) {
+        let Some(view) = self.index.service(key) else { return };
+        let mut built = self.built.remove(key).unwrap_or_default();
+        let (mut intent, mut reports) = translate::translate(&view, &built.rules.decisions);
+        let decided = |service: &ServiceKey| match service == key {
+            _ if self.pauses.covers(service) => None,
+            true => Some(&built.rules.decisions),
+            false => self.built.get(service).map(|built| &built.rules.decisions),
+        };
+        reports.extend(translate::outbound(&view, &self.index, &decided, &mut intent));
+        let paused = self.pauses.covers(key);
+        intent.pods.values_mut().for_each(|pod| pod.paused = paused);
+        self.counts.builds += 1;
+        if intent != *built.intent || built.resources.is_empty() {
+            built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
+            let translated = traced.as_ref().map(|_| SystemTime::now());
+            let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
+            let published = self.table.replace_traced(key, built.resources.clone(), follows);
+            if let Some((traced, translated)) = traced.zip(translated) {
+                traced.published(translated, published.resources, published.nodes);
+            }
+            self.counts.resources += published.resources as u64;
+            built.intent = Arc::new(intent);
+            self.table.intend(key, built.intent.clone());
+        }
+        built.reports = reports;
         self.built.insert(key.clone(), built);
     }
 
@@ -281,6 +313,15 @@ impl Builder {
     }
 }
 
+/// What deciding a service gave.
+#[derive(Default)]
+struct Moved {
+    /// A number is another one.
+    numbers: bool,
+    /// Follows such a number to the proxies.
+    traced: Option<Arc<Decided>>,
+}
+
 fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey, rules: &Rules) {
     if let Some(next) = rules.next {
         timers.remove(&(next, key.clone()));
@@ -311,7 +352,7 @@ pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
 
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
     use crate::index::Object;
-    if let Object::Policy { problems, .. } | Object::Undecodable(problems) = object {
+    if let Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) = object {
         for problem in problems {
             warn!(object = %key, %origin, %problem, "an object is refused; what was accepted before stays in force");
         }

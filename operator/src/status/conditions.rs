@@ -8,21 +8,21 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
     engine::Phase,
     metric::{Metric, Word},
-    policy::{MetricSource, Mode, Policy, Rule},
+    policy::{EnforceAt, MetricSource, Mode, Policy, Rule},
     problem,
 };
 
 use super::{Endpoints, Target};
 use crate::{
-    index::PolicyEntry,
+    index::{Enforcer, PolicyEntry},
     metrics::HealthBoard,
     translate::decide::qualified,
-    xds::{proxies::Proxies, resources::extension, table::Table},
+    xds::{NodeKey, proxies::Proxies, resources::extension, table::Table},
 };
 
 /// How far a policy's newest numbers have come.
 pub(super) struct Delivery {
-    /// Pods of the targets, each with one proxy.
+    /// Pods that enforce it, each with one proxy.
     pub(super) total: u32,
     /// Proxies that have acknowledged the newest version of all they were given.
     pub(super) programmed: u32,
@@ -44,27 +44,25 @@ pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies)
         left_out: BTreeSet::new(),
         attached: false,
     };
-    for target in targets {
-        let Some(endpoints) = &target.view else { continue };
-        for pod in &endpoints.pods {
-            delivery.total += 1;
-            let node = target.node(pod);
-            if !proxies.is_connected(&node) {
-                continue;
-            }
-            delivery.connected += 1;
-            if let Some(built) = target.built.filter(|_| table.is_attached(&node))
-                && let Some(pod) = built.intent.pods.get(pod)
-            {
-                let left_out = extension::left_out(&built.intent, pod);
-                delivery.left_out.extend(left_out.into_iter().map(|(bucket, why)| (bucket.into(), why.to_string())));
-                delivery.attached = true;
-            }
-            if let Some(refusal) = proxies.refusals(&node).pop() {
-                delivery.refused.push((node.to_string(), refusal.message));
-            } else if proxies.programmed(&node, &table.versions(&node)) {
-                delivery.programmed += 1;
-            }
+    // A caller may enforce limits of several targets, and has one proxy.
+    let enforcers: BTreeSet<&Enforcer> = targets.iter().flat_map(|target| &target.enforcers).collect();
+    for enforcer in enforcers {
+        delivery.total += 1;
+        let mut nodes = enforcer.services.iter().map(|service| NodeKey::of(service, &enforcer.pod));
+        let Some(node) = nodes.find(|node| proxies.is_connected(node)) else { continue };
+        delivery.connected += 1;
+        let target = targets.iter().find(|target| target.service == node.service_key());
+        if let Some(built) = target.and_then(|target| target.built).filter(|_| table.is_attached(&node))
+            && let Some(pod) = built.intent.pods.get(node.pod())
+        {
+            let left_out = extension::left_out(&built.intent, pod);
+            delivery.left_out.extend(left_out.into_iter().map(|(bucket, why)| (bucket.into(), why.to_string())));
+            delivery.attached = true;
+        }
+        if let Some(refusal) = proxies.refusals(&node).pop() {
+            delivery.refused.push((node.to_string(), refusal.message));
+        } else if proxies.programmed(&node, &table.versions(&node)) {
+            delivery.programmed += 1;
         }
     }
     delivery
@@ -123,6 +121,23 @@ fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
     (true, Reason::Accepted, "the policy is understood and its targets exist".to_owned())
 }
 
+/// Why no proxy enforces a policy, and how to mend it.
+pub(crate) const fn nobody(place: EnforceAt) -> (&'static str, &'static str) {
+    match place {
+        EnforceAt::Server => {
+            ("the targets have no endpoints", "add an EndpointSlice with the label kubernetes.io/service-name")
+        }
+        EnforceAt::Client => (
+            "no pod of the namespace calls through its proxy",
+            "annotate the callers' Pods with outbound.weir.dev/listen, for example 127.0.0.1:15001, and send requests there",
+        ),
+        EnforceAt::Gateway => (
+            "no Gateway with pods leads to the targets",
+            "add an HTTPRoute that does, and an EndpointSlice of the Service that has the Gateway's name",
+        ),
+    }
+}
+
 fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) -> Verdict {
     let Some(policy) = &entry.accepted else {
         return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
@@ -153,20 +168,25 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
         );
     }
     if delivery.total == 0 {
-        let message = "the targets have no endpoints: add an EndpointSlice with the label kubernetes.io/service-name";
-        return (false, Reason::NoEndpoints, message.to_owned());
+        let (message, help) = nobody(policy.enforce_at);
+        return (false, Reason::NoEndpoints, format!("{message}: {help}"));
     }
+    let whose = match policy.enforce_at {
+        EnforceAt::Server => "the targets",
+        EnforceAt::Client => "the callers",
+        EnforceAt::Gateway => "the gateways",
+    };
     if delivery.connected == 0 {
-        let message = "no proxy of the targets is connected: start Envoy with the output of `weir bootstrap`";
-        return (false, Reason::NoProxies, message.to_owned());
+        let message = format!("no proxy of {whose} is connected: start Envoy with the output of `weir bootstrap`");
+        return (false, Reason::NoProxies, message);
     }
     if delivery.connected < delivery.total {
-        return (false, Reason::Pending, "some pods of the targets have no proxy connected".to_owned());
+        return (false, Reason::Pending, format!("some pods of {whose} have no proxy connected"));
     }
     if delivery.programmed < delivery.total {
         return (false, Reason::Pending, "some proxies have not acknowledged the newest version yet".to_owned());
     }
-    (true, Reason::Programmed, "every proxy of the targets has acknowledged the newest version".to_owned())
+    (true, Reason::Programmed, format!("every proxy of {whose} has acknowledged the newest version"))
 }
 
 /// Why a rule is not carried out at proxies that fetch only their limits.
@@ -263,7 +283,7 @@ fn direct_fails(
     if !streamed.is_empty() {
         let silent = view.pods.iter().find(|pod| !health.streams(&target.service, pod));
         let silent = silent.map(|pod| {
-            if proxies.is_connected(&target.node(pod)) {
+            if proxies.is_connected(&NodeKey::of(&target.service, pod)) {
                 format!(
                     "the proxy of pod {pod} does not stream the statistics of its inbound ports: `weir bootstrap` writes \
                      the stats_sinks and stats_config that do"

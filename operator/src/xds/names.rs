@@ -1,7 +1,7 @@
 //! The only place that spells resource names, stat prefixes and metadata keys. A changed name is a breaking change.
 
 use crate::{
-    intent::{Inbound, Priority},
+    intent::{DestinationKey, Inbound, Outbound, Priority},
     xds::NodeKey,
 };
 
@@ -133,6 +133,43 @@ pub fn max_requests_runtime_key(cluster: &str, priority: Priority) -> String {
     format!("circuit_breakers.{cluster}.{priority}.max_requests")
 }
 
+/// Name of the listener and the route configuration for requests to other services: `out/<namespace>/<service>/<pod>/<port>`,
+/// the port being the one the proxy listens on.
+#[must_use]
+pub fn outbound(node: &NodeKey, outbound: &Outbound) -> String {
+    format!("out/{node}/{}", outbound.listener.port())
+}
+
+/// Stat prefix of such a listener and its connection manager: `out_<port>`.
+#[must_use]
+pub fn outbound_stat_prefix(outbound: &Outbound) -> String {
+    format!("out_{}", outbound.listener.port())
+}
+
+/// Name of the cluster and the load assignment of another service's port:
+/// `out/<namespace>/<service>/<pod>/<its namespace>/<its name>/<its port>`.
+#[must_use]
+pub fn destination(node: &NodeKey, destination: &DestinationKey) -> String {
+    format!("out/{node}/{destination}")
+}
+
+/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`.
+#[must_use]
+pub fn destination_stat_name(destination: &DestinationKey) -> String {
+    let DestinationKey { service, port } = destination;
+    format!("out_{}_{}_{port}", service.namespace, service.name)
+}
+
+/// Whether a resource belongs to the way out.
+#[must_use]
+pub fn is_outbound(name: &str) -> bool {
+    name.starts_with("out/")
+}
+
+/// Name of the virtual host for hosts that nothing takes.
+pub const UNKNOWN_HOST: &str = "unknown-host";
+/// Name of a virtual host's last route, for requests that no other one takes.
+pub const UNKNOWN_PATH: &str = "unknown-path";
 /// Name of the virtual host that takes every host.
 pub const VIRTUAL_HOST: &str = "all";
 
@@ -140,6 +177,12 @@ pub const VIRTUAL_HOST: &str = "all";
 pub const NARROW_FILTER: &str = "weir.limit.narrow";
 /// HTTP filter instance, and its stat prefix, that charges the service-wide limits.
 pub const SERVICE_FILTER: &str = "weir.limit.service";
+/// As [`NARROW_FILTER`], on the way out.
+pub const OUTBOUND_NARROW_FILTER: &str = "weir.out.narrow";
+/// As [`SERVICE_FILTER`], on the way out.
+pub const OUTBOUND_SERVICE_FILTER: &str = "weir.out.service";
+/// As [`SHADOW_FILTER_PREFIX`], on the way out.
+pub const OUTBOUND_SHADOW_FILTER_PREFIX: &str = "weir.out.shadow.";
 /// Before the bucket: HTTP filter instance, and its stat prefix, that counts what a limit in shadow mode would refuse.
 pub const SHADOW_FILTER_PREFIX: &str = "weir.shadow.";
 /// Runtime key: percentage of requests over a limit that are refused; 0 turns every limit of the proxy off.

@@ -5,6 +5,7 @@
 mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
 mod ecds; // beside another control plane: its listener, our limits
+mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why

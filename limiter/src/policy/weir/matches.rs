@@ -26,7 +26,7 @@ pub(super) fn matches(list: &[api::RequestMatch], field: &str, problems: &mut Pr
     (read.len() == list.len()).then_some(read)
 }
 
-fn request_match(entry: &api::RequestMatch, field: &str, problems: &mut Problems) -> Option<RequestMatch> {
+pub(super) fn request_match(entry: &api::RequestMatch, field: &str, problems: &mut Problems) -> Option<RequestMatch> {
     let api::RequestMatch { path, method, headers, query_params, source_cidrs } = entry;
     if !source_cidrs.is_empty() {
         problems.not_yet(

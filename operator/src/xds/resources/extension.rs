@@ -167,8 +167,10 @@ pub fn filters() -> [HttpFilter; 2] {
                 .map(|index| listener::rate_limit(&kind.suffix(index), listener::subject(kind), Written::ByFilter)),
         );
     }
-    [(LimitFilter::Narrow, narrow), (LimitFilter::Service, service)]
-        .map(|(filter, slots)| listener::enforcing(filter, slots, Written::ByFilter))
+    [
+        listener::enforcing(names::NARROW_FILTER, LimitFilter::Narrow, narrow, Written::ByFilter),
+        listener::enforcing(names::SERVICE_FILTER, LimitFilter::Service, service, Written::ByFilter),
+    ]
 }
 
 fn header_suffix(index: usize) -> String {
@@ -243,7 +245,7 @@ fn spread<'a>(
     let mut by_header = 0;
     let mut charged = Vec::new();
     let mut beyond = Vec::new();
-    for slots::Placed { kind, index, bucket, charge, rate } in slots::placed(intent, route, values) {
+    for slots::Placed { kind, index, bucket, charge, rate } in slots::placed(&intent.limits, route, values) {
         let (suffix, fits, header) = match &kind {
             SlotKind::Header(name) => {
                 let suffix = header_suffix(by_header);

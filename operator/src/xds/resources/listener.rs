@@ -1,4 +1,6 @@
-//! Listeners: one for each inbound port, with the static limit filters.
+//! Listeners: one for each inbound port and each way out, with the static limit filters.
+
+use std::net::SocketAddr;
 
 use envoy_types::pb::{
     envoy::{
@@ -34,10 +36,10 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Duration, UInt32Value},
 };
 
-use ::limiter::policy::{Key, Mode};
+use ::limiter::policy::{EnforceAt, Key, Mode};
 
 use crate::{
-    intent::{Inbound, Protocol},
+    intent::{Inbound, Outbound, Protocol},
     xds::{
         names,
         resources::{
@@ -79,61 +81,91 @@ pub(super) struct Filters {
 }
 
 impl Filters {
+    /// For inbound ports.
     pub(super) fn new(slots: &Slots) -> Self {
-        let limits = |filter: LimitFilter| {
-            let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
-            of_filter.map(|(kind, index)| rate_limit(&kind.suffix(index), subject(kind), Written::InRoute)).collect()
-        };
-        // In shadow mode first: what an enforced limit refuses would have come to these, too.
-        let shadows = slots.iter().filter_map(|(kind, index)| {
-            let SlotKind::Shadow(bucket, _) = kind else { return None };
-            let name = format!("{}{bucket}", names::SHADOW_FILTER_PREFIX);
-            Some(http_filter(
-                &name,
-                any(&limit_filter(
-                    &name,
-                    Mode::Shadow,
-                    vec![rate_limit(&kind.suffix(index), subject(kind), Written::InRoute)],
-                )),
-            ))
-        });
-        let mut http: Vec<HttpFilter> = shadows.collect();
-        // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
-        // within one filter the class decides the order of charging.
-        http.extend([
-            enforcing(LimitFilter::Narrow, limits(LimitFilter::Narrow), Written::InRoute),
-            enforcing(LimitFilter::Service, limits(LimitFilter::Service), Written::InRoute),
-            http_filter("envoy.filters.http.router", any(&Router::default())),
-        ]);
-        Self { http, loggers: logger::build() }
+        let names = [names::SHADOW_FILTER_PREFIX, names::NARROW_FILTER, names::SERVICE_FILTER];
+        Self { http: filters(slots, names), loggers: logger::build() }
+    }
+
+    /// For the way out: under other names, and without loggers, as what is counted under the first ones counts for the pod's
+    /// own service.
+    pub(super) fn outbound(slots: &Slots) -> Self {
+        let names =
+            [names::OUTBOUND_SHADOW_FILTER_PREFIX, names::OUTBOUND_NARROW_FILTER, names::OUTBOUND_SERVICE_FILTER];
+        Self { http: filters(slots, names), loggers: Vec::new() }
     }
 }
 
+/// `names`: of the filters in shadow mode (the beginning), of the narrow and of the service-wide limits.
+fn filters(slots: &Slots, names: [&str; 3]) -> Vec<HttpFilter> {
+    let [shadow, narrow, service] = names;
+    let slot = |kind: &SlotKind, index| rate_limit(&kind.suffix(index), subject(kind), Written::InRoute);
+    let enforced = |name: &str, filter: LimitFilter| {
+        let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
+        let limits = of_filter.map(|(kind, index)| slot(kind, index)).collect();
+        enforcing(name, filter, limits, Written::InRoute)
+    };
+    // In shadow mode first: what an enforced limit refuses would have come to these, too.
+    let shadows = slots.iter().filter_map(|(kind, index)| {
+        let SlotKind::Shadow(bucket, _) = kind else { return None };
+        let name = format!("{shadow}{bucket}");
+        Some(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![slot(kind, index)]))))
+    });
+    let mut http: Vec<HttpFilter> = shadows.collect();
+    // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
+    // within one filter the class decides the order of charging.
+    http.extend([
+        enforced(narrow, LimitFilter::Narrow),
+        enforced(service, LimitFilter::Service),
+        http_filter("envoy.filters.http.router", any(&Router::default())),
+    ]);
+    http
+}
+
 pub(super) fn build(name: &str, inbound: &Inbound, filters: &Filters) -> Listener {
+    let stat_prefix = names::inbound_stat_prefix(inbound);
     let network_filter = match inbound.protocol {
-        Protocol::Http | Protocol::Http2 => http(name, inbound, filters),
+        // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
+        Protocol::Http | Protocol::Http2 => http(name, &stat_prefix, true, filters),
         Protocol::Tcp => tcp(name, inbound),
     };
+    listener(name, inbound.listener, stat_prefix, TrafficDirection::Inbound, network_filter)
+}
+
+/// A listener for requests to other services.
+pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Listener {
+    let stat_prefix = names::outbound_stat_prefix(outbound);
+    // The application speaks for whoever called it; a gateway's clients speak for themselves.
+    let network_filter = http(name, &stat_prefix, outbound.place == EnforceAt::Gateway, filters);
+    listener(name, outbound.listener, stat_prefix, TrafficDirection::Outbound, network_filter)
+}
+
+fn listener(
+    name: &str,
+    address: SocketAddr,
+    stat_prefix: String,
+    direction: TrafficDirection,
+    network_filter: Filter,
+) -> Listener {
     Listener {
         name: name.into(),
-        address: Some(socket_address(inbound.listener)),
-        stat_prefix: names::inbound_stat_prefix(inbound),
-        traffic_direction: TrafficDirection::Inbound.into(),
+        address: Some(socket_address(address)),
+        stat_prefix,
+        traffic_direction: direction.into(),
         filter_chains: vec![FilterChain { filters: vec![network_filter], ..FilterChain::default() }],
         ..Listener::default()
     }
 }
 
-fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
+fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) -> Filter {
     let upgrade = http_connection_manager::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() };
     let manager = HttpConnectionManager {
         codec_type: http_connection_manager::CodecType::Auto.into(),
-        stat_prefix: names::inbound_stat_prefix(inbound),
+        stat_prefix: stat_prefix.into(),
         http_filters: filters.http.clone(),
         access_log: filters.loggers.clone(),
         server_header_transformation: http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
-        // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
-        use_remote_address: Some(BoolValue { value: true }),
+        use_remote_address: Some(BoolValue { value: client_is_peer }),
         // `/a/../b` is what the application will take it for.
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![upgrade],
@@ -169,11 +201,7 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
 }
 
 /// A filter that refuses what is over its limits.
-pub(super) fn enforcing(filter: LimitFilter, slots: Vec<RateLimit>, written: Written) -> HttpFilter {
-    let name = match filter {
-        LimitFilter::Narrow => names::NARROW_FILTER,
-        LimitFilter::Service => names::SERVICE_FILTER,
-    };
+pub(super) fn enforcing(name: &str, filter: LimitFilter, slots: Vec<RateLimit>, written: Written) -> HttpFilter {
     let config = LocalRateLimit {
         response_headers_to_add: reply::headers(filter, written),
         ..limit_filter(name, Mode::Enforce, slots)

@@ -31,7 +31,7 @@ use ::limiter::{
 };
 
 use crate::{
-    intent::{self, LimitValue, Priority, ServiceIntent},
+    intent::{self, LimitShape, LimitValue, Priority},
     xds::{
         names,
         resources::{
@@ -50,58 +50,86 @@ const ROUTES: u32 = 3;
 pub(super) struct Shared(Vec<(Priority, Vec<u8>)>);
 
 impl Shared {
-    pub(super) fn new(intent: &ServiceIntent, values: &[Option<LimitValue>]) -> Self {
-        let encoded = intent.routes.iter().map(|route| {
+    pub(super) fn new<'a>(
+        limits: &[LimitShape],
+        routes: impl Iterator<Item = &'a intent::Route>,
+        values: &[Option<LimitValue>],
+    ) -> Self {
+        let encoded = routes.map(|route| {
             let shared = Route {
                 name: route.name.clone(),
                 r#match: Some(route_match(&route.matches)),
-                metadata: metadata(intent, route, values),
+                metadata: metadata(limits, route, values),
                 ..Route::default()
             };
             (route.priority, shared.encode_to_vec())
         });
         Self(encoded.collect())
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|(_, route)| route.as_slice())
+    }
 }
 
 /// The encoded route configuration `name`, whose routes all lead to the cluster of the same name.
 pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
-    let action = |priority: RoutingPriority| {
-        let action = Route {
-            action: Some(route::Action::Route(RouteAction {
-                cluster_specifier: Some(ClusterSpecifier::Cluster(name.into())),
-                // The client and the application decide how long a request may take; Envoy's default is 15 s.
-                timeout: Some(Duration::default()),
-                priority: priority.into(),
-                ..RouteAction::default()
-            })),
-            ..Route::default()
-        };
-        action.encode_to_vec()
-    };
-    let (default, high) = (action(RoutingPriority::Default), action(RoutingPriority::High));
+    let action = |priority| action(route::Action::Route(to(ClusterSpecifier::Cluster(name.into()), priority)));
+    let (default, high) = (action(Priority::Default), action(Priority::High));
     let host = VirtualHost { name: names::VIRTUAL_HOST.into(), domains: vec!["*".into()], ..VirtualHost::default() };
+    let routes = shared.0.iter().map(|(priority, route)| match priority {
+        Priority::Default => (route.as_slice(), default.as_slice()),
+        Priority::High => (route.as_slice(), high.as_slice()),
+    });
+    let host = virtual_host(host, routes);
+    configuration(RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }, [host])
+}
+
+/// The part of an encoded route that [`Shared`] leaves out.
+pub(super) fn action(action: route::Action) -> Vec<u8> {
+    Route { action: Some(action), ..Route::default() }.encode_to_vec()
+}
+
+pub(super) fn to(cluster: ClusterSpecifier, priority: Priority) -> RouteAction {
+    let priority = match priority {
+        Priority::Default => RoutingPriority::Default,
+        Priority::High => RoutingPriority::High,
+    };
+    RouteAction {
+        cluster_specifier: Some(cluster),
+        // The client and the application decide how long a request may take; Envoy's default is 15 s.
+        timeout: Some(Duration::default()),
+        priority: priority.into(),
+        ..RouteAction::default()
+    }
+}
+
+/// `host`, encoded with these routes, each in two parts.
+pub(super) fn virtual_host<'a>(host: VirtualHost, routes: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<u8> {
     let mut host = host.encode_to_vec();
-    for (priority, route) in &shared.0 {
-        let action = match priority {
-            Priority::Default => &default,
-            Priority::High => &high,
-        };
+    for (shared, action) in routes {
         encode_key(ROUTES, WireType::LengthDelimited, &mut host);
-        encode_varint((route.len() + action.len()) as u64, &mut host);
-        host.extend_from_slice(route);
+        encode_varint((shared.len() + action.len()) as u64, &mut host);
+        host.extend_from_slice(shared);
         host.extend_from_slice(action);
     }
-    let mut configuration = RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }.encode_to_vec();
-    encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
-    encode_varint(host.len() as u64, &mut configuration);
-    configuration.extend_from_slice(&host);
+    host
+}
+
+/// `configuration`, encoded with these virtual hosts.
+pub(super) fn configuration(configuration: RouteConfiguration, hosts: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+    let mut configuration = configuration.encode_to_vec();
+    for host in hosts {
+        encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
+        encode_varint(host.len() as u64, &mut configuration);
+        configuration.extend_from_slice(&host);
+    }
     configuration
 }
 
 /// What the route's limits in force are charged, and the names of its classes. `None`: neither.
-fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
-    let placed = slots::placed(intent, route, values);
+fn metadata(limits: &[LimitShape], route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
+    let placed = slots::placed(limits, route, values);
     if placed.is_empty() && route.classes.is_empty() {
         return None;
     }

@@ -77,14 +77,19 @@ impl SlotKind {
 }
 
 impl Slots {
-    /// The slots that an intent needs, rounded up.
+    /// The slots that an intent needs for its own ports, rounded up.
     #[must_use]
     pub fn of(intent: &ServiceIntent) -> Self {
+        Self::needed_by(intent.routes.iter().map(|route| (intent.limits.as_slice(), route)))
+    }
+
+    /// The slots that routes need, each with the limits that it names, rounded up.
+    pub fn needed_by<'a>(routes: impl Iterator<Item = (&'a [LimitShape], &'a Route)>) -> Self {
         let mut needed: BTreeMap<SlotKind, usize> =
             [SlotKind::ClientIp, SlotKind::Plain, SlotKind::Service].map(|kind| (kind, 0)).into();
-        for route in &intent.routes {
+        for (limits, route) in routes {
             let mut of_route: BTreeMap<SlotKind, usize> = BTreeMap::new();
-            for limit in route.limits.iter().filter_map(|position| intent.limits.get(*position)) {
+            for limit in route.limits.iter().filter_map(|position| limits.get(*position)) {
                 *of_route.entry(SlotKind::of(limit)).or_default() += 1;
             }
             for (kind, count) in of_route {
@@ -122,13 +127,13 @@ pub struct Placed<'a> {
 
 /// Puts the limits of a route that are in force into slots, the strictest of each kind first.
 #[must_use]
-pub fn placed<'a>(intent: &'a ServiceIntent, route: &Route, values: &[Option<LimitValue>]) -> Vec<Placed<'a>> {
+pub fn placed<'a>(all_limits: &'a [LimitShape], route: &Route, values: &[Option<LimitValue>]) -> Vec<Placed<'a>> {
     let mut positions = route.limits.clone();
     positions.sort_unstable();
     positions.dedup();
     let mut by_kind: BTreeMap<SlotKind, Vec<(&str, LimitValue)>> = BTreeMap::new();
     for position in positions {
-        let (Some(limit), Some(Some(value))) = (intent.limits.get(position), values.get(position)) else { continue };
+        let (Some(limit), Some(Some(value))) = (all_limits.get(position), values.get(position)) else { continue };
         by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
     }
     let mut all = Vec::new();
