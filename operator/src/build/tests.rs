@@ -214,6 +214,14 @@ fn a_number_of_a_service_is_sent_to_its_callers_and_to_nobody_else() {
     builder.apply(changes(&gone), start);
     let moved = builder.counts();
     assert_eq!((moved.builds - other.builds, moved.resources - other.resources), (2, 1));
+
+    // A pause of s7 lifts what its callers enforce for it, and nothing else of theirs.
+    let s7 = ServiceKey { namespace: "ns-a".to_owned(), name: "s7".to_owned() };
+    builder.set_pauses(Pauses { services: [s7].into(), ..Pauses::default() }, start);
+    assert_eq!(value(&builder), None);
+    assert!(!builder.built(&page).expect("it is built").intent.pods["page-0"].paused);
+    builder.set_pauses(Pauses::default(), start);
+    assert_eq!(value(&builder), Some(10_000));
 }
 
 #[tokio::test]
