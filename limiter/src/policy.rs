@@ -359,10 +359,12 @@ pub enum MetricSource {
         /// Take the increase per second.
         rate: bool,
     },
-    /// A PromQL query (not yet carried out).
+    /// A PromQL query.
     Prometheus {
-        /// The query.
+        /// The query with its variables, which [`crate::promql::Template`] reads.
         query: String,
+        /// Where it stands in the object's list, from 0, for messages.
+        position: usize,
     },
 }
 

@@ -166,7 +166,10 @@ fn metrics(list: &[api::Metric], problems: &mut Problems) -> BTreeMap<String, Me
             continue;
         }
         let source = match (prometheus, scrape) {
-            (Some(prometheus), None) => MetricSource::Prometheus { query: prometheus.query.clone() },
+            (Some(prometheus), None) => {
+                problems.promql(format!("{field}.prometheus.query"), &prometheus.query);
+                MetricSource::Prometheus { query: prometheus.query.clone(), position }
+            }
             (None, Some(scrape)) => {
                 check_series(&scrape.series, &field, problems);
                 MetricSource::Scrape { series: scrape.series.clone(), labels: scrape.labels.clone(), rate: scrape.rate }
@@ -176,14 +179,11 @@ fn metrics(list: &[api::Metric], problems: &mut Problems) -> BTreeMap<String, Me
                 problems.add(
                     field,
                     format!("a metric has exactly one of prometheus and scrape, found {found}"),
-                    "`scrape` reads the targets' own metrics page",
+                    "`scrape` reads the targets' own metrics page, `prometheus` asks a Prometheus",
                 );
                 continue;
             }
         };
-        if let MetricSource::Prometheus { .. } = source {
-            problems.not_yet(format!("{field}.prometheus"), "Prometheus cannot be asked yet", "use `scrape`");
-        }
         let definition = MetricDefinition { dimension: dimension(*kind), reduce: reduction(*reduce), source };
         if definitions.insert(name.clone(), definition).is_some() {
             problems.invalid(format!("{field}.name"), format!("{name:?} is defined twice"));

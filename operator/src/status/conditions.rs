@@ -6,14 +6,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
     engine::Phase,
     metric::{Metric, Word},
-    policy::{Mode, Policy},
+    policy::{MetricSource, Mode, Policy},
     problem,
 };
 
-use super::Target;
+use super::{Endpoints, Target};
 use crate::{
     index::PolicyEntry,
     metrics::HealthBoard,
+    translate::decide::qualified,
     xds::{proxies::Proxies, table::Table},
 };
 
@@ -160,7 +161,7 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, pr
         }
         let words: Vec<_> = missing.iter().map(|metric| metric.word.to_string()).collect();
         let mut message = format!("{} of {} is missing", words.join(", "), target.service);
-        if let Some(why) = why_missing(target, &missing, health, proxies) {
+        if let Some(why) = why_missing(policy, target, &missing, health, proxies) {
             message.push_str(": ");
             message.push_str(&why);
         }
@@ -175,11 +176,48 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, pr
     (true, Reason::Available, message.to_owned())
 }
 
-fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard, proxies: &Proxies) -> Option<String> {
+fn why_missing(
+    policy: &Policy,
+    target: &Target<'_>,
+    missing: &[&Metric],
+    health: &HealthBoard,
+    proxies: &Proxies,
+) -> Option<String> {
     let view = target.view.as_ref()?;
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
     }
+    if let Some(why) = missing.iter().find_map(|metric| query_fails(policy, target, metric, health)) {
+        return Some(why);
+    }
+    let direct = direct_fails(target, view, missing, health, proxies);
+    let asked = missing.iter().find_map(|metric| health.query(&target.service, &metric.word));
+    let asked = asked.map(|error| format!("from Prometheus: {}", error.message));
+    let both: Vec<String> = direct.into_iter().chain(asked).collect();
+    (!both.is_empty()).then(|| both.join("; "))
+}
+
+/// Why a word that the policy takes from Prometheus is missing, with the field that says the query.
+fn query_fails(policy: &Policy, target: &Target<'_>, metric: &Metric, health: &HealthBoard) -> Option<String> {
+    let Word::Named(name) = &metric.word else { return None };
+    let MetricSource::Prometheus { position, .. } = &policy.metrics.get(name)?.source else { return None };
+    let why = if health.has_prometheus() {
+        let error = health.query(&target.service, &qualified(policy, metric).word);
+        error.map_or_else(|| "it has not been answered yet".to_owned(), |error| error.message)
+    } else {
+        "there is no Prometheus to ask: start `weir run` with --prometheus URL, or set WEIR_PROMETHEUS".to_owned()
+    };
+    Some(format!("spec.metrics[{position}].prometheus.query: {why}"))
+}
+
+/// Why neither the targets' proxies nor their own pages give a word.
+fn direct_fails(
+    target: &Target<'_>,
+    view: &Endpoints,
+    missing: &[&Metric],
+    health: &HealthBoard,
+    proxies: &Proxies,
+) -> Option<String> {
     // What Envoy streams is not looked for on metrics pages.
     let (streamed, missing): (Vec<&Metric>, Vec<&Metric>) =
         missing.iter().partition(|metric| metric.word.is_streamed());

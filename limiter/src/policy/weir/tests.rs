@@ -151,7 +151,6 @@ fn targets_are_named_or_chosen() {
 fn what_is_not_carried_out_is_refused_and_still_explained() {
     let gateway = json!([{"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "g"}]);
     let section = json!([{"kind": "Service", "name": "reviews", "sectionName": "http"}]);
-    let prometheus = json!([{"name": "q", "type": "Count", "prometheus": {"query": "q"}}]);
     let limit = "30 requests per second across all pods";
     let rule = json!({"name": "a", "limit": limit});
     for (spec, field) in [
@@ -160,7 +159,6 @@ fn what_is_not_carried_out_is_refused_and_still_explained() {
         (with(rule.clone(), json!({"via": "Istio"})), "spec.via"),
         (with(rule.clone(), json!({"targetRefs": gateway})), "spec.targetRefs[0].kind"),
         (with(rule.clone(), json!({"targetRefs": section})), "spec.targetRefs[0].sectionName"),
-        (with(rule.clone(), json!({"metrics": prometheus})), "spec.metrics[0].prometheus"),
         (rule_with("matches", json!([{"sourceCIDRs": ["10.0.0.0/8"]}])), "spec.rules[0].matches[0].sourceCIDRs"),
     ] {
         let policy = refuses(spec.clone(), Reason::NotYetSupported, field, "");
@@ -248,6 +246,7 @@ fn metrics_are_checked() {
     let scrape = json!({"series": "s"});
     let rule = json!({"name": "a", "limit": "3 requests per second per pod"});
     let metric = |name: &str, series: &str| json!({"name": name, "type": "Count", "scrape": {"series": series}});
+    let asked = |name: &str, query: &str| json!({"name": name, "type": "Count", "prometheus": {"query": query}});
     for (metrics, field, message) in [
         (json!([metric("Queue-depth", "s")]), "spec.metrics[0].name", "must match"),
         (json!([metric("cpu", "s")]), "spec.metrics[0].name", "word of the language"),
@@ -261,9 +260,16 @@ fn metrics_are_checked() {
             "spec.metrics[0]",
             "found both",
         ),
+        (json!([asked("a", "q{namespace=\"$ns\"}")]), "spec.metrics[0].prometheus.query", "`$ns` is no variable"),
+        (json!([metric("a", "s"), asked("b", " ")]), "spec.metrics[1].prometheus.query", "empty"),
     ] {
         refuses(with(rule.clone(), json!({"metrics": metrics})), Reason::Invalid, field, message);
     }
+    let query = "sum by (pod) (rate(q{namespace=\"$namespace\",pod=~\"$pods\"}[1m]))";
+    let (policy, problems) = read(with(rule, json!({"metrics": [asked("a", query)]})));
+    assert_eq!(problems, []);
+    let source = &policy.unwrap().metrics["a"].source;
+    assert_eq!(*source, MetricSource::Prometheus { query: query.to_owned(), position: 0 });
 }
 
 #[test]
