@@ -95,8 +95,8 @@ fn explain_rule(rule: &Rule) -> Vec<String> {
     if !rule.classes.is_empty() {
         let names: Vec<&str> = rule.classes.iter().map(|class| class.name.as_str()).collect();
         lines.push(format!(
-            "When not all can pass, requests of {} come first, in this order; others are shed before them.",
-            names.join(", ")
+            "When not all can pass, requests of {} come first; others are shed before them.",
+            names.join(", then of ")
         ));
     }
     if let Some(burst) = rule.burst {
@@ -144,7 +144,8 @@ fn explain_adapt(adapt: &Adapt, requests: &str) -> String {
     let sentence = Adapt { pace: Pace::default(), ..adapt.clone() }.to_string();
     let (goals, range) = sentence.split_once(", between ").unwrap_or((&sentence, ""));
     let goals = goals.strip_prefix("keep ").unwrap_or(goals);
-    format!("{requests} limited so that {goals} is kept, by a limit that moves between {range}.")
+    let verb = if adapt.goals.len() == 1 { "is" } else { "are" };
+    format!("{requests} limited so that {goals} {verb} kept, by a limit that moves between {range}.")
 }
 
 /// How a limit that steers itself moves.
