@@ -31,8 +31,13 @@ endif
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: envoy ## A limit holding on real Envoys under rising load, about a minute (ARGS=--without-limit, ARGS=--keep)
+demo: envoy ## A limit, then one that steers itself, on real Envoys, a minute each (ARGS=limit, ARGS="adapt --keep")
+ifeq ($(ARGS),)
+	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo limit
+	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo adapt --out weir-demo-adapt.html
+else
 	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo $(ARGS)
+endif
 
 test: envoy prometheus ## Install the real parts, then run every test
 	cargo test --workspace --locked

@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    DEFAULT_TIME, GENEROUS, LEAST_BOUND, LONGEST_INTERVAL, MEAN_PART, ROOM, Range, SLOW, Steering, USUAL_FACTOR, scale,
+    DEFAULT_TIME, GENEROUS, LEAST_BOUND, LONGEST_INTERVAL, MEAN_PART, QUIET, ROOM, Range, SLOW, SPARE, Steering,
+    USUAL_FACTOR, scale,
 };
 use crate::{
     adapt::BINDING,
@@ -238,7 +239,9 @@ impl Reading {
         Some(self.whole(requests))
     }
 
-    /// The bound while all goals are kept and nothing is refused: what the ceiling would need.
+    /// The bound while all goals are kept and nothing is refused: so many that only a step of the load which also makes
+    /// requests slow is refused, and what piles up before the first cut is soon worked off. What the ceiling would need
+    /// is too much wherever the ceiling is a guess. A power of two, so that it stands still while the traffic does not.
     pub(super) fn generous_bound(&self) -> Option<u32> {
         if !self.bounded {
             return None;
@@ -247,7 +250,10 @@ impl Reading {
             Some(goal) => goal.max(self.usual.unwrap_or(0.0)),
             None => (2.0 * USUAL_FACTOR * self.usual?).max(DEFAULT_TIME.as_secs_f64()),
         };
-        Some(self.whole((self.range.ceiling * time).max(GENEROUS * self.sharing)))
+        let most = (self.range.ceiling * time).max(GENEROUS * self.sharing);
+        let grown = self.answers.map_or(f64::INFINITY, |answers| (SPARE * answers * time).max(QUIET * self.sharing));
+        let grown = if grown < most { f64::from(self.whole(grown).next_power_of_two()) } else { most };
+        Some(self.whole(grown.min(most)))
     }
 
     /// The bound after a step up while requests are refused: follows the completions, else probes by one.

@@ -100,7 +100,19 @@ fn begins_at_the_ceiling_with_a_bound_that_the_ceiling_needs() {
         first.explanation,
         "p99 latency has never been seen: holding the limit of 1000 requests per second per pod"
     );
-    assert_eq!(numbers(&walk.traffic(P99, 0.1, 300.0, 300.0)), (1000.0, Some(200)));
+    assert_eq!(
+        numbers(&walk.traffic(P99, 0.1, 300.0, 300.0)),
+        (1000.0, Some(128)),
+        "from now on it follows the traffic"
+    );
+}
+
+#[test]
+fn at_rest_the_bound_has_room_for_a_step_of_the_load_and_no_more() {
+    let bound = |answers| numbers(&Walk::new(LATENCY).traffic(P99, 0.1, answers, answers)).1;
+    assert_eq!(bound(1.0), Some(64), "a service that nearly idles");
+    assert_eq!((bound(170.0), bound(300.0)), (Some(128), Some(128)), "stands still while the traffic does");
+    assert_eq!(bound(900.0), Some(200), "never more than the ceiling needs");
 }
 
 #[test]
@@ -146,7 +158,7 @@ fn grows_by_steps_while_refusing_and_doubles_when_free() {
     let limits: Vec<f64> = (0..8).map(|_| numbers(&walk.traffic(P99, 0.1, 800.0, 440.0)).0).collect();
     assert_eq!(limits, [440.0, 440.0, 440.0, 484.0, 484.0, 484.0, 484.0, 484.0], "then only the bound refuses");
     let free: Vec<_> = (0..7).map(|_| numbers(&walk.traffic(P99, 0.1, 300.0, 300.0))).collect();
-    assert_eq!(free[6], (1000.0, Some(184)), "{free:?}");
+    assert_eq!(free[6], (1000.0, Some(128)), "{free:?}");
 }
 
 #[test]
@@ -262,7 +274,7 @@ fn missing_goals_hold_or_do_as_the_policy_says() {
     assert_eq!(walk.step().phase, Phase::Idle);
     walk.now += jiff::SignedDuration::from_secs(20);
     assert_eq!(walk.step().phase, Phase::Idle, "as long as nothing is known");
-    assert_eq!(numbers(&walk.traffic(P99, 0.1, 300.0, 300.0)), (1000.0, Some(200)), "then anew");
+    assert_eq!(numbers(&walk.traffic(P99, 0.1, 300.0, 300.0)), (1000.0, Some(128)), "then anew");
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use super::service;
+use super::{queue, service};
 
 /// `weir demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
+    /// What to show.
+    #[arg(value_name = "SCENARIO", default_value = "limit")]
+    pub scenario: Scenario,
     /// Leave the policy out, to see what happens then; the demo then fails with exit code 1.
     #[arg(long)]
     pub without_limit: bool,
@@ -24,6 +27,15 @@ pub struct DemoArgs {
     pub plain: bool,
 }
 
+/// Scenarios of `weir demo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scenario {
+    /// A limit of 90 requests per second while CPU is high.
+    Limit,
+    /// A limit that steers itself: load three times the capacity, then half of the capacity too.
+    Adapt,
+}
+
 /// `weir demo-service`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoServiceArgs {
@@ -36,11 +48,29 @@ pub struct DemoServiceArgs {
     /// Cores that the whole process may use, above 0 and at most 1: capacity is cpu / cost requests a second.
     #[arg(long, default_value_t = 0.2, value_parser = cores, value_name = "CORES")]
     pub cpu: f64,
+    /// Use no CPU: this many workers that wait, instead of one that burns. `PUT /workers` changes the number.
+    #[arg(long, value_name = "N", conflicts_with_all = ["cost", "cpu"], value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub workers: Option<u16>,
+    /// Mean time of a request with --workers, such as 20ms; times vary as real ones do.
+    #[arg(long, default_value = "20ms", requires = "workers", value_parser = cost, value_name = "DURATION")]
+    pub time: Duration,
 }
 
 impl DemoServiceArgs {
     pub(super) fn config(&self) -> service::Config {
         service::Config { cost: self.cost, cpu: self.cpu }
+    }
+
+    /// Only with `--workers`.
+    pub(super) fn queue(&self) -> Option<queue::Config> {
+        let workers = usize::from(self.workers?);
+        Some(queue::Config {
+            workers,
+            mean: self.time,
+            variation: 0.5,
+            queue: 2000,
+            seed: u64::from(self.listen.port()),
+        })
     }
 }
 

@@ -21,7 +21,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -40,6 +45,8 @@ pub struct Plan {
     pub arrivals: Arrivals,
     /// A request without a whole answer after this (from the moment it was sent) has failed.
     pub timeout: Duration,
+    /// An answer that comes later than this after its moment is not counted as good.
+    pub slo: Duration,
     /// Sent with each request; `host` is the target's address unless it is here.
     pub headers: HeaderMap,
     /// Path and query.
@@ -48,6 +55,8 @@ pub struct Plan {
     pub method: Method,
     /// Requests in flight for each target; what is due above that is counted as dropped.
     pub max_in_flight: usize,
+    /// Gets every request of every target once its end is known, for those who need more than counts by second.
+    pub exchanges: Option<mpsc::UnboundedSender<Exchange>>,
 }
 
 impl Plan {
@@ -59,10 +68,12 @@ impl Plan {
             phases,
             arrivals: Arrivals::Constant,
             timeout: Duration::from_secs(1),
+            slo: Duration::from_secs(1),
             headers: HeaderMap::new(),
             path: Uri::from_static("/"),
             method: Method::GET,
             max_in_flight: 4000,
+            exchanges: None,
         }
     }
 
@@ -80,6 +91,30 @@ pub struct Target {
     pub name: String,
     /// TCP address.
     pub address: SocketAddr,
+}
+
+/// One request and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// When it was due, since the start of the run.
+    pub due: Duration,
+    /// From then to its end.
+    pub latency: Duration,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With an answer of this status.
+    Answer(StatusCode),
+    /// Without an answer in time.
+    Timeout,
+    /// The connection was refused, reset or broken.
+    Error,
+    /// Not sent: too many were waiting already.
+    Dropped,
 }
 
 /// How a run goes; published about every 200 ms.
@@ -123,6 +158,7 @@ struct Lane {
     address: SocketAddr,
     request: Request<()>,
     timeout: Duration,
+    slo: Duration,
     max_in_flight: usize,
     in_flight: AtomicUsize,
     /// Connections without a request. Tasks take one and give it back.
@@ -130,12 +166,7 @@ struct Lane {
     seconds: Mutex<Vec<Second>>,
     /// Summaries of seconds that can no longer change, so that live numbers stay cheap in long runs.
     settled: Mutex<Vec<Summary>>,
-}
-
-enum Outcome {
-    Answer(StatusCode),
-    Timeout,
-    Error,
+    exchanges: Option<mpsc::UnboundedSender<Exchange>>,
 }
 
 impl Lane {
@@ -153,11 +184,13 @@ impl Lane {
             address: target.address,
             request,
             timeout: plan.timeout,
+            slo: plan.slo,
             max_in_flight: plan.max_in_flight.max(1),
             in_flight: AtomicUsize::new(0),
             idle: Mutex::new(Vec::new()),
             seconds: Mutex::new(vec![Second::default(); seconds]),
             settled: Mutex::new(Vec::new()),
+            exchanges: plan.exchanges.clone(),
         }
     }
 
@@ -174,34 +207,42 @@ impl Lane {
                 break;
             }
             while requests.try_join_next().is_some() {}
-            let second = usize::try_from(due.as_secs()).unwrap_or(usize::MAX);
-            let full = self.in_flight.load(Ordering::Relaxed) >= self.max_in_flight;
-            self.count(second, |second| {
-                second.offered += 1;
-                second.dropped += u64::from(full);
-            });
-            if !full {
+            self.count(due, |second| second.offered += 1);
+            if self.in_flight.load(Ordering::Relaxed) >= self.max_in_flight {
+                self.ended(Exchange { due, latency: moment.elapsed(), outcome: Outcome::Dropped });
+            } else {
                 self.in_flight.fetch_add(1, Ordering::Relaxed);
-                requests.spawn(Arc::clone(&self).request(second, moment));
+                requests.spawn(Arc::clone(&self).request(due, moment));
             }
         }
         while requests.join_next().await.is_some() {}
     }
 
-    async fn request(self: Arc<Self>, second: usize, due: Instant) {
-        let outcome = tokio::time::timeout(self.timeout, self.exchange()).await;
-        let latency_us = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+    async fn request(self: Arc<Self>, due: Duration, moment: Instant) {
+        let outcome = tokio::time::timeout(self.timeout, self.exchange()).await.unwrap_or(Outcome::Timeout);
+        let latency = moment.elapsed();
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.count(second, |second| match outcome.unwrap_or(Outcome::Timeout) {
+        self.ended(Exchange { due, latency, outcome });
+    }
+
+    fn ended(&self, exchange: Exchange) {
+        self.count(exchange.due, |second| match exchange.outcome {
             Outcome::Answer(StatusCode::TOO_MANY_REQUESTS) => second.limited += 1,
             Outcome::Answer(status) if status.is_success() => {
                 second.ok += 1;
+                second.good += u64::from(exchange.latency <= self.slo);
+                let latency_us = u64::try_from(exchange.latency.as_micros()).unwrap_or(u64::MAX);
                 second.latency_us.saturating_record(latency_us.max(1));
             }
             Outcome::Answer(status) => *second.other.entry(status.as_u16()).or_default() += 1,
             Outcome::Timeout => second.timeouts += 1,
             Outcome::Error => second.errors += 1,
+            Outcome::Dropped => second.dropped += 1,
         });
+        if let Some(exchanges) = &self.exchanges {
+            // Whoever listened may have heard enough.
+            let _ = exchanges.send(exchange);
+        }
     }
 
     /// One request and its whole answer. A connection that fails or is not given back is closed.
@@ -252,7 +293,8 @@ impl Lane {
         Ok(sender)
     }
 
-    fn count(&self, second: usize, change: impl FnOnce(&mut Second)) {
+    fn count(&self, due: Duration, change: impl FnOnce(&mut Second)) {
+        let second = usize::try_from(due.as_secs()).unwrap_or(usize::MAX);
         let mut seconds = self.seconds.lock();
         if let Some(last) = seconds.len().checked_sub(1) {
             change(&mut seconds[second.min(last)]);

@@ -1,22 +1,11 @@
-//! What the demonstration plays: addresses, manifests, and a load that rises above capacity and falls again.
+//! What the demonstration of a limit plays: a load that rises above capacity and falls again.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
-    ops::Range,
-    path::Path,
-    time::Duration,
-};
+use std::{ops::Range, time::Duration};
 
-use anyhow::Context;
-
-use super::load::Phase;
+use super::{cast::Cast, load::Phase};
 
 /// Replicas, each with a proxy.
 pub const REPLICAS: usize = 3;
-/// Namespace of everything.
-pub const NAMESPACE: &str = "demo";
-/// Name of the Service and of the policy.
-pub const SERVICE: &str = "burner";
 /// CPU time of one request.
 pub const COST: Duration = Duration::from_millis(4);
 /// Cores of each replica; the manifests say the same.
@@ -28,8 +17,14 @@ pub const BURST: f64 = 5.0;
 
 const WORKLOAD: &str = include_str!("../../../examples/demo/workload.yaml");
 const LIMIT: &str = include_str!("../../../examples/demo/limit.yaml");
-const PROXY_PORT: u16 = 8080;
-const APPLICATION_PORT: u16 = 9000;
+
+/// Who plays.
+pub const CAST: Cast =
+    Cast { service: "burner", replicas: REPLICAS as u8, arguments, workload: WORKLOAD, policy: ("limit.yaml", LIMIT) };
+
+fn arguments() -> Vec<String> {
+    vec!["--cpu".into(), CPU.to_string(), "--cost".into(), format!("{}us", COST.as_micros())]
+}
 
 /// The load over time. All ranges are in whole seconds from its start.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,82 +109,9 @@ pub fn share_per_second() -> f64 {
     LIMIT_PER_SECOND / REPLICAS as f64
 }
 
-/// Where everything listens.
-#[derive(Clone, Debug)]
-pub struct Addresses {
-    /// The proxies.
-    pub proxies: [SocketAddr; REPLICAS],
-    /// The replicas behind them.
-    pub applications: [SocketAddr; REPLICAS],
-    /// The proxies' admin pages.
-    pub proxy_admins: [SocketAddr; REPLICAS],
-    /// Weir's xDS.
-    pub xds: SocketAddr,
-    /// Weir's admin page.
-    pub admin: SocketAddr,
-}
-
-impl Addresses {
-    /// Takes the usual ports, or free ones where those are taken.
-    ///
-    /// # Errors
-    /// When the loopback addresses of the replicas cannot be listened on.
-    pub fn choose() -> anyhow::Result<Self> {
-        let pods = [1, 2, 3].map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 1, last)));
-        let common = |usual: u16| {
-            (usual..usual + 100)
-                .find(|port| pods.iter().all(|pod| is_free((*pod, *port).into())))
-                .with_context(|| format!("no port from {usual} on is free on {}, {} and {}", pods[0], pods[1], pods[2]))
-        };
-        let (proxy, application) = (common(PROXY_PORT)?, common(APPLICATION_PORT)?);
-        let loopback = |usual: u16| {
-            let found = (usual..usual + 100).map(|port| (Ipv4Addr::LOCALHOST, port).into()).find(|at| is_free(*at));
-            found.with_context(|| format!("no port of 127.0.0.1 from {usual} on is free"))
-        };
-        let first_admin: SocketAddr = loopback(15001)?;
-        let second_admin = loopback(first_admin.port() + 1)?;
-        Ok(Self {
-            proxies: pods.map(|pod| (pod, proxy).into()),
-            applications: pods.map(|pod| (pod, application).into()),
-            proxy_admins: [first_admin, second_admin, loopback(second_admin.port() + 1)?],
-            xds: loopback(18000)?,
-            admin: loopback(18100)?,
-        })
-    }
-
-    /// Writes the manifests into `folder`, with these ports.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn write_manifests(&self, folder: &Path, with_limit: bool) -> anyhow::Result<()> {
-        let workload = WORKLOAD
-            .replace(&PROXY_PORT.to_string(), &self.proxies[0].port().to_string())
-            .replace(&APPLICATION_PORT.to_string(), &self.applications[0].port().to_string());
-        let write = |name: &str, text: &str| {
-            let file = folder.join(name);
-            std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
-        };
-        write("workload.yaml", &workload)?;
-        if with_limit {
-            write("limit.yaml", LIMIT)?;
-        }
-        Ok(())
-    }
-}
-
-fn is_free(address: SocketAddr) -> bool {
-    TcpListener::bind(address).is_ok()
-}
-
-/// Name of a replica's pod.
-#[must_use]
-pub fn pod(replica: usize) -> String {
-    format!("{SERVICE}-{replica}")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Addresses, BURST, CPU, LIMIT, LIMIT_PER_SECOND, REPLICAS, Timeline, WORKLOAD, pod, share_per_second};
+    use super::{BURST, CAST, CPU, LIMIT, LIMIT_PER_SECOND, REPLICAS, Timeline, WORKLOAD, share_per_second};
 
     #[test]
     fn the_phases_fill_the_time_and_their_windows_hold_something() {
@@ -211,30 +133,12 @@ mod tests {
         for replica in 0..REPLICAS {
             let address = format!("addresses: [127.0.1.{}]", replica + 1);
             let line = WORKLOAD.lines().find(|line| line.contains(&address)).unwrap();
-            assert!(line.contains(&format!("name: {}", pod(replica))), "{line}");
+            assert!(line.contains(&format!("name: {}", CAST.pod(replica))), "{line}");
         }
         let rate = limiter::quota::Rate {
             milli_requests: (share_per_second() * 1000.0) as u64,
             interval: std::time::Duration::from_secs(1),
         };
         assert!((f64::from(limiter::policy::default_burst(rate)) - BURST).abs() < f64::EPSILON);
-    }
-
-    #[test]
-    fn the_manifests_follow_the_ports() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |port: u16| [(std::net::Ipv4Addr::LOCALHOST, port).into(); 3];
-        let addresses = Addresses {
-            proxies: at(7001),
-            applications: at(7002),
-            proxy_admins: at(7003),
-            xds: at(7004)[0],
-            admin: at(7005)[0],
-        };
-        addresses.write_manifests(dir.path(), false).unwrap();
-        let text = std::fs::read_to_string(dir.path().join("workload.yaml")).unwrap();
-        assert!(text.contains("inbound.weir.dev/7001: \"127.0.1.3:7002\", prometheus.io/port: \"7002\""), "{text}");
-        assert!(!text.contains("8080") && !text.contains("9000"));
-        assert!(!dir.path().join("limit.yaml").exists());
     }
 }

@@ -21,7 +21,7 @@ use nix::{
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::args::DemoServiceArgs;
+use super::{args::DemoServiceArgs, queue::Queue};
 
 /// Requests that may wait; the next one is answered 503.
 const QUEUE: usize = 100_000;
@@ -44,6 +44,12 @@ type Job = oneshot::Sender<()>;
 pub async fn run(args: DemoServiceArgs) -> anyhow::Result<ExitCode> {
     let shutdown = CancellationToken::new();
     tokio::spawn(super::stop_on_signal(shutdown.clone())?);
+    if let Some(config) = args.queue() {
+        let listener = bind(args.listen).await?;
+        let _queue = Queue::serve(listener, config)?;
+        shutdown.cancelled().await;
+        return Ok(ExitCode::SUCCESS);
+    }
     serve(args.listen, args.config(), shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -53,7 +59,7 @@ pub async fn run(args: DemoServiceArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(listen: SocketAddr, config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener = bind(listen).await?;
     let (jobs, queue) = mpsc::sync_channel(QUEUE);
     std::thread::Builder::new().name("worker".into()).spawn(move || work(&queue, config))?;
     let app = Router::new()
@@ -76,6 +82,10 @@ pub async fn serve(listen: SocketAddr, config: Config, shutdown: CancellationTok
         result = server.into_future() => result.context("the server failed"),
         () = grace => Ok(()),
     }
+}
+
+async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))
 }
 
 /// The single worker: first come, first served.

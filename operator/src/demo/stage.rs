@@ -11,10 +11,10 @@ use serde_json::Value;
 use tokio::{process::Command, time::Instant};
 
 use super::{
+    cast::{Addresses, Cast, NAMESPACE},
     envoy::{self, Envoy},
     get,
     process::Process,
-    scenario::{Addresses, COST, CPU, NAMESPACE, REPLICAS, SERVICE, pod},
 };
 use crate::xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, bootstrap};
 
@@ -31,20 +31,19 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Starts everything and waits until requests get through every proxy.
-    pub(super) async fn start(addresses: &Addresses, with_limit: bool) -> anyhow::Result<Self> {
+    pub(super) async fn start(cast: &Cast, addresses: &Addresses, with_policy: bool) -> anyhow::Result<Self> {
         envoy::find_envoy()?;
         let program = std::env::current_exe().context("the path of this program is unknown")?;
         let folder = Folder::create()?;
         let config = folder.path.join("config");
         std::fs::create_dir(&config).with_context(|| format!("cannot create {}", config.display()))?;
-        addresses.write_manifests(&config, with_limit)?;
+        addresses.write_manifests(&config, cast, with_policy)?;
 
         let mut replicas = Vec::new();
         for (replica, address) in addresses.applications.iter().enumerate() {
             let mut command = Command::new(&program);
-            command.args(["demo-service", "--listen", &address.to_string(), "--cpu", &CPU.to_string()]);
-            command.args(["--cost", &format!("{}us", COST.as_micros())]);
-            replicas.push(Process::start(&pod(replica), &mut command, &folder.path)?);
+            command.args(["demo-service", "--listen", &address.to_string()]).args((cast.arguments)());
+            replicas.push(Process::start(&cast.pod(replica), &mut command, &folder.path)?);
         }
         let mut command = Command::new(&program);
         command.args(["run", "--xds-address", &addresses.xds.to_string(), "--admin-address"]);
@@ -52,19 +51,19 @@ impl Stage {
         let weir = Process::start("weir", &mut command, &folder.path)?;
         let mut stage = Self { proxies: Vec::new(), weir, replicas, folder };
 
-        for address in addresses.applications {
-            stage.answered(address, "/metrics").await?;
+        for address in &addresses.applications {
+            stage.answered(*address, "/metrics").await?;
         }
         stage.answered(addresses.admin, "/readyz").await?;
-        for replica in 0..REPLICAS {
-            let bootstrap = proxy_bootstrap(addresses, replica);
+        for replica in 0..addresses.proxies.len() {
+            let bootstrap = proxy_bootstrap(cast, addresses, replica);
             stage.proxies.push(Envoy::start(&bootstrap, &stage.folder.path, &format!("envoy-{replica}"), &[])?);
         }
         for proxy in &mut stage.proxies {
             proxy.wait_ready(PATIENCE).await?;
         }
-        for address in addresses.proxies {
-            stage.answered(address, "/").await?;
+        for address in &addresses.proxies {
+            stage.answered(*address, "/").await?;
         }
         Ok(stage)
     }
@@ -117,11 +116,11 @@ impl Stage {
     }
 }
 
-fn proxy_bootstrap(addresses: &Addresses, replica: usize) -> Value {
+fn proxy_bootstrap(cast: &Cast, addresses: &Addresses, replica: usize) -> Value {
     bootstrap(&Options {
-        service: SERVICE.to_owned(),
+        service: cast.service.to_owned(),
         namespace: NAMESPACE.to_owned(),
-        pod: pod(replica),
+        pod: cast.pod(replica),
         xds_address: addresses.xds,
         admin_address: addresses.proxy_admins[replica],
         protocol: Protocol::Delta,

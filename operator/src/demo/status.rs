@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 
-use super::scenario::{NAMESPACE, SERVICE};
+use super::cast::{Cast, NAMESPACE};
 
 /// The rule as it stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,16 +22,16 @@ pub(super) struct RuleView {
 }
 
 /// Asks Weir. Absent: it does not answer, or has no such policy.
-pub(super) async fn fetch(admin: SocketAddr) -> Option<RuleView> {
+pub(super) async fn fetch(admin: SocketAddr, cast: &Cast) -> Option<RuleView> {
     let (status, text) = super::get(admin, "/status", Duration::from_secs(1)).await.ok()?;
     if status != 200 {
         return None;
     }
-    parse(&serde_json::from_str(&text).ok()?)
+    parse(&serde_json::from_str(&text).ok()?, cast.service)
 }
 
-fn parse(page: &Value) -> Option<RuleView> {
-    let key = format!("smartlimiters.weir.dev/{NAMESPACE}/{SERVICE}");
+fn parse(page: &Value, service: &str) -> Option<RuleView> {
+    let key = format!("smartlimiters.weir.dev/{NAMESPACE}/{service}");
     let policy = page.get("policies")?.as_array()?.iter().find(|policy| policy["key"].as_str() == Some(&key))?;
     // The policy's status may stand in a field of its own, as in the object, or beside the key.
     let status = policy.get("status").unwrap_or(policy);
@@ -61,12 +61,12 @@ mod tests {
         flat["key"] = json!("smartlimiters.weir.dev/demo/burner");
         let nested = json!({"key": "smartlimiters.weir.dev/demo/burner", "status": inner});
         for policy in [flat, nested] {
-            let view = parse(&json!({"policies": [{"key": "other"}, policy]})).unwrap();
+            let view = parse(&json!({"policies": [{"key": "other"}, policy]}), "burner").unwrap();
             assert_eq!((view.phase.as_str(), view.per_second), ("Limiting", Some(105.0)));
             assert_eq!((view.shares.as_deref(), view.proxies), (Some("35 x3"), Some((2, 3))));
         }
         let bare = json!({"policies": [{"key": "smartlimiters.weir.dev/demo/burner"}]});
-        assert_eq!(parse(&bare), Some(RuleView::default()));
-        assert_eq!(parse(&json!({"policies": 3})), None);
+        assert_eq!(parse(&bare, "burner"), Some(RuleView::default()));
+        assert_eq!(parse(&json!({"policies": 3}), "burner"), None);
     }
 }

@@ -1,34 +1,26 @@
-//! The live view: a full screen on a terminal, else one plain line a second.
-
-use std::{
-    io::{IsTerminal, Stdout, Write},
-    time::Duration,
-};
+//! The live view of a limit: what is offered, answered and refused, and what Weir says.
 
 use ratatui::{
-    Frame, Terminal,
-    backend::CrosstermBackend,
-    crossterm::{
-        cursor, execute,
-        terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen},
-    },
+    Frame,
     layout::{Constraint, Layout},
-    style::{Color, Style, Stylize},
-    symbols::Marker,
+    style::{Color, Stylize},
     text::Line,
-    widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Row, Table},
+    widgets::{Block, Gauge, Paragraph, Row, Table},
 };
 
 use super::{
     load::{Live, Summary},
-    scenario::{Timeline, pod},
+    scenario::{CAST, Timeline},
+    screen::{Moment, chart},
     status::RuleView,
     summary::latency,
 };
 
 /// Everything that is shown at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Picture {
+    /// What is played.
+    pub timeline: Timeline,
     /// How the load goes.
     pub live: Live,
     /// What Weir says; absent: nothing, or there is no policy.
@@ -40,9 +32,9 @@ pub(super) struct Picture {
 }
 
 impl Picture {
-    /// The newest second whose requests have all been answered or timed out.
-    fn second(&self) -> Option<usize> {
-        usize::try_from(self.live.elapsed.as_secs()).ok()?.checked_sub(2)
+    /// Before anything was seen.
+    pub(super) fn new(timeline: Timeline, with_limit: bool) -> Self {
+        Self { timeline, live: Live::default(), rule: None, cpu: None, with_limit }
     }
 
     fn newest(&self) -> Vec<Summary> {
@@ -64,10 +56,15 @@ impl Picture {
     fn cpu(&self) -> String {
         self.cpu.map_or_else(|| "–".to_owned(), |cpu| format!("{:.0} %", cpu * 100.0))
     }
+}
 
-    /// The moment in one line.
-    #[must_use]
-    pub(super) fn line(&self, timeline: &Timeline) -> String {
+impl Moment for Picture {
+    /// The newest second whose requests have all been answered or timed out.
+    fn second(&self) -> Option<usize> {
+        usize::try_from(self.live.elapsed.as_secs()).ok()?.checked_sub(2)
+    }
+
+    fn line(&self) -> String {
         let newest = self.newest();
         let join = |value: &dyn Fn(&Summary) -> u64| {
             newest.iter().map(|sum| value(sum).to_string()).collect::<Vec<_>>().join("+")
@@ -76,8 +73,8 @@ impl Picture {
         let second = self.second().map_or(0, |second| second + 1);
         format!(
             "{second:>3}/{} s  {:<6}  limit {:<18}  cpu {:>5}  answered {:>8}/s  429 {:>8}/s  failed {:>8}/s  p99 {}",
-            timeline.seconds(),
-            timeline.phase_at(self.second().unwrap_or(0)),
+            self.timeline.seconds(),
+            self.timeline.phase_at(self.second().unwrap_or(0)),
             self.limit(),
             self.cpu(),
             join(&|sum| sum.ok),
@@ -86,62 +83,10 @@ impl Picture {
             latency(p99),
         )
     }
-}
 
-/// Where the view goes.
-pub(super) struct View {
-    timeline: Timeline,
-    screen: Option<Screen>,
-    last_line: Option<usize>,
-}
-
-impl View {
-    /// Takes the terminal's screen, if there is one and `plain` is not asked for.
-    #[must_use]
-    pub(super) fn new(timeline: Timeline, plain: bool) -> Self {
-        let screen = if plain || !std::io::stdout().is_terminal() { None } else { Screen::enter() };
-        Self { timeline, screen, last_line: None }
+    fn draw(&self, frame: &mut Frame<'_>) {
+        draw(frame, self, &self.timeline);
     }
-
-    /// Shows a moment. An output that is gone ends nothing: the verdict counts.
-    pub(super) fn show(&mut self, picture: &Picture) {
-        if let Some(screen) = &mut self.screen {
-            let _ = screen.terminal.draw(|frame| draw(frame, picture, &self.timeline));
-            return;
-        }
-        let second = picture.second();
-        if second.is_some() && self.last_line != second {
-            self.last_line = second;
-            let _ = writeln!(std::io::stdout(), "{}", picture.line(&self.timeline));
-        }
-    }
-}
-
-/// The terminal's other screen, left again when dropped. Keys are not read, so that Ctrl-C stays a signal.
-struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
-}
-
-impl Screen {
-    fn enter() -> Option<Self> {
-        execute!(std::io::stdout(), EnterAlternateScreen, Clear(ClearType::All), cursor::Hide).ok()?;
-        let screen = Terminal::new(CrosstermBackend::new(std::io::stdout())).map(|terminal| Self { terminal });
-        if screen.is_err() {
-            leave();
-        }
-        screen.ok()
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        leave();
-    }
-}
-
-fn leave() {
-    // Nobody is left to tell when the terminal is gone.
-    let _ = execute!(std::io::stdout(), LeaveAlternateScreen, cursor::Show);
 }
 
 fn draw(frame: &mut Frame<'_>, picture: &Picture, timeline: &Timeline) {
@@ -184,7 +129,7 @@ fn replica_table(picture: &Picture) -> Table<'static> {
     let header = ["replica", "offered/s", "answered/s", "429/s", "failed/s", "p50", "p99"];
     let rows = picture.newest().into_iter().enumerate().map(|(replica, sum)| {
         Row::new([
-            pod(replica),
+            CAST.pod(replica),
             sum.offered.to_string(),
             sum.ok.to_string(),
             sum.limited.to_string(),
@@ -212,30 +157,15 @@ fn draw_chart(frame: &mut Frame<'_>, area: ratatui::layout::Rect, picture: &Pict
     };
     let (offered, answered) = (total(|sum| sum.offered), total(|sum| sum.ok));
     let (limited, failed) = (total(|sum| sum.limited), total(|sum| sum.failed));
-    let dataset = |name: &'static str, colour: Color, data| {
-        Dataset::default()
-            .name(name)
-            .marker(Marker::Braille)
-            .graph_type(GraphType::Line)
-            .style(Style::new().fg(colour))
-            .data(data)
-    };
     let highest = timeline.surge_per_second * picture.live.targets.len() as f64 * 1.1;
-    let whole = timeline.seconds() as f64;
-    let chart = Chart::new(vec![
-        dataset("offered", Color::DarkGray, &offered),
-        dataset("failed", Color::Red, &failed),
-        dataset("429", Color::Yellow, &limited),
-        dataset("answered", Color::Blue, &answered),
-    ])
-    .block(Block::bordered().title("Requests per second, all replicas"))
-    .x_axis(Axis::default().bounds([0.0, whole]).labels(["0".to_owned(), format!("{whole:.0} s")]))
-    .y_axis(Axis::default().bounds([0.0, highest]).labels(["0".to_owned(), format!("{highest:.0}/s")]));
-    frame.render_widget(chart, area);
+    let curves = [
+        ("offered", Color::DarkGray, &offered[..]),
+        ("failed", Color::Red, &failed),
+        ("429", Color::Yellow, &limited),
+        ("answered", Color::Blue, &answered),
+    ];
+    chart(frame, area, "Requests per second, all replicas", &curves, timeline.seconds() as f64, highest, "/s");
 }
-
-/// How often the view is drawn.
-pub(super) const REFRESH: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -243,7 +173,7 @@ mod tests {
 
     use ratatui::{Terminal, backend::TestBackend};
 
-    use super::{Picture, draw};
+    use super::{Moment, Picture};
     use crate::demo::{
         load::{Live, Summary},
         scenario::Timeline,
@@ -261,6 +191,7 @@ mod tests {
             proxies: Some((3, 3)),
         };
         Picture {
+            timeline: Timeline::new(60),
             live: Live { elapsed: Duration::from_millis(16_200), targets: vec![vec![second; 16]; 3] },
             rule: Some(rule),
             cpu: Some(0.91),
@@ -270,11 +201,11 @@ mod tests {
 
     #[test]
     fn a_line_says_it_all() {
-        let line = picture().line(&Timeline::new(60));
+        let line = picture().line();
         for part in ["15/60 s", "surge", "limit 105/s (35 x3)", "91 %", "35+35+35/s", "65+65+65/s", "120 ms"] {
             assert!(line.contains(part), "{part} in {line}");
         }
-        let empty = Picture::default().line(&Timeline::new(60));
+        let empty = Picture::new(Timeline::new(60), false).line();
         assert!(empty.contains("none (no policy)"), "{empty}");
     }
 
@@ -282,11 +213,11 @@ mod tests {
     fn draws_on_screens_of_any_size() {
         for (width, height) in [(120, 40), (80, 24), (10, 3), (1, 1)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-            terminal.draw(|frame| draw(frame, &picture(), &Timeline::new(60))).unwrap();
-            terminal.draw(|frame| draw(frame, &Picture::default(), &Timeline::new(60))).unwrap();
+            terminal.draw(|frame| picture().draw(frame)).unwrap();
+            terminal.draw(|frame| Picture::new(Timeline::new(60), true).draw(frame)).unwrap();
         }
         let mut terminal = Terminal::new(TestBackend::new(120, 40)).unwrap();
-        terminal.draw(|frame| draw(frame, &picture(), &Timeline::new(60))).unwrap();
+        terminal.draw(|frame| picture().draw(frame)).unwrap();
         let screen = terminal.backend().to_string();
         for part in ["16 of 60 s", "105/s (35 x3)", "proxies 3 of 3", "cpu is 91 %, above 80 %", "burner-2", "answered"]
         {

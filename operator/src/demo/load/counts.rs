@@ -11,6 +11,8 @@ pub struct Second {
     pub offered: u64,
     /// Answered 2xx.
     pub ok: u64,
+    /// Of these, as fast as the plan's `slo` asks.
+    pub good: u64,
     /// Answered 429.
     pub limited: u64,
     /// Other answers, by status.
@@ -28,7 +30,17 @@ pub struct Second {
 impl Default for Second {
     fn default() -> Self {
         let latency_us = Histogram::new_with_bounds(1, 120_000_000, 3).expect("the bounds are valid");
-        Self { offered: 0, ok: 0, limited: 0, other: BTreeMap::new(), timeouts: 0, errors: 0, dropped: 0, latency_us }
+        Self {
+            offered: 0,
+            ok: 0,
+            good: 0,
+            limited: 0,
+            other: BTreeMap::new(),
+            timeouts: 0,
+            errors: 0,
+            dropped: 0,
+            latency_us,
+        }
     }
 }
 
@@ -39,6 +51,8 @@ pub struct Summary {
     pub offered: u64,
     /// Answered 2xx.
     pub ok: u64,
+    /// Of these, as fast as the plan's `slo` asks.
+    pub good: u64,
     /// Answered 429.
     pub limited: u64,
     /// Other answers, timeouts, broken connections and requests that were not sent.
@@ -47,6 +61,8 @@ pub struct Summary {
     pub timeouts: u64,
     /// Of these, other answers.
     pub other: u64,
+    /// Of these, 503: what an Envoy says that sheds load without a rate limit.
+    pub unavailable: u64,
     /// Median latency of 2xx answers.
     pub p50: Option<Duration>,
     /// 99th percentile of the latency of 2xx answers.
@@ -117,10 +133,12 @@ impl Report {
 pub(super) fn summarise(seconds: &[Second]) -> Summary {
     let mut latency = Second::default().latency_us;
     let mut sum = Summary::default();
-    for Second { offered, ok, limited, other, timeouts, errors, dropped, latency_us } in seconds {
+    for Second { offered, ok, good, limited, other, timeouts, errors, dropped, latency_us } in seconds {
+        sum.unavailable += other.get(&503).copied().unwrap_or(0);
         let other: u64 = other.values().sum();
         sum.offered += offered;
         sum.ok += ok;
+        sum.good += good;
         sum.limited += limited;
         sum.timeouts += timeouts;
         sum.other += other;

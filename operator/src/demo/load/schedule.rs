@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::demo::random::Random;
+
 /// A stretch of time with one rate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phase {
@@ -28,7 +30,7 @@ pub(super) struct Schedule {
     phases: std::vec::IntoIter<Phase>,
     arrivals: Arrivals,
     offset: f64,
-    random: u64,
+    random: Random,
     phase_start: f64,
     phase_end: f64,
     rate: f64,
@@ -43,23 +45,13 @@ impl Schedule {
             phases: phases.into_iter(),
             arrivals,
             offset: target as f64 / targets.max(1) as f64,
-            random: seed ^ (target as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+            random: Random::new(seed ^ (target as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             phase_start: 0.0,
             phase_end: 0.0,
             rate: 0.0,
             sent_in_phase: 0,
             last: 0.0,
         }
-    }
-
-    /// Uniform in (0, 1]; splitmix64.
-    fn uniform(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.random;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^= bits >> 31;
-        ((bits >> 11) as f64 + 1.0) / (1_u64 << 53) as f64
     }
 }
 
@@ -70,7 +62,7 @@ impl Iterator for Schedule {
         loop {
             let due = match self.arrivals {
                 Arrivals::Constant => self.phase_start + (self.sent_in_phase as f64 + self.offset) / self.rate,
-                Arrivals::Poisson(_) => self.last - self.uniform().ln() / self.rate,
+                Arrivals::Poisson(_) => self.last - self.random.uniform().ln() / self.rate,
             };
             // Without a rate `due` is infinite or NaN, and the phase passes without a request.
             if due < self.phase_end {

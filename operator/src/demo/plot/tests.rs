@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{History, Run, nice_step, page};
+use super::{History, Run, page};
 use crate::demo::{
     load::{Report, Second, TargetReport},
     scenario::Timeline,
@@ -56,11 +56,4 @@ fn a_missing_value_leaves_a_gap() {
     let page = example();
     let latency = page.split("<svg ").nth(3).unwrap();
     assert_eq!(latency.matches("<polyline").count(), 3, "p99 in two parts, and the goal");
-}
-
-#[test]
-fn steps_are_round() {
-    for (least, step) in [(0.3, 0.5), (1.0, 1.0), (6.0, 10.0), (75.0, 100.0), (15.0, 20.0), (130.0, 200.0)] {
-        assert!((nice_step(least) - step).abs() < 1e-9, "{least}");
-    }
 }

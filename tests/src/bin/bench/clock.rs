@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
 
 /// CLOCK_MONOTONIC: comparable between processes, unlike an `Instant`.
 pub(crate) fn now() -> Duration {
@@ -13,6 +16,12 @@ pub(crate) fn now() -> Duration {
 /// CPU time that this process has used.
 pub(crate) fn process_cpu() -> Duration {
     read(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// CPU time that another process has used; `None` when it is gone.
+pub(crate) fn cpu_of(process: u32) -> Option<Duration> {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(process).ok()?)).ok()?;
+    clock.now().ok().map(Duration::from)
 }
 
 /// CPU time that this thread has used.

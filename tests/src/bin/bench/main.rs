@@ -7,6 +7,7 @@ mod build;
 mod clock;
 mod enforce;
 mod fanout;
+mod gov;
 mod http;
 mod mesh;
 mod rates;
@@ -18,8 +19,6 @@ use std::{io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use report::Row;
-
 /// Measures Weir on this machine and prints each number beside its goal.
 #[derive(Debug, Parser)]
 #[command(name = "bench", subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
@@ -27,6 +26,8 @@ struct Args {
     /// What to measure; everything unless named.
     #[arg(value_name = "NAME")]
     names: Vec<Name>,
+    #[command(flatten)]
+    gov: gov::GovArgs,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -43,6 +44,8 @@ enum Name {
     Rates,
     /// From a step of a metric to the first 429, through a whole `weir run` that reads a metrics page.
     Step,
+    /// GOV-1: a service above its capacity without protection, under Envoy's own, and under each of Weir's.
+    Gov,
 }
 
 /// Processes that the benchmarks start for themselves.
@@ -60,8 +63,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.part {
         Some(Part::FanoutServer { pods }) => fanout::server::serve(pods),
-        None if args.names.is_empty() => measure(Name::value_variants()),
-        None => measure(&args.names),
+        None if args.names.is_empty() => measure(Name::value_variants(), &args.gov),
+        None => measure(&args.names, &args.gov),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,19 +76,15 @@ fn main() -> ExitCode {
 }
 
 /// Runs every benchmark, even after one that could not run, and prints what was measured.
-fn measure(names: &[Name]) -> anyhow::Result<()> {
+fn measure(names: &[Name], gov: &gov::GovArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "{}", report::HEAD)?;
     let mut failures = Vec::new();
     for name in names {
         let word = name.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         eprintln!("# {word}");
-        match run(*name) {
-            Ok(rows) => {
-                for row in rows {
-                    writeln!(out, "{}", row.markdown(&word))?;
-                }
-            }
+        match run(*name, &word, gov) {
+            Ok(lines) => write!(out, "{lines}")?,
             Err(error) => {
                 eprintln!("{word} could not run: {error:#}");
                 failures.push(word);
@@ -97,12 +96,16 @@ fn measure(names: &[Name]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(name: Name) -> anyhow::Result<Vec<Row>> {
-    match name {
+/// Lines of Markdown.
+fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
+    let rows = match name {
         Name::Build => build::run(),
         Name::Fanout => fanout::run(),
         Name::Enforce => enforce::run(),
         Name::Rates => rates::run(),
         Name::Step => step::run(),
-    }
+        // Its table has columns of its own.
+        Name::Gov => return gov::run(gov).map(|table| format!("\n{table}\n")),
+    };
+    Ok(rows?.iter().map(|row| row.markdown(word) + "\n").collect())
 }

@@ -1,23 +1,19 @@
-//! From a step of a metric to the first 429, through a whole `weir run` that scrapes a metrics page as it does by default.
+//! From a step of a metric to the first 429, through a whole `weir run`, by each source.
 //!
-//! The page is scripted: its `process_cpu_seconds_total` grows by 0.1 of the pod's one core, then, from the step on, by all
-//! of it. The rule says `cpu > 80%`. In each round the rule has a new name, so that it starts idle with a full bucket; the step
-//! comes at a moment that has no fixed place between two reads.
+//! The application is scripted. For a page that Weir reads, its `process_cpu_seconds_total` grows by 0.1 of the pod's one core,
+//! then, from the step on, by all of it, and the rule says `cpu > 80%`. For what Envoy streams it answers 200, then 500, and the
+//! rule says `errors > 10%`. In each round the rule has a new name, so that it starts idle with a full bucket; the step comes at
+//! a moment that has no fixed place between two reads.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
-use parking_lot::Mutex;
-use testkit::{ports, weir::Weir};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    time::timeout,
-};
+use testkit::{app::App, ports, weir::Weir};
+use tokio::time::timeout;
 
 use crate::{
     clock,
-    http::{self, Connection, request},
+    http::{Connection, request},
     mesh,
     report::{Durations, Row, ms},
     rig,
@@ -34,28 +30,57 @@ const APPLIED: Duration = Duration::from_millis(500);
 const EARLY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A source of metrics, and a step that it shows.
+struct Signal {
+    what: &'static str,
+    condition: &'static str,
+    goal: Duration,
+    quiet: fn(&App),
+    step: fn(&App),
+}
+
+const SIGNALS: [Signal; 2] = [
+    Signal {
+        what: "step of the CPU, read from the application's page, to the first 429",
+        condition: "cpu > 80%",
+        goal: Duration::from_secs(1),
+        quiet: |app| app.burn(IDLE),
+        step: |app| app.burn(BUSY),
+    },
+    Signal {
+        what: "step of the errors, streamed by Envoy, to the first 429",
+        condition: "errors > 10%",
+        goal: Duration::from_millis(500),
+        quiet: |app| app.answers(200, Duration::ZERO),
+        step: |app| app.answers(500, Duration::ZERO),
+    },
+];
+
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        // A task, so that a panic of the test kit ends this benchmark and not all of them.
-        tokio::spawn(measure()).await?
+        let mut rows = Vec::new();
+        for signal in &SIGNALS {
+            // A task, so that a panic of the test kit ends this benchmark and not all of them.
+            rows.push(tokio::spawn(measure(signal)).await??);
+        }
+        Ok(rows)
     })
 }
 
-async fn measure() -> anyhow::Result<Vec<Row>> {
-    let cpu = Arc::new(Cpu::default());
-    let metrics = spawn_page(cpu.clone()).await?;
-    let (address, application) = (ports::free(), http::spawn_upstream()?);
+async fn measure(signal: &Signal) -> anyhow::Result<Row> {
+    let app = App::start(([127, 0, 0, 1], 0).into()).await;
+    let address = ports::free();
     let (config, folder) = (testkit::temp_dir(), testkit::temp_dir());
-    std::fs::write(config.path().join("pod.yaml"), rig::pod(address, application, metrics))?;
-    write_rule(config.path(), 0)?;
+    std::fs::write(config.path().join("pod.yaml"), rig::pod(address, app.address, app.address))?;
+    write_rule(config.path(), signal.condition, 0)?;
     let weir = Weir::start(config.path(), &[]).await;
     let _envoy = rig::start_envoy(weir.xds, &folder).await?;
 
     let mut times = Vec::new();
     for round in 1..=ROUNDS {
-        cpu.run_at(IDLE);
+        (signal.quiet)(&app);
         tokio::time::sleep(FORGOTTEN).await;
-        write_rule(config.path(), round)?;
+        write_rule(config.path(), signal.condition, round)?;
         // Steps are spread over the interval of reads.
         let spread = Duration::from_millis(((round * 97) % 250) as u64);
         // Until then the rule of the last round may still limit.
@@ -64,7 +89,7 @@ async fn measure() -> anyhow::Result<Vec<Row>> {
         let early = until_limited(&mut connection, EARLY + spread).await?;
         anyhow::ensure!(early.is_none(), "limited before the step; the log of weir:\n{}", weir.log());
         let start = clock::now();
-        cpu.run_at(BUSY);
+        (signal.step)(&app);
         let limited = until_limited(&mut connection, PATIENCE).await?;
         let Some(limited) = limited else {
             anyhow::bail!("no 429 within {PATIENCE:?}; the log of weir:\n{}", weir.log())
@@ -75,17 +100,17 @@ async fn measure() -> anyhow::Result<Vec<Row>> {
 
     let times = Durations::new(times)?;
     let worst = times.max();
-    Ok(vec![Row::goal(
-        format!("step of the CPU to the first 429, worst of {}", times.count()),
-        "at most 1 s",
+    Ok(Row::goal(
+        format!("{}, worst of {}", signal.what, times.count()),
+        format!("at most {} s", signal.goal.as_secs_f64()),
         format!("{} (p50 {}, best {})", ms(worst), ms(times.percentile(50)), ms(times.percentile(1))),
-        worst <= Duration::from_secs(1),
-    )])
+        worst <= signal.goal,
+    ))
 }
 
 /// Replaces the file at once, as editors that mean well do.
-fn write_rule(config: &std::path::Path, round: usize) -> anyhow::Result<()> {
-    let rule = format!("name: hot-{round}, when: cpu > 80%, limit: 10 requests per second per pod");
+fn write_rule(config: &std::path::Path, condition: &str, round: usize) -> anyhow::Result<()> {
+    let rule = format!("name: hot-{round}, when: {condition}, limit: 10 requests per second per pod");
     let hidden = config.join(".policy");
     std::fs::write(&hidden, mesh::policy("hot", mesh::SERVICE, &[rule]))?;
     std::fs::rename(hidden, config.join("policy.yaml"))?;
@@ -100,53 +125,10 @@ async fn until_limited(connection: &mut Connection, patience: Duration) -> anyho
         connection.send(&request).await?;
         let answer = timeout(PATIENCE, connection.status()).await.context("the proxy does not answer")?;
         match answer? {
-            200 => tokio::time::sleep(Duration::from_millis(1)).await,
+            200 | 500 => tokio::time::sleep(Duration::from_millis(1)).await,
             429 => return Ok(Some(clock::now())),
             other => anyhow::bail!("the proxy answered {other}"),
         }
     }
     Ok(None)
-}
-
-/// A process that uses this much of a core.
-#[derive(Default)]
-struct Cpu(Mutex<(Duration, f64, f64)>);
-
-impl Cpu {
-    fn run_at(&self, cores: f64) {
-        let now = clock::now();
-        let mut state = self.0.lock();
-        let (since, before, used) = *state;
-        *state = (now, cores, used + before * now.saturating_sub(since).as_secs_f64());
-    }
-
-    fn seconds(&self) -> f64 {
-        let (since, cores, used) = *self.0.lock();
-        used + cores * clock::now().saturating_sub(since).as_secs_f64()
-    }
-}
-
-/// Serves the metrics page on loopback.
-async fn spawn_page(cpu: Arc<Cpu>) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let cpu = cpu.clone();
-            tokio::spawn(async move {
-                let mut buffer = [0; 4096];
-                // Each read is one small request.
-                while stream.read(&mut buffer).await? > 0 {
-                    let page = format!("process_cpu_seconds_total {}\n", cpu.seconds());
-                    let head = format!(
-                        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n",
-                        page.len()
-                    );
-                    stream.write_all(format!("{head}{page}").as_bytes()).await?;
-                }
-                std::io::Result::Ok(())
-            });
-        }
-    });
-    Ok(address)
 }
