@@ -140,9 +140,9 @@ pub enum EnforceAt {
     /// The target's own proxies.
     #[default]
     Server,
-    /// The proxies of its callers.
+    /// The proxies of its callers in the object's namespace, before a request leaves.
     Client,
-    /// The gateways in front of it.
+    /// The gateways whose routes lead to it.
     Gateway,
 }
 

@@ -1,6 +1,6 @@
 //! Limits that steer themselves: one move of one `adapt` rule, `(rule, steering, observations, now) -> steering`.
 //!
-//! Two things are steered, both in the rule's scope: a *rate*, which a [`Law`] moves between floor and ceiling, and a *queue
+//! Two things are steered, both in the rule's scope: a *rate*, which a law moves between floor and ceiling, and a *queue
 //! bound*, the most requests in flight, which follows Little's law whatever the law is: completions per second times the
 //! time that a request may spend in the system. The bound acts in the proxy on each request, so it is what saves the
 //! service in the first moments; a rate that is a few percent too high lets the queue grow without end.

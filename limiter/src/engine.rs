@@ -110,7 +110,7 @@ pub enum Cause {
     Floor,
 }
 
-/// A limit of [`MissingAction::Floor`] in force.
+/// A limit of [`MissingAction::Floor`](crate::policy::MissingAction::Floor) in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Floor {
     /// The limit, in the rule's scope.

@@ -15,5 +15,6 @@ pub mod language;
 pub mod metric;
 pub mod policy;
 pub mod problem;
+pub mod promql;
 pub mod quota;
 pub mod simulation;

@@ -67,6 +67,8 @@ pub struct Policy {
     pub created: Option<Timestamp>,
     /// What it applies to, in the object's namespace.
     pub targets: Targets,
+    /// Whose proxies enforce it.
+    pub enforce_at: EnforceAt,
     /// Its rules, in the object's order; names are unique.
     pub rules: Vec<Rule>,
     /// Words that the object defines for its own sentences, by name.
@@ -141,6 +143,18 @@ impl Rule {
         }
         metrics
     }
+}
+
+/// Whose proxies enforce a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EnforceAt {
+    /// The target's own.
+    #[default]
+    Server,
+    /// Those of its callers in the policy's namespace, on the way out.
+    Client,
+    /// Those of the gateways whose routes lead to it.
+    Gateway,
 }
 
 /// What a policy applies to.
@@ -359,10 +373,12 @@ pub enum MetricSource {
         /// Take the increase per second.
         rate: bool,
     },
-    /// A PromQL query (not yet carried out).
+    /// A PromQL query.
     Prometheus {
-        /// The query.
+        /// The query with its variables, which [`crate::promql::Template`] reads.
         query: String,
+        /// Where it stands in the object's list, from 0, for messages.
+        position: usize,
     },
 }
 

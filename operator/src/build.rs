@@ -3,6 +3,8 @@
 //! In: changes, samples and the passing of time. Out: resources in the mesh-wide table, targets to scrape, a status on request.
 //! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
 
+mod wanted;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -12,19 +14,19 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::{Decision, Phase},
-    metric::Word,
+    policy::EnforceAt,
 };
 use tracing::{info, warn};
 
 use crate::{
     checkpoint::{Keeper, Kept, States},
-    index::{Change, Index, ServiceView},
+    index::{Change, Index},
     intent::{Pauses, ServiceIntent, ServiceKey},
-    metrics::{PodSample, Series, Target, Wanted, store::Store},
-    telemetry::traces::Tracer,
+    metrics::{PodSample, Wanted, store::Store},
+    telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report,
-        decide::{Rules, decide, qualified},
+        decide::{Rules, decide},
     },
     xds::{
         resources::{self, Resource},
@@ -50,7 +52,7 @@ pub struct Built {
     /// Its rules.
     pub rules: Rules,
     /// What its proxies should do.
-    pub intent: ServiceIntent,
+    pub intent: Arc<ServiceIntent>,
     /// What translation said.
     pub reports: Vec<Report>,
     /// What was published.
@@ -139,26 +141,21 @@ impl Builder {
             }
             services.extend(self.index.apply(change).services);
         }
-        for service in &services {
-            self.build(service, now, true);
-        }
+        self.build(&services, now, true);
         !services.is_empty()
     }
 
     /// Takes samples in and decides their services again.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
-        for service in &self.store.insert(samples) {
-            self.build(service, now, false);
-        }
+        let services = self.store.insert(samples);
+        self.build(&services, now, false);
     }
 
     /// Decides again whatever is due by time alone.
     pub fn tick(&mut self, now: Timestamp) {
-        let due: Vec<ServiceKey> =
+        let due: BTreeSet<ServiceKey> =
             self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service.clone()).collect();
-        for service in due {
-            self.build(&service, now, false);
-        }
+        self.build(&due, now, false);
     }
 
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
@@ -168,10 +165,17 @@ impl Builder {
             keeper.keep_pauses(&self.pauses, now);
         }
         let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
-        let services: Vec<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
-        for service in &services {
-            self.build(service, now, true);
-        }
+        let services: BTreeSet<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
+        // Callers and gateways let go of it, too.
+        let elsewhere = services.iter().flat_map(|service| self.enforcing(service));
+        let services = elsewhere.chain(services.iter().cloned()).collect();
+        self.build(&services, now, true);
+    }
+
+    /// Other services whose proxies enforce what is decided about `service`.
+    fn enforcing(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let places = [EnforceAt::Client, EnforceAt::Gateway].into_iter();
+        places.flat_map(|place| self.index.enforcing(service, place)).collect()
     }
 
     /// What is paused.
@@ -186,8 +190,28 @@ impl Builder {
         self.timers.first().map(|(time, _)| *time)
     }
 
-    /// Decides one service; translates and publishes it when `changed` or when a decision moved a number.
-    fn build(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) {
+    /// Decides services, all of them first, since callers carry out what is decided about others; then translates and publishes
+    /// those that `changed`, those whose numbers moved, and the callers and gateways that enforce such a number.
+    fn build(&mut self, services: &BTreeSet<ServiceKey>, now: Timestamp, changed: bool) {
+        let mut different = BTreeMap::new();
+        for key in services {
+            let Moved { numbers, traced } = self.decide(key, now, changed);
+            if numbers {
+                for other in self.enforcing(key) {
+                    different.entry(other).or_insert(None);
+                }
+            }
+            if numbers || changed {
+                different.insert(key.clone(), traced);
+            }
+        }
+        for (key, traced) in different {
+            self.publish(&key, traced);
+        }
+    }
+
+    /// Decides one service.
+    fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> Moved {
         let Some(view) = self.index.service(key) else {
             if let Some(built) = self.built.remove(key) {
                 forget_timer(&mut self.timers, key, &built.rules);
@@ -197,15 +221,12 @@ impl Builder {
                     keeper.forget(key, now);
                 }
             }
-            return;
+            return Moved::default();
         };
-        let mut built = match self.built.remove(key) {
-            Some(built) => built,
-            None => Built {
-                rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
-                ..Built::default()
-            },
-        };
+        let built = self.built.entry(key.clone()).or_insert_with(|| Built {
+            rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
+            ..Built::default()
+        });
         forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
@@ -221,44 +242,50 @@ impl Builder {
         {
             keeper.keep(key, rules.states.clone(), now);
         }
-        let numbers_moved = !same_numbers(&built.rules, &rules);
-        let moved = changed || numbers_moved;
-        let tracing = self.tracer.as_ref().filter(|_| numbers_moved).zip(began);
+        let numbers = !same_numbers(&built.rules, &rules);
+        let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
         let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
         built.rules = rules;
-        if moved {
-            let (mut intent, reports) = translate::translate(&view, &built.rules.decisions);
-            let paused = self.pauses.covers(key);
-            intent.pods.values_mut().for_each(|pod| pod.paused = paused);
-            self.counts.builds += 1;
-            if intent != built.intent || built.resources.is_empty() {
-                built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
-                let translated = traced.as_ref().map(|_| SystemTime::now());
-                let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
-                let published = self.table.replace_traced(key, built.resources.clone(), follows);
-                if let Some((traced, translated)) = traced.zip(translated) {
-                    traced.published(translated, published.resources, published.nodes);
-                }
-                self.counts.resources += published.resources as u64;
-                built.intent = intent;
-            }
-            built.reports = reports;
-        }
         if let Some(next) = built.rules.next {
             self.timers.insert((next, key.clone()));
         }
+        Moved { numbers, traced }
+    }
+
+    /// Translates one service and publishes what is different.
+    fn publish(&mut self, key: &ServiceKey, traced: Option<Arc<Decided>>) {
+        let Some(view) = self.index.service(key) else { return };
+        let mut built = self.built.remove(key).unwrap_or_default();
+        let (mut intent, mut reports) = translate::translate(&view, &built.rules.decisions);
+        let decided = |service: &ServiceKey| match service == key {
+            _ if self.pauses.covers(service) => None,
+            true => Some(&built.rules.decisions),
+            false => self.built.get(service).map(|built| &built.rules.decisions),
+        };
+        reports.extend(translate::outbound(&view, &self.index, &decided, &mut intent));
+        let paused = self.pauses.covers(key);
+        intent.pods.values_mut().for_each(|pod| pod.paused = paused);
+        self.counts.builds += 1;
+        if intent != *built.intent || built.resources.is_empty() {
+            built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
+            let translated = traced.as_ref().map(|_| SystemTime::now());
+            let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
+            let published = self.table.replace_traced(key, built.resources.clone(), follows);
+            if let Some((traced, translated)) = traced.zip(translated) {
+                traced.published(translated, published.resources, published.nodes);
+            }
+            self.counts.resources += published.resources as u64;
+            built.intent = Arc::new(intent);
+            self.table.intend(key, built.intent.clone());
+        }
+        built.reports = reports;
         self.built.insert(key.clone(), built);
     }
 
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        let views: Vec<_> = self.index.service_keys().filter_map(|key| self.index.service(key)).collect();
-        Arc::new(Wanted {
-            targets: views.iter().flat_map(targets_of).collect(),
-            queries: Vec::new(),
-            streamed: views.iter().filter(|view| reads_streams(view)).map(|view| view.key.clone()).collect(),
-        })
+        Arc::new(wanted::wanted(&self.index))
     }
 
     /// The index, for status.
@@ -284,6 +311,15 @@ impl Builder {
     pub fn counts(&self) -> Counts {
         self.counts
     }
+}
+
+/// What deciding a service gave.
+#[derive(Default)]
+struct Moved {
+    /// A number is another one.
+    numbers: bool,
+    /// Follows such a number to the proxies.
+    traced: Option<Arc<Decided>>,
 }
 
 fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey, rules: &Rules) {
@@ -314,51 +350,9 @@ pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
     old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
 }
 
-fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
-    let mut wanted = false;
-    let mut series = Vec::new();
-    for policy in &view.policies {
-        for metric in policy.metrics() {
-            match &metric.word {
-                Word::Cpu | Word::Memory => wanted = true,
-                Word::Named(name) => {
-                    let Some(definition) = policy.metrics.get(name) else { continue };
-                    let qualified = qualified(policy, &metric).word.to_string();
-                    let Some(definition) = Series::from_definition(&qualified, &definition.source) else { continue };
-                    wanted = true;
-                    if !series.contains(&definition) {
-                        series.push(definition);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    if !wanted {
-        return Vec::new();
-    }
-    let with_page =
-        view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
-    with_page
-        .map(|(pod, endpoint, (address, path))| Target {
-            service: view.key.clone(),
-            pod: (*pod).to_owned(),
-            url: format!("http://{address}{path}"),
-            cpu_limit_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
-            memory_limit_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
-            series: series.clone(),
-        })
-        .collect()
-}
-
-/// Whether a rule of the service reads what its proxies stream.
-fn reads_streams(view: &ServiceView<'_>) -> bool {
-    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
-}
-
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
     use crate::index::Object;
-    if let Object::Policy { problems, .. } | Object::Undecodable(problems) = object {
+    if let Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) = object {
         for problem in problems {
             warn!(object = %key, %origin, %problem, "an object is refused; what was accepted before stays in force");
         }

@@ -4,19 +4,28 @@
 //! Pure: a replayed list of changes gives the same index. A bad object costs only itself; the last good policy of an object
 //! that was edited badly stays in force and the object's status says so.
 
+mod edges;
+pub mod gateway;
 pub mod model;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use limiter::{
-    policy::{Kind, Policy, PolicyKey, Targets},
+    policy::{EnforceAt, Kind, Policy, PolicyKey, Targets},
     problem::Problem,
 };
 use serde::Serialize;
 
-use self::model::{EndpointSliceModel, PodModel, ServiceModel};
-pub use self::view::{Endpoint, ServiceView};
+use self::{
+    edges::Edges,
+    gateway::{GatewayModel, RouteModel},
+    model::{EndpointSliceModel, PodModel, ServiceModel},
+};
+pub use self::{
+    edges::{Enforcer, RouteKey},
+    view::{Endpoint, ServiceView},
+};
 use crate::intent::ServiceKey;
 
 /// Kinds of objects that Weir reads.
@@ -28,6 +37,10 @@ pub enum ObjectKind {
     EndpointSlice,
     /// `v1` Pod.
     Pod,
+    /// `gateway.networking.k8s.io/v1` Gateway.
+    Gateway,
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    HttpRoute,
     /// An object that becomes a policy.
     Policy(Kind),
 }
@@ -49,6 +62,8 @@ impl std::fmt::Display for ObjectKey {
             ObjectKind::Service => "services",
             ObjectKind::EndpointSlice => "endpointslices.discovery.k8s.io",
             ObjectKind::Pod => "pods",
+            ObjectKind::Gateway => "gateways.gateway.networking.k8s.io",
+            ObjectKind::HttpRoute => "httproutes.gateway.networking.k8s.io",
             ObjectKind::Policy(kind) => {
                 let (namespace, name) = (self.namespace.clone(), self.name.clone());
                 return PolicyKey { kind, namespace, name }.fmt(f);
@@ -67,6 +82,10 @@ pub enum Object {
     EndpointSlice(EndpointSliceModel),
     /// A Pod.
     Pod(PodModel),
+    /// A Gateway, and what is wrong with listeners that are left out of it.
+    Gateway(GatewayModel, Vec<Problem>),
+    /// An HTTPRoute.
+    HttpRoute(RouteModel),
     /// A policy; `None` when it could not be understood, with the problems that say why.
     Policy {
         /// The policy, as far as it could be understood.
@@ -141,6 +160,8 @@ pub struct Index {
     naming: BTreeMap<ServiceKey, BTreeSet<PolicyKey>>,
     /// Accepted policies with a selector, by namespace.
     selecting: BTreeMap<String, BTreeSet<PolicyKey>>,
+    edges: Edges,
+    /// Where each object that is not a policy stands, and what is wrong with it.
     undecodable: BTreeMap<ObjectKey, (String, Vec<Problem>)>,
     sources: BTreeMap<String, Vec<Problem>>,
 }
@@ -149,8 +170,14 @@ impl Index {
     /// Takes one change in and says what it touched.
     pub fn apply(&mut self, change: Change) -> Dirty {
         match change {
-            Change::Apply { key, origin, object } => self.apply_object(key, origin, object),
-            Change::Delete(key) => self.delete(&key),
+            Change::Apply { key, origin, object } => {
+                let dirty = self.apply_object(key, origin, object);
+                self.widen(dirty)
+            }
+            Change::Delete(key) => {
+                let dirty = self.delete(&key);
+                self.widen(dirty)
+            }
             Change::Source { origin, problems } => {
                 let before = if problems.is_empty() {
                     self.sources.remove(&origin)
@@ -202,6 +229,24 @@ impl Index {
                 let services = self.services_of_pod(&pod);
                 self.pods.insert(pod, model);
                 dirty(services)
+            }
+            Object::Gateway(model, problems) => {
+                let any = !problems.is_empty();
+                if any {
+                    self.undecodable.insert(key.clone(), (origin.clone(), problems));
+                }
+                self.edges.origins.insert(key, origin);
+                if self.edges.gateways.get(&service) == Some(&model) {
+                    return Dirty { any, ..Dirty::default() };
+                }
+                dirty(self.set_gateway(&service, Some(model)))
+            }
+            Object::HttpRoute(model) => {
+                self.edges.origins.insert(key, origin);
+                if self.edges.routes.get(&service) == Some(&model) {
+                    return Dirty::default();
+                }
+                dirty(self.set_route(&service, Some(model)))
             }
             Object::Policy { policy, problems } => {
                 let key = policy_key(&key);
@@ -266,6 +311,14 @@ impl Index {
                 let pod = (key.namespace.clone(), key.name.clone());
                 found |= self.pods.remove(&pod).is_some();
                 self.services_of_pod(&pod)
+            }
+            ObjectKind::Gateway => {
+                found |= self.edges.origins.remove(key).is_some();
+                self.set_gateway(&service, None).into_iter().collect()
+            }
+            ObjectKind::HttpRoute => {
+                found |= self.edges.origins.remove(key).is_some();
+                self.set_route(&service, None).into_iter().collect()
             }
             ObjectKind::Policy(_) => {
                 let entry = self.policies.remove(&policy_key(key));
@@ -374,6 +427,17 @@ impl Index {
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<ServiceView<'_>> {
         let (key, model) = self.services.get_key_value(key)?;
+        let policies = self.applying(key, model);
+        let gateway = self.edges.gateways.get(key);
+        let places: BTreeSet<EnforceAt> = policies.iter().map(|policy| policy.enforce_at).collect();
+        let mut view = view::build(key, model, self.slices.get(key), &self.pods, policies, gateway);
+        let elsewhere = places.into_iter().filter(|place| *place != EnforceAt::Server);
+        view.enforcers = elsewhere.map(|place| (place, self.enforcers(key, place))).collect();
+        Some(view)
+    }
+
+    /// Accepted policies that apply to a service, in the order of their keys.
+    fn applying(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Policy> {
         let naming = self.naming.get(key).into_iter().flatten();
         let selecting = self.selecting.get(&key.namespace).into_iter().flatten();
         let named: BTreeSet<&PolicyKey> = naming.chain(selecting).collect();
@@ -382,7 +446,7 @@ impl Index {
             Targets::Services(_) => true,
             Targets::Selector(labels) => contains(&model.labels, labels),
         });
-        Some(view::build(key, model, self.slices.get(key), &self.pods, applies.collect()))
+        applies.collect()
     }
 
     /// Every policy object, accepted or not.
@@ -396,12 +460,16 @@ impl Index {
         self.policies.get(key)
     }
 
-    /// What is wrong outside of policies: files that cannot be read, objects that cannot be decoded; by origin.
+    /// What is wrong outside of policies: files that cannot be read, objects that cannot be decoded, routes that lead nowhere;
+    /// by origin.
     #[must_use]
     pub fn other_problems(&self) -> BTreeMap<String, Vec<Problem>> {
         let mut all = self.sources.clone();
         for (origin, problems) in self.undecodable.values() {
             all.entry(origin.clone()).or_default().extend(problems.iter().cloned());
+        }
+        for (key, problem) in self.dangling() {
+            all.entry(self.edges.origins.get(&key).cloned().unwrap_or_default()).or_default().push(problem);
         }
         all
     }

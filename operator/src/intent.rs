@@ -7,10 +7,11 @@ use std::{
     fmt,
     net::SocketAddr,
     str::FromStr,
+    sync::Arc,
 };
 
 use limiter::{
-    policy::{Mode, RequestMatch},
+    policy::{EnforceAt, Mode, RequestMatch},
     quota::Rate,
 };
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,15 @@ pub struct PodIntent {
     pub inbound: Vec<Inbound>,
     /// This pod's numbers, by position in [`ServiceIntent::limits`]; `None`: not in force now.
     pub values: Vec<Option<LimitValue>>,
+    /// Listeners on which the proxy takes requests to other services.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outbound: Vec<Outbound>,
+    /// All that `outbound` leads to, in the order of their keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub destinations: Vec<Arc<Destination>>,
+    /// Most requests in flight from this pod to destinations that a limit which steers itself protects, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outbound_bounds: Vec<(DestinationKey, Bounds)>,
     /// Most requests in flight to the application, per inbound port.
     pub bounds: Bounds,
     /// Nothing is enforced at this proxy: an operator has paused it.
@@ -168,6 +178,69 @@ pub struct Inbound {
     pub application: SocketAddr,
     /// What is spoken there.
     pub protocol: Protocol,
+}
+
+/// A listener whose requests go to other services, chosen by host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outbound {
+    /// [`EnforceAt::Client`]: the pod's application calls through it. [`EnforceAt::Gateway`]: it is a gateway.
+    pub place: EnforceAt,
+    /// Where the proxy listens.
+    pub listener: SocketAddr,
+    /// Hosts, each with domains that no other one has. Shared by pods with the same numbers.
+    pub hosts: Vec<Arc<Host>>,
+}
+
+/// Requests for some hosts. Complete in itself, so that a proxy may be given one without the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// Name, unique in the listener.
+    pub name: String,
+    /// What the host of a request may be: a name, a name with a port, `*.` and a name, or `*`.
+    pub domains: Vec<String>,
+    /// Limits that routes may name by position; a bucket that several hosts name is the same one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitShape>,
+    /// The first one that matches applies.
+    pub routes: Vec<Forward>,
+    /// This pod's numbers, by position in `limits`; `None`: not in force now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<Option<LimitValue>>,
+}
+
+/// A route that leads to other services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Forward {
+    /// Which requests, and what they are charged.
+    pub route: Route,
+    /// Where they go, by relative weight. Nothing of weight: they are answered 500, as Gateway API wants it.
+    pub to: Vec<(DestinationKey, u32)>,
+}
+
+/// A port of a Service, by the number that callers use. Displays as `namespace/name/port`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct DestinationKey {
+    /// The Service.
+    pub service: ServiceKey,
+    /// Its port.
+    pub port: u16,
+}
+
+impl fmt::Display for DestinationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.port)
+    }
+}
+
+/// Where requests to a port of a Service go: to the ready pods, where each one's own proxy listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Destination {
+    /// Which.
+    pub key: DestinationKey,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Ready pods, in order.
+    pub endpoints: Vec<SocketAddr>,
 }
 
 /// What is spoken on a port.

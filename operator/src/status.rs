@@ -14,20 +14,21 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
     engine::{Decision, Phase},
-    policy::{PolicyKey, Rule},
+    policy::{EnforceAt, PolicyKey, Rule},
     problem::Problem,
     quota,
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::conditions::nobody;
 pub use self::counters::Counters;
 use crate::{
     build::{Builder, Built},
-    index::{PolicyEntry, ServiceView},
+    index::{Endpoint, Enforcer, PolicyEntry, ServiceView},
     intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
     translate::{Report, RuleKey},
-    xds::{NodeKey, proxies::Proxies, table::Table},
+    xds::{proxies::Proxies, table::Table},
 };
 
 /// Everything that a running Weir has to say.
@@ -108,15 +109,9 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
         .map(|(key, entry)| {
             let targets = entry.newest.as_ref().or(entry.accepted.as_ref());
             let targets = targets.map(|policy| index.targets(policy)).unwrap_or_default();
-            let targets: Vec<Target<'_>> = targets
-                .into_iter()
-                .map(|service| Target {
-                    built: builder.built(&service),
-                    paused: builder.pauses().covers(&service),
-                    view: index.service(&service).map(|view| Endpoints::of(&view)),
-                    service,
-                })
-                .collect();
+            let place = entry.accepted.as_ref().map(|policy| policy.enforce_at).unwrap_or_default();
+            let targets: Vec<Target<'_>> =
+                targets.into_iter().map(|service| Target::of(service, place, builder)).collect();
             PolicyReport {
                 key: key.to_string(),
                 origin: entry.origin.clone(),
@@ -141,6 +136,10 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
 struct Target<'a> {
     service: ServiceKey,
     built: Option<&'a Built>,
+    /// Other services whose proxies enforce the policy, as they were last built.
+    elsewhere: Vec<&'a Built>,
+    /// Pods whose proxies enforce the policy.
+    enforcers: Vec<Enforcer>,
     paused: bool,
     /// `None`: the Service does not exist.
     view: Option<Endpoints>,
@@ -168,9 +167,23 @@ impl Endpoints {
     }
 }
 
-impl Target<'_> {
-    fn node(&self, pod: &str) -> NodeKey {
-        NodeKey::of(&self.service, pod)
+impl<'a> Target<'a> {
+    fn of(service: ServiceKey, place: EnforceAt, builder: &'a Builder) -> Self {
+        let index = builder.index();
+        let view = index.service(&service);
+        let enforcers = match place {
+            EnforceAt::Server => view.iter().flat_map(own_proxies).collect(),
+            EnforceAt::Client | EnforceAt::Gateway => index.enforcers(&service, place),
+        };
+        let elsewhere = index.enforcing(&service, place);
+        Self {
+            built: builder.built(&service),
+            paused: builder.pauses().covers(&service),
+            elsewhere: elsewhere.iter().filter_map(|other| builder.built(other)).collect(),
+            enforcers,
+            view: view.map(|view| Endpoints::of(&view)),
+            service,
+        }
     }
 
     /// What is decided about a rule of a policy on this service, and what translation said of it.
@@ -178,8 +191,21 @@ impl Target<'_> {
         let built = self.built?;
         let key = RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() };
         let decision = built.rules.decisions.get(&key)?;
-        Some((decision, built.reports.iter().find(|report| report.key == key)))
+        let of_rule = |built: &&'a Built| built.reports.iter().find(|report| report.key == key);
+        // What could not be carried out where it is enforced matters more than what was decided.
+        let trouble = self.elsewhere.iter().filter_map(of_rule).find(|report| report.trouble.is_some());
+        Some((decision, trouble.or_else(|| of_rule(&built))))
     }
+}
+
+fn own_proxies(view: &ServiceView<'_>) -> Vec<Enforcer> {
+    let proxy = |(pod, endpoint): (&&str, &Endpoint)| Enforcer {
+        namespace: view.key.namespace.clone(),
+        pod: (*pod).to_owned(),
+        services: [view.key.clone()].into(),
+        ready: endpoint.ready,
+    };
+    view.endpoints.iter().map(proxy).collect()
 }
 
 fn policy_status(

@@ -5,19 +5,22 @@
 //! and nothing else.
 
 pub mod decide;
+mod gateway;
 mod limited;
+mod outbound;
 mod routes;
 
 use std::collections::BTreeMap;
 
 use limiter::{
     engine::Decision,
-    policy::{Class, PolicyKey},
+    policy::{Class, EnforceAt, PolicyKey},
     quota::Rate,
 };
 use serde::Serialize;
 
 use self::limited::Limited;
+pub use self::outbound::outbound;
 use crate::{
     index::ServiceView,
     intent::{LimitShape, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
@@ -57,6 +60,8 @@ pub enum Trouble {
     TooManyRoutes,
     /// No port of the service speaks HTTP.
     NoHttpPort,
+    /// The service is a Gateway's own: nothing stands behind its proxies that they would protect.
+    GatewayItself,
 }
 
 impl std::fmt::Display for Trouble {
@@ -67,6 +72,9 @@ impl std::fmt::Display for Trouble {
                 "its matches overlap those of other rules in more than {} ways: use fewer, or matches that exclude each other",
                 routes::MOST
             ),
+            Self::GatewayItself => {
+                f.write_str("the Service is a Gateway's own: name the Services behind it, with enforceAt: Gateway")
+            }
             Self::NoHttpPort => {
                 f.write_str("no port of the Service speaks HTTP: set appProtocol: http on it, or name it http-…")
             }
@@ -81,22 +89,37 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     let mut rules = Vec::new();
     let has_http = view.endpoints.values().flat_map(|endpoint| &endpoint.inbound).any(|i| i.protocol != Protocol::Tcp);
     let no_http = !has_http && view.endpoints.values().any(|endpoint| !endpoint.inbound.is_empty());
+    let only_gateway = !has_http && view.gateway.is_some();
     for policy in &view.policies {
         for rule in &policy.rules {
             let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-            let trouble = no_http.then_some(Trouble::NoHttpPort);
+            let trouble = match policy.enforce_at {
+                EnforceAt::Server if only_gateway => Some(Trouble::GatewayItself),
+                _ => no_http.then_some(Trouble::NoHttpPort),
+            };
             reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), bound: None, trouble });
             rules.push(Limited::new(key, policy, rule));
         }
     }
 
-    let mut limits: Vec<LimitShape> = Vec::new();
-    let mut first = Vec::new();
-    for limited in &rules {
-        first.push(limits.len());
-        limits.extend(limited.shapes());
+    // What callers and gateways enforce is only divided here.
+    let (rules, elsewhere): (Vec<_>, Vec<_>) =
+        rules.into_iter().partition(|limited| limited.policy.enforce_at == EnforceAt::Server);
+    for limited in &elsewhere {
+        let enforcers = view.enforcers.get(&limited.policy.enforce_at).map_or(&[][..], Vec::as_slice);
+        let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
+        let (Some(decision), Some(report)) = (decisions.get(&limited.key), reports.get_mut(&limited.key)) else {
+            continue;
+        };
+        if !enforcers.is_empty() {
+            let values = limited.values(decision, ready).into_iter().flatten().next().unwrap_or_default();
+            report.shares = values.iter().map(|value| value.rate).collect();
+            report.bound = decision.bound.filter(|_| limited.bounds(decision, ready).is_some());
+        }
     }
-    let (routes, left_out) = build_routes(&rules, &first, limits.len());
+
+    let (numbered, limits) = number(&rules);
+    let (routes, left_out) = build_routes(routes::Regions::new(), &numbered, limits.len());
     for number in left_out {
         if let Some(report) = reports.get_mut(&rules[number].key) {
             report.trouble.get_or_insert(Trouble::TooManyRoutes);
@@ -112,7 +135,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
             ((*pod).to_owned(), PodIntent { inbound: endpoint.inbound.clone(), values, ..PodIntent::default() })
         })
         .collect();
-    for (limited, first) in rules.iter().zip(&first) {
+    for (limited, first) in &numbered {
         let Some(decision) = decisions.get(&limited.key) else { continue };
         let mut report = reports.get_mut(&limited.key);
         if let Some((all, below)) = limited.bounds(decision, ready.len()) {
@@ -135,19 +158,33 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     (ServiceIntent { limits, routes, pods }, reports.into_values().collect())
 }
 
-/// Routes of the service, and the rules whose matches found no room. `first[n]` is the position of rule `n`'s own limit; those
-/// of its classes follow it.
-fn build_routes(rules: &[Limited<'_>], first: &[usize], limits: usize) -> (Vec<Route>, Vec<usize>) {
-    let mut regions = routes::Regions::new();
+/// The rules with the position of each one's own limit, those of its classes following it; and all these limits.
+fn number<'r, 'p>(rules: &'r [Limited<'p>]) -> (Vec<(&'r Limited<'p>, usize)>, Vec<LimitShape>) {
+    let mut limits = Vec::new();
+    let mut numbered = Vec::new();
+    for limited in rules {
+        numbered.push((limited, limits.len()));
+        limits.extend(limited.shapes());
+    }
+    (numbered, limits)
+}
+
+/// Routes of the requests in `regions`, and the places of rules whose matches found no room. `rules` come with the position of
+/// each one's own limit among `limits`.
+fn build_routes(
+    mut regions: routes::Regions,
+    rules: &[(&Limited<'_>, usize)],
+    limits: usize,
+) -> (Vec<Route>, Vec<usize>) {
     let mut left_out = Vec::new();
     // Classes are told apart by marks, which stand beside the limits of a region until it is known which of them comes first.
     let mut marks: Vec<(usize, usize)> = Vec::new();
-    for (number, limited) in rules.iter().enumerate() {
+    for (number, (limited, first)) in rules.iter().enumerate() {
         let mut attempt = regions.clone();
         let before = marks.len();
-        let mut fits = attempt.add(first[number], &limited.rule.matches);
+        let mut fits = attempt.add(*first, &limited.rule.matches);
         for (class, Class { matches, .. }) in limited.rule.classes.iter().enumerate() {
-            fits = fits && attempt.add_within(limits + marks.len(), first[number], matches);
+            fits = fits && attempt.add_within(limits + marks.len(), *first, matches);
             marks.push((number, class));
         }
         if fits {
@@ -159,12 +196,12 @@ fn build_routes(rules: &[Limited<'_>], first: &[usize], limits: usize) -> (Vec<R
     }
     let routes = regions.into_routes(|taken| {
         let mut region = routes::Taken::default();
-        for (number, limited) in rules.iter().enumerate().filter(|(number, _)| taken.contains(&first[*number])) {
+        for (number, (limited, first)) in rules.iter().enumerate().filter(|(_, (_, first))| taken.contains(first)) {
             region.rules.push(limited.rule.name.as_str());
             let marked = taken.iter().filter_map(|position| marks.get(position.checked_sub(limits)?));
             let class = marked.filter(|(of, _)| *of == number).map(|(_, class)| *class).min();
             let class = class.unwrap_or(limited.rule.classes.len());
-            region.limits.extend(limited.counted_in(class).into_iter().map(|shape| first[number] + shape));
+            region.limits.extend(limited.counted_in(class).into_iter().map(|shape| first + shape));
             region.classes.extend(limited.class_key(class));
             region.priority = region.priority.max(limited.priority(class));
         }

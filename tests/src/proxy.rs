@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use operator::{
     demo::envoy::Envoy,
-    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, bootstrap},
+    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, bootstrap},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -64,12 +64,27 @@ impl Proxy {
         pod: usize,
         change: impl FnOnce(&mut Value),
     ) -> Self {
+        let node = (service.namespace.as_str(), service.name.as_str(), service.pods[pod].name.as_str());
+        Self::start_as(xds_address, node, change).await
+    }
+
+    /// As [`Self::start_at`], of a namespace, service and pod that only manifests know.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get live.
+    pub async fn start_as(
+        xds_address: SocketAddr,
+        (namespace, service, pod): (&str, &str, &str),
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
         let mut configuration = bootstrap(&Options {
-            service: service.name.clone(),
-            namespace: service.namespace.clone(),
-            pod: service.pods[pod].name.clone(),
+            service: service.to_owned(),
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
             xds_address,
             admin_address: ports::free(),
+            protocol: Protocol::Delta,
             metrics_interval: DEFAULT_METRICS_INTERVAL,
         });
         change(&mut configuration);

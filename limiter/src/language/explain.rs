@@ -8,8 +8,8 @@ use crate::{
         units::{write_duration, write_value},
     },
     policy::{
-        Action, Key, LawKind, Limit, MissingAction, Mode, PathMatch, Policy, RequestMatch, Rule, Scope, Targets,
-        ValueMatch, When,
+        Action, EnforceAt, Key, LawKind, Limit, MissingAction, Mode, PathMatch, Policy, RequestMatch, Rule, Scope,
+        Targets, ValueMatch, When,
     },
 };
 
@@ -17,6 +17,7 @@ use crate::{
 #[must_use]
 pub fn explain(policy: &Policy) -> Vec<String> {
     let mut lines = vec![targets(policy)];
+    lines.extend(place(policy));
     for rule in &policy.rules {
         lines.extend(explain_rule(rule));
     }
@@ -43,6 +44,20 @@ fn targets(policy: &Policy) -> String {
                 "Applies to each Service in namespace {namespace} that has the labels {}, separately.",
                 labels.join(", ")
             )
+        }
+    }
+}
+
+/// Where the limits stand, when that is not at the target itself.
+fn place(policy: &Policy) -> Option<String> {
+    let namespace = &policy.key.namespace;
+    match policy.enforce_at {
+        EnforceAt::Server => None,
+        EnforceAt::Client => Some(format!(
+            "Enforced at the proxies of its callers in namespace {namespace}, before a request leaves: `pod` means a calling pod."
+        )),
+        EnforceAt::Gateway => {
+            Some("Enforced at the gateways whose routes lead to it: `pod` means a gateway's pod.".to_owned())
         }
     }
 }
@@ -80,8 +95,8 @@ fn explain_rule(rule: &Rule) -> Vec<String> {
     if !rule.classes.is_empty() {
         let names: Vec<&str> = rule.classes.iter().map(|class| class.name.as_str()).collect();
         lines.push(format!(
-            "When not all can pass, requests of {} come first, in this order; others are shed before them.",
-            names.join(", ")
+            "When not all can pass, requests of {} come first; others are shed before them.",
+            names.join(", then of ")
         ));
     }
     if let Some(burst) = rule.burst {
@@ -129,7 +144,8 @@ fn explain_adapt(adapt: &Adapt, requests: &str) -> String {
     let sentence = Adapt { pace: Pace::default(), ..adapt.clone() }.to_string();
     let (goals, range) = sentence.split_once(", between ").unwrap_or((&sentence, ""));
     let goals = goals.strip_prefix("keep ").unwrap_or(goals);
-    format!("{requests} limited so that {goals} is kept, by a limit that moves between {range}.")
+    let verb = if adapt.goals.len() == 1 { "is" } else { "are" };
+    format!("{requests} limited so that {goals} {verb} kept, by a limit that moves between {range}.")
 }
 
 /// How a limit that steers itself moves.

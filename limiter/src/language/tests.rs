@@ -21,7 +21,7 @@ fn vocabulary() -> Vocabulary {
     let metric = |dimension, reduce| MetricDefinition {
         dimension,
         reduce,
-        source: MetricSource::Prometheus { query: "x".to_owned() },
+        source: MetricSource::Prometheus { query: "x".to_owned(), position: 0 },
     };
     Vocabulary::new(
         &[

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crds::article::{self as api, ArticleSmartLimiter};
 
-use super::{Action, Kind, Limit, MissingAction, Mode, OnMissing, Policy, Problems, Rule, Scope, Targets, When, key};
+use super::{
+    Action, EnforceAt, Kind, Limit, MissingAction, Mode, OnMissing, Policy, Problems, Rule, Scope, Targets, When, key,
+};
 use crate::{
     language::{
         self, MAX_PER_SECOND, MAX_TOTAL_PER_SECOND, MIN_PER_SECOND, Vocabulary,
@@ -41,6 +43,7 @@ pub fn policy(object: &ArticleSmartLimiter) -> (Option<Policy>, Vec<Problem>) {
     let complete = rules.len() == descriptors.len() && !rules.is_empty();
     let policy = key.filter(|_| complete).map(|key| Policy {
         targets: Targets::Services(vec![key.name.clone()]),
+        enforce_at: EnforceAt::Server,
         key,
         generation: object.metadata.generation.unwrap_or(0),
         created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),

@@ -4,13 +4,15 @@
 
 mod matches;
 
+pub use matches::regex_steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::smart_limiter::{self as api, SmartLimiter};
 
 use super::{
-    Action, Class, Kind, LawKind, MetricDefinition, MetricSource, MissingAction, Mode, OnMissing, Policy, Problems,
-    Rule, Targets, conflicts::same_requests,
+    Action, Class, EnforceAt, Key, Kind, LawKind, Limit, MetricDefinition, MetricSource, MissingAction, Mode,
+    OnMissing, Policy, Problems, RequestMatch, Rule, Targets, conflicts::same_requests,
 };
 use crate::{
     language::{
@@ -40,12 +42,71 @@ pub fn policy(object: &SmartLimiter) -> (Option<Policy>, Vec<Problem>) {
             generation: object.metadata.generation.unwrap_or(0),
             created: object.metadata.creation_timestamp.as_ref().map(|time| time.0),
             targets: targets?,
+            enforce_at: enforce_at(spec.enforce_at),
             rules: rules?,
             metrics,
             on_missing: on_missing?,
         })
     };
-    (policy(), problems.into_vec())
+    let policy = policy();
+    if let Some(policy) = &policy {
+        elsewhere(policy, &mut problems);
+    }
+    (policy, problems.into_vec())
+}
+
+/// One match as Gateway API writes it, in an `HTTPRoute` too.
+///
+/// # Errors
+/// What is wrong with it, at `field` and below.
+pub fn request_match(entry: &api::RequestMatch, field: &str) -> Result<RequestMatch, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let read = matches::request_match(entry, field, &mut problems);
+    match (read, problems.into_vec()) {
+        (Some(read), problems) if problems.is_empty() => Ok(read),
+        (_, problems) => Err(problems),
+    }
+}
+
+fn enforce_at(place: api::EnforceAt) -> EnforceAt {
+    match place {
+        api::EnforceAt::Server => EnforceAt::Server,
+        api::EnforceAt::Client => EnforceAt::Client,
+        api::EnforceAt::Gateway => EnforceAt::Gateway,
+    }
+}
+
+/// What cannot be done elsewhere than at the target.
+fn elsewhere(policy: &Policy, problems: &mut Problems) {
+    let with_classes = policy.rules.iter().enumerate().filter(|(_, rule)| !rule.classes.is_empty());
+    for (position, _) in with_classes.filter(|_| policy.enforce_at != EnforceAt::Server) {
+        problems.not_yet(
+            format!("spec.rules[{position}].priorities"),
+            "what each priority class wants is measured at the target's own proxies only",
+            "leave `priorities` out, or `enforceAt`",
+        );
+    }
+    // A caller's proxy has one client, the caller itself.
+    if policy.enforce_at != EnforceAt::Client {
+        return;
+    }
+    let mut refuse = |field: String, limit: &Limit| {
+        if limit.per == Some(Key::ClientIp) {
+            problems.add(
+                field,
+                "a caller's own proxy sees one client, the caller: `per client ip` counts nothing apart there",
+                "write `per pod` for a limit of each calling pod, or set `enforceAt` to Server or Gateway",
+            );
+        }
+    };
+    for (position, rule) in policy.rules.iter().enumerate() {
+        if let Action::Limit(limit) = &rule.action {
+            refuse(format!("spec.rules[{position}].limit"), limit);
+        }
+    }
+    if let MissingAction::Floor(limit) = &policy.on_missing.action {
+        refuse("spec.onMissingMetric.floor".to_owned(), limit);
+    }
 }
 
 fn targets(spec: &api::SmartLimiterSpec, problems: &mut Problems) -> Option<Targets> {
@@ -126,14 +187,6 @@ fn target_ref(target: &api::TargetRef, field: &str, names: &mut BTreeSet<String>
 }
 
 fn not_yet(spec: &api::SmartLimiterSpec, problems: &mut Problems) {
-    match spec.enforce_at {
-        api::EnforceAt::Server => {}
-        place @ (api::EnforceAt::Client | api::EnforceAt::Gateway) => problems.not_yet(
-            "spec.enforceAt",
-            format!("limits are enforced at the target's own proxies only, not at {place:?}"),
-            "leave `enforceAt` out",
-        ),
-    }
     match spec.via {
         api::Via::Weir => {}
         api::Via::Istio => {
@@ -166,7 +219,10 @@ fn metrics(list: &[api::Metric], problems: &mut Problems) -> BTreeMap<String, Me
             continue;
         }
         let source = match (prometheus, scrape) {
-            (Some(prometheus), None) => MetricSource::Prometheus { query: prometheus.query.clone() },
+            (Some(prometheus), None) => {
+                problems.promql(format!("{field}.prometheus.query"), &prometheus.query);
+                MetricSource::Prometheus { query: prometheus.query.clone(), position }
+            }
             (None, Some(scrape)) => {
                 check_series(&scrape.series, &field, problems);
                 MetricSource::Scrape { series: scrape.series.clone(), labels: scrape.labels.clone(), rate: scrape.rate }
@@ -176,14 +232,11 @@ fn metrics(list: &[api::Metric], problems: &mut Problems) -> BTreeMap<String, Me
                 problems.add(
                     field,
                     format!("a metric has exactly one of prometheus and scrape, found {found}"),
-                    "`scrape` reads the targets' own metrics page",
+                    "`scrape` reads the targets' own metrics page, `prometheus` asks a Prometheus",
                 );
                 continue;
             }
         };
-        if let MetricSource::Prometheus { .. } = source {
-            problems.not_yet(format!("{field}.prometheus"), "Prometheus cannot be asked yet", "use `scrape`");
-        }
         let definition = MetricDefinition { dimension: dimension(*kind), reduce: reduction(*reduce), source };
         if definitions.insert(name.clone(), definition).is_some() {
             problems.invalid(format!("{field}.name"), format!("{name:?} is defined twice"));

@@ -175,8 +175,6 @@ fn a_goal_out_of_reach_does_little_harm() {
     let mut scenario = Scenario::surge(0.7).seconds(0, 40, 0);
     scenario.service = Service { workers: 28, mean: Duration::from_millis(70), ..scenario.service };
     let summary = median(&scenario.guarded(keeping(LATENCY, LawKind::CompletionRate)));
-    let refused = run(&Scenario { seed: 3, ..Scenario::surge(0.7) }).summary.refused_before;
-    assert_eq!(refused, 0.0);
     assert!(summary.goodput > 0.6, "{summary:?}");
 }
 

@@ -151,6 +151,79 @@ fn time_alone_moves_a_release_on() {
     panic!("the limit never vanished");
 }
 
+/// Adds to [`mesh`] a caller of everything, and a limit for callers of `s7`.
+const CALLER: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: page, namespace: ns-a}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: page-1, namespace: ns-a, labels: {kubernetes.io/service-name: page}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints: [{addresses: [127.0.2.1], targetRef: {kind: Pod, name: page-0}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: page-0, namespace: ns-a, annotations: {outbound.weir.dev/listen: '127.0.2.1:15001'}}
+---
+apiVersion: weir.dev/v1alpha1
+kind: SmartLimiter
+metadata: {name: callers-of-s7, namespace: ns-a}
+spec:
+  targetRefs: [{kind: Service, name: s7}]
+  enforceAt: Client
+  rules: [{name: hot, when: cpu > 80%, limit: 10 requests per second across all pods}]
+";
+
+#[test]
+fn a_number_of_a_service_is_sent_to_its_callers_and_to_nobody_else() {
+    let mut builder = Builder::new(Table::new());
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    builder.apply(changes(&format!("{}---{CALLER}", mesh())), start);
+    let first = builder.counts();
+    // Once each, in one pass; 1,000 pods, and the caller with a cluster and endpoints for each of 1,001 services.
+    assert_eq!((first.builds, first.resources), (1001, 5000 + 5 + 2 * 1001 + 2));
+    let page = ServiceKey { namespace: "ns-a".to_owned(), name: "page".to_owned() };
+    let value = |builder: &Builder| {
+        let intent = &builder.built(&page).expect("it is built").intent;
+        let hosts = &intent.pods["page-0"].outbound[0].hosts;
+        let host = hosts.iter().find(|host| host.name == "ns-a/s7/8080").expect("it is routed to");
+        host.values[0].map(|value| value.rate.milli_requests)
+    };
+    assert_eq!(value(&builder), None);
+
+    // Only s7 gets hot: its own route configuration and the caller's.
+    builder.observe(vec![sample("s7", 0.9, start)], start);
+    let hot = builder.counts();
+    assert_eq!(
+        (hot.decisions - first.decisions, hot.builds - first.builds, hot.resources - first.resources),
+        (1, 2, 2)
+    );
+    assert_eq!(value(&builder), Some(10_000));
+
+    // Another service's number does not reach the caller.
+    builder.observe(vec![sample("s8", 0.9, start)], start);
+    let other = builder.counts();
+    assert_eq!((other.builds - hot.builds, other.resources - hot.resources), (1, 1));
+
+    // An endpoint that goes: nothing is taken away from its proxy, one load assignment of the caller is empty.
+    let slice = mesh().split("---").find(|text| text.contains("name: s9-1,")).expect("it is there").to_owned();
+    let gone = slice.replace("endpoints: [{", "endpoints: [{conditions: {ready: false}, ");
+    builder.apply(changes(&gone), start);
+    let moved = builder.counts();
+    assert_eq!((moved.builds - other.builds, moved.resources - other.resources), (2, 1));
+
+    // A pause of s7 lifts what its callers enforce for it, and nothing else of theirs.
+    let s7 = ServiceKey { namespace: "ns-a".to_owned(), name: "s7".to_owned() };
+    builder.set_pauses(Pauses { services: [s7].into(), ..Pauses::default() }, start);
+    assert_eq!(value(&builder), None);
+    assert!(!builder.built(&page).expect("it is built").intent.pods["page-0"].paused);
+    builder.set_pauses(Pauses::default(), start);
+    assert_eq!(value(&builder), Some(10_000));
+}
+
 #[tokio::test]
 async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     let home = tempfile::tempdir().expect("a folder");

@@ -1,6 +1,10 @@
 //! `weir validate`: every mistake with its file, line, field and mend.
 
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use limiter::problem::{Problem, Reason};
@@ -9,6 +13,7 @@ use super::{files, say};
 use crate::{
     args::ValidateArgs,
     index::{Change, Index, Object, ObjectKind},
+    status,
     watch::decode,
 };
 
@@ -60,9 +65,11 @@ pub fn findings(paths: &[PathBuf]) -> anyhow::Result<(Vec<Finding>, usize)> {
                 found.push(Finding { path: input.path.clone(), line, object: Some(name), problem, note: false });
                 continue;
             }
-            let (Object::Policy { problems, .. } | Object::Undecodable(problems)) = &decoded.object else {
-                index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-                continue;
+            let problems = match &decoded.object {
+                Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) => {
+                    problems
+                }
+                _ => &Vec::new(),
             };
             for problem in problems {
                 let line = decode::field_line(&input.text, decoded.line, &problem.field).or(Some(decoded.line));
@@ -82,7 +89,15 @@ pub fn findings(paths: &[PathBuf]) -> anyhow::Result<(Vec<Finding>, usize)> {
 fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::ObjectKey)>) -> Vec<Finding> {
     let whole = index.service_keys().next().is_some();
     let mut found = Vec::new();
+    let mut dangling: BTreeMap<_, Vec<Problem>> = BTreeMap::new();
+    for (key, problem) in index.dangling() {
+        dangling.entry(key).or_default().push(problem);
+    }
     for (path, line, key) in objects {
+        for problem in dangling.remove(&key).unwrap_or_default() {
+            let object = Some(key.to_string());
+            found.push(Finding { path: path.clone(), line: Some(line), object, problem, note: !whole });
+        }
         let ObjectKind::Policy(kind) = key.kind else { continue };
         let policy_key = limiter::policy::PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
         let Some(policy) = index.policy(&policy_key).and_then(|entry| entry.newest.as_ref()) else { continue };
@@ -108,6 +123,10 @@ fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::Ob
                 Some(view) if view.endpoints.is_empty() => {
                     let help = "add an EndpointSlice with the label kubernetes.io/service-name";
                     say("spec.targetRefs", format!("Service {target} has no endpoints"), Some(help));
+                }
+                Some(view) if view.enforcers.get(&policy.enforce_at).is_some_and(Vec::is_empty) => {
+                    let (message, help) = status::nobody(policy.enforce_at);
+                    say("spec.enforceAt", message.to_owned(), Some(help));
                 }
                 Some(_) => {}
             }

@@ -16,7 +16,7 @@ use super::{
     get,
     process::Process,
 };
-use crate::xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, bootstrap};
+use crate::xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, bootstrap};
 
 /// How long each part may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -123,6 +123,7 @@ fn proxy_bootstrap(cast: &Cast, addresses: &Addresses, replica: usize) -> Value 
         pod: cast.pod(replica),
         xds_address: addresses.xds,
         admin_address: addresses.proxy_admins[replica],
+        protocol: Protocol::Delta,
         metrics_interval: DEFAULT_METRICS_INTERVAL,
     })
 }

@@ -20,6 +20,8 @@ use crate::intent::Protocol;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Annotation of a Pod, with the port at the end: where the application answers what arrives at that port.
 const INBOUND: &str = "inbound.weir.dev/";
+/// Annotation of a Pod: where its proxy takes the requests that the application sends to other services.
+const OUTBOUND: &str = "outbound.weir.dev/listen";
 /// Containers that are proxies, not the application.
 const PROXY_CONTAINERS: [&str; 3] = ["envoy", "istio-proxy", "weir-proxy"];
 
@@ -28,8 +30,19 @@ const PROXY_CONTAINERS: [&str; 3] = ["envoy", "istio-proxy", "weir-proxy"];
 pub struct ServiceModel {
     /// Its labels, which selectors match.
     pub labels: BTreeMap<String, String>,
-    /// Protocol by port name, from `appProtocol` or the name's prefix.
-    pub protocols: BTreeMap<String, Protocol>,
+    /// TCP ports, in the object's order.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name, which the slices' ports share; may be empty.
+    pub name: String,
+    /// The number that callers use.
+    pub port: u16,
+    /// From `appProtocol` or the name's prefix.
+    pub protocol: Protocol,
 }
 
 /// An EndpointSlice.
@@ -78,6 +91,8 @@ pub struct EndpointModel {
 pub struct PodModel {
     /// Where the application answers, by the port that clients use.
     pub inbound: BTreeMap<u16, SocketAddr>,
+    /// Where the proxy takes what the application sends to other services.
+    pub outbound: Option<SocketAddr>,
     /// Port of the metrics page.
     pub metrics_port: Option<u16>,
     /// Path of the metrics page.
@@ -107,18 +122,28 @@ fn invalid(field: impl Into<String>, message: impl Into<String>, help: &str) -> 
     }
 }
 
-impl From<Service> for ServiceModel {
-    fn from(service: Service) -> Self {
-        let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
-        let protocols = ports
-            .into_iter()
-            .map(|port| {
-                let name = port.name.unwrap_or_default();
-                let protocol = protocol(port.app_protocol.as_deref(), &name);
-                (name, protocol)
-            })
-            .collect();
-        Self { labels: service.metadata.labels.unwrap_or_default(), protocols }
+impl TryFrom<Service> for ServiceModel {
+    type Error = Vec<Problem>;
+
+    fn try_from(service: Service) -> Result<Self, Self::Error> {
+        let mut problems = Vec::new();
+        let mut ports = Vec::new();
+        for (position, port) in service.spec.and_then(|spec| spec.ports).unwrap_or_default().into_iter().enumerate() {
+            if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+                continue; // UDP and SCTP do not pass a proxy of ours
+            }
+            let name = port.name.unwrap_or_default();
+            let protocol = protocol(port.app_protocol.as_deref(), &name);
+            match u16::try_from(port.port).ok().filter(|number| *number > 0) {
+                Some(number) => ports.push(ServicePort { name, port: number, protocol }),
+                None => {
+                    let message = format!("expected a port from 1 to 65535, found {}", port.port);
+                    problems.push(invalid(format!("spec.ports[{position}].port"), message, ""));
+                }
+            }
+        }
+        let labels = service.metadata.labels.unwrap_or_default();
+        if problems.is_empty() { Ok(Self { labels, ports }) } else { Err(problems) }
     }
 }
 
@@ -201,6 +226,21 @@ impl TryFrom<Pod> for PodModel {
                         "for example inbound.weir.dev/8080: 127.0.0.1:9000",
                     )),
                 }
+            } else if name == OUTBOUND {
+                match value.parse::<SocketAddr>() {
+                    Ok(address) if address.port() > 0 => model.outbound = Some(address),
+                    _ => problems.push(invalid(
+                        field,
+                        format!("expected ADDRESS:PORT, found {value:?}"),
+                        "for example outbound.weir.dev/listen: 127.0.0.1:15001",
+                    )),
+                }
+            } else if name.starts_with("outbound.weir.dev/") {
+                problems.push(invalid(
+                    field,
+                    "the annotation is not known",
+                    "did you mean `outbound.weir.dev/listen`?",
+                ));
             } else if name == "prometheus.io/port" {
                 match value.parse::<u16>() {
                     Ok(port) if port > 0 => model.metrics_port = Some(port),

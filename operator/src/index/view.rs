@@ -5,9 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use limiter::policy::Policy;
+use limiter::policy::{EnforceAt, Policy};
 
-use super::model::{EndpointSliceModel, PodModel, Resource, ServiceModel};
+use super::{
+    edges::Enforcer,
+    gateway::GatewayModel,
+    model::{EndpointSliceModel, PodModel, Resource, ServiceModel},
+};
 use crate::intent::{Inbound, Protocol, ServiceKey};
 
 /// A service with everything that concerns it.
@@ -19,6 +23,12 @@ pub struct ServiceView<'a> {
     pub endpoints: BTreeMap<&'a str, Endpoint>,
     /// Accepted policies that apply to it, in the order of their keys.
     pub policies: Vec<&'a Policy>,
+    /// Pods whose proxies enforce those of the policies that are not enforced at the service's own, by place.
+    pub enforcers: BTreeMap<EnforceAt, Vec<Enforcer>>,
+    /// The Gateway of the same name, whose proxies the endpoints are.
+    pub gateway: Option<&'a GatewayModel>,
+    /// The pods' port by the number that callers use.
+    pub pod_ports: BTreeMap<u16, u16>,
 }
 
 impl ServiceView<'_> {
@@ -33,6 +43,10 @@ impl ServiceView<'_> {
 pub struct Endpoint {
     /// Takes requests.
     pub ready: bool,
+    /// Its address; the first one of several.
+    pub address: IpAddr,
+    /// Where its proxy takes what the application sends to other services.
+    pub outbound: Option<SocketAddr>,
     /// Ports on which its proxy listens.
     pub inbound: Vec<Inbound>,
     /// Address, port and path of its metrics page; `None` without any port.
@@ -49,13 +63,21 @@ pub(super) fn build<'a>(
     slices: Option<&'a BTreeMap<String, EndpointSliceModel>>,
     pods: &'a BTreeMap<(String, String), PodModel>,
     policies: Vec<&'a Policy>,
+    gateway: Option<&'a GatewayModel>,
 ) -> ServiceView<'a> {
+    let slice_ports = || slices.into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.ports);
+    let pod_port = |name: &str| slice_ports().find(|port| port.name == name).map(|port| port.port);
+    let pod_ports: BTreeMap<u16, u16> =
+        service.ports.iter().filter_map(|port| Some((port.port, pod_port(&port.name)?))).collect();
+    let listens = |port: u16| gateway.is_some_and(|gateway| gateway.listens(port, &pod_ports));
     let mut endpoints: BTreeMap<&str, Endpoint> = BTreeMap::new();
     for slice in slices.into_iter().flat_map(BTreeMap::values) {
         for endpoint in &slice.endpoints {
             let pod = pods.get(&(key.namespace.clone(), endpoint.pod.clone()));
             let entry = endpoints.entry(&endpoint.pod).or_insert_with(|| Endpoint {
                 ready: endpoint.ready,
+                address: endpoint.address,
+                outbound: pod.and_then(|pod| pod.outbound),
                 inbound: Vec::new(),
                 metrics: None,
                 cpu_cores: pod.and_then(|pod| pod.cpu_cores),
@@ -64,10 +86,10 @@ pub(super) fn build<'a>(
             entry.ready &= endpoint.ready;
             for port in &slice.ports {
                 let listener = SocketAddr::new(endpoint.address, port.port);
-                if entry.inbound.iter().any(|inbound| inbound.listener == listener) {
-                    continue; // the same pod in a second slice, as with two address families of one port
+                if listens(port.port) || entry.inbound.iter().any(|inbound| inbound.listener == listener) {
+                    continue; // the Gateway's own, or the same pod in a second slice, as with two address families of one port
                 }
-                let by_name = || service.protocols.get(&port.name).copied();
+                let by_name = || service.ports.iter().find(|own| own.name == port.name).map(|own| own.protocol);
                 let protocol = port.protocol.or_else(by_name).unwrap_or(Protocol::Http);
                 let mapped = pod.and_then(|pod| pod.inbound.get(&port.port).copied());
                 let application = mapped.unwrap_or_else(|| loopback(endpoint.address, port.port));
@@ -83,7 +105,7 @@ pub(super) fn build<'a>(
             }
         }
     }
-    ServiceView { key, endpoints, policies }
+    ServiceView { key, endpoints, policies, enforcers: BTreeMap::new(), gateway, pod_ports }
 }
 
 /// Where an application listens that shares the port with its proxy: the loopback of the same family.

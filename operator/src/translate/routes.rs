@@ -35,7 +35,12 @@ pub(super) struct Taken<'a> {
 
 impl Regions {
     pub(super) fn new() -> Self {
-        Self(vec![Region { matches: Vec::new(), limits: Vec::new() }])
+        Self::within(Vec::new())
+    }
+
+    /// Only requests that all of `matches` fit.
+    pub(super) fn within(matches: Vec<RequestMatch>) -> Self {
+        Self(vec![Region { matches, limits: Vec::new() }])
     }
 
     /// Adds a limit for requests that any of `matches` fits (all requests when there is none). Returns false, with nothing

@@ -19,16 +19,19 @@ use serde_json::Value;
 
 use crate::index::{
     Object, ObjectKey, ObjectKind,
-    model::{EndpointSliceModel, PodModel},
+    gateway::{Gateway, HttpRoute},
+    model::{EndpointSliceModel, PodModel, ServiceModel},
 };
 
 /// Groups in which every kind must be one of ours; a kind of another group is simply not for Weir.
 const OUR_GROUPS: [&str; 2] = ["weir.dev", "microservice.netease.com"];
 /// What is read, as `apiVersion kind`.
-const KINDS: [(&str, &str, ObjectKind); 5] = [
+const KINDS: [(&str, &str, ObjectKind); 7] = [
     ("v1", "Service", ObjectKind::Service),
     ("discovery.k8s.io/v1", "EndpointSlice", ObjectKind::EndpointSlice),
     ("v1", "Pod", ObjectKind::Pod),
+    ("gateway.networking.k8s.io/v1", "Gateway", ObjectKind::Gateway),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute", ObjectKind::HttpRoute),
     ("weir.dev/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::SmartLimiter)),
     ("microservice.netease.com/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::ArticleSmartLimiter)),
 ];
@@ -171,11 +174,16 @@ fn with_namespace(mut value: Value, namespace: String) -> Value {
 
 fn object(kind: ObjectKind, value: Value) -> Object {
     let result = match kind {
-        ObjectKind::Service => typed::<Service>(value).map(|service| Object::Service(service.into())),
+        ObjectKind::Service => typed::<Service>(value).and_then(ServiceModel::try_from).map(Object::Service),
         ObjectKind::EndpointSlice => {
             typed::<EndpointSlice>(value).and_then(EndpointSliceModel::try_from).map(Object::EndpointSlice)
         }
         ObjectKind::Pod => typed::<Pod>(value).and_then(PodModel::try_from).map(Object::Pod),
+        ObjectKind::Gateway => typed::<Gateway>(value).map(|gateway| {
+            let (model, problems) = gateway.model();
+            Object::Gateway(model, problems)
+        }),
+        ObjectKind::HttpRoute => typed::<HttpRoute>(value).and_then(HttpRoute::model).map(Object::HttpRoute),
         ObjectKind::Policy(Kind::SmartLimiter) => {
             typed::<SmartLimiter>(value).map(|object| policy_object(policy::weir::policy(&object)))
         }

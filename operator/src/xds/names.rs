@@ -1,7 +1,7 @@
 //! The only place that spells resource names, stat prefixes and metadata keys. A changed name is a breaking change.
 
 use crate::{
-    intent::{Inbound, Priority},
+    intent::{DestinationKey, Inbound, Outbound, Priority},
     xds::NodeKey,
 };
 
@@ -93,6 +93,21 @@ pub fn inbound(node: &NodeKey, inbound: &Inbound) -> String {
     format!("in/{node}/{}", inbound.listener.port())
 }
 
+/// Name of the extension configuration with the limits of one pod: `limits/<namespace>/<service>/<pod>`. It says for whom
+/// it is, since the node id is another control plane's.
+#[must_use]
+pub fn extension(node: &NodeKey) -> String {
+    format!("{EXTENSION_PREFIX}{node}")
+}
+
+/// The pod that an extension configuration is for; `None`: it is not one of ours.
+#[must_use]
+pub fn extension_node(name: &str) -> Option<NodeKey> {
+    name.strip_prefix(EXTENSION_PREFIX)?.parse().ok()
+}
+
+const EXTENSION_PREFIX: &str = "limits/";
+
 /// Stat prefix of an inbound port's connection manager and cluster: `in_<port>`; the proxy is told apart by its node.
 #[must_use]
 pub fn inbound_stat_prefix(inbound: &Inbound) -> String {
@@ -118,6 +133,43 @@ pub fn max_requests_runtime_key(cluster: &str, priority: Priority) -> String {
     format!("circuit_breakers.{cluster}.{priority}.max_requests")
 }
 
+/// Name of the listener and the route configuration for requests to other services: `out/<namespace>/<service>/<pod>/<port>`,
+/// the port being the one the proxy listens on.
+#[must_use]
+pub fn outbound(node: &NodeKey, outbound: &Outbound) -> String {
+    format!("out/{node}/{}", outbound.listener.port())
+}
+
+/// Stat prefix of such a listener and its connection manager: `out_<port>`.
+#[must_use]
+pub fn outbound_stat_prefix(outbound: &Outbound) -> String {
+    format!("out_{}", outbound.listener.port())
+}
+
+/// Name of the cluster and the load assignment of another service's port:
+/// `out/<namespace>/<service>/<pod>/<its namespace>/<its name>/<its port>`.
+#[must_use]
+pub fn destination(node: &NodeKey, destination: &DestinationKey) -> String {
+    format!("out/{node}/{destination}")
+}
+
+/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`.
+#[must_use]
+pub fn destination_stat_name(destination: &DestinationKey) -> String {
+    let DestinationKey { service, port } = destination;
+    format!("out_{}_{}_{port}", service.namespace, service.name)
+}
+
+/// Whether a resource belongs to the way out.
+#[must_use]
+pub fn is_outbound(name: &str) -> bool {
+    name.starts_with("out/")
+}
+
+/// Name of the virtual host for hosts that nothing takes.
+pub const UNKNOWN_HOST: &str = "unknown-host";
+/// Name of a virtual host's last route, for requests that no other one takes.
+pub const UNKNOWN_PATH: &str = "unknown-path";
 /// Name of the virtual host that takes every host.
 pub const VIRTUAL_HOST: &str = "all";
 
@@ -125,6 +177,12 @@ pub const VIRTUAL_HOST: &str = "all";
 pub const NARROW_FILTER: &str = "weir.limit.narrow";
 /// HTTP filter instance, and its stat prefix, that charges the service-wide limits.
 pub const SERVICE_FILTER: &str = "weir.limit.service";
+/// As [`NARROW_FILTER`], on the way out.
+pub const OUTBOUND_NARROW_FILTER: &str = "weir.out.narrow";
+/// As [`SERVICE_FILTER`], on the way out.
+pub const OUTBOUND_SERVICE_FILTER: &str = "weir.out.service";
+/// As [`SHADOW_FILTER_PREFIX`], on the way out.
+pub const OUTBOUND_SHADOW_FILTER_PREFIX: &str = "weir.out.shadow.";
 /// Before the bucket: HTTP filter instance, and its stat prefix, that counts what a limit in shadow mode would refuse.
 pub const SHADOW_FILTER_PREFIX: &str = "weir.shadow.";
 /// Runtime key: percentage of requests over a limit that are refused; 0 turns every limit of the proxy off.
@@ -181,6 +239,9 @@ mod tests {
             "in/ns-a/checkout/checkout-0/15080"
         );
         assert_eq!(inbound_stat_prefix(&port), "in_15080");
+        let node = NodeKey::new("ns-a", "checkout", "checkout-0");
+        assert_eq!(extension(&node), "limits/ns-a/checkout/checkout-0");
+        assert_eq!(extension_node(&extension(&node)), Some(node));
         assert_eq!(runtime(&NodeKey::new("ns-a", "checkout", "checkout-0")), "rt/ns-a/checkout/checkout-0");
         assert_eq!(max_requests_runtime_key("in/a", Priority::High), "circuit_breakers.in/a.high.max_requests");
     }

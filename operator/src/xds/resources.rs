@@ -1,14 +1,16 @@
 //! Stage: intent to encoded Envoy resources. Pure; one runtime layer per pod; one listener, route configuration,
-//! cluster and load assignment per inbound port of each pod.
+//! cluster and load assignment per inbound port of each pod; `outbound` does what leads to other services.
 //!
 //! Versions are hashes of the ordered intent, never of protobuf bytes (maps encode in random order), so all replicas and
 //! restarts agree on them.
 
 mod cluster;
 pub mod endpoint;
+pub mod extension;
 pub mod limiter;
 mod listener;
 mod logger;
+mod outbound;
 mod reply;
 mod route;
 pub mod runtime;
@@ -84,13 +86,22 @@ pub fn rebuild(
         }
     }
     let mut builder = Builder::new(new);
+    let mut outbound = outbound::Builder::default();
     let mut resources = Vec::new();
     for (name, pod) in &new.pods {
         let of_pod = old_by_pod.remove(name).unwrap_or_default();
-        if same_shapes && !of_pod.is_empty() && old.pods.get(name) == Some(pod) {
+        let before = old.pods.get(name);
+        if same_shapes && !of_pod.is_empty() && before == Some(pod) {
             resources.extend(of_pod);
+            continue;
+        }
+        let node = NodeKey::of(service, name);
+        let (out, own) = of_pod.into_iter().partition(|resource| names::is_outbound(&resource.name));
+        builder.pod(&node, pod, own, &mut resources);
+        if before.is_some_and(|before| before.outbound == pod.outbound && before.destinations == pod.destinations) {
+            resources.extend::<Vec<_>>(out);
         } else {
-            builder.pod(&NodeKey::of(service, name), pod, of_pod, &mut resources);
+            outbound.pod(&node, pod, out, &mut resources);
         }
     }
     resources
@@ -114,21 +125,13 @@ impl<'a> Builder<'a> {
     }
 
     fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
-        let PodIntent { inbound, values, bounds: _, paused: _ } = pod;
-        let mut old: BTreeMap<(ResourceType, Arc<str>), Resource> =
-            old.into_iter().map(|resource| ((resource.resource_type, resource.name.clone()), resource)).collect();
+        let PodIntent { inbound, values, outbound: _, destinations: _, outbound_bounds: _, bounds: _, paused: _ } = pod;
+        let mut old = Old::new(old);
         let mut add = |resource_type: ResourceType,
                        name: &Arc<str>,
                        version: Arc<str>,
                        encode_value: &mut dyn FnMut() -> Vec<u8>| {
-            let kept = old.remove(&(resource_type, name.clone())).filter(|old| old.version == version);
-            resources.push(kept.unwrap_or_else(|| Resource {
-                resource_type,
-                name: name.clone(),
-                node: node.clone(),
-                encoded: encode(resource_type, name, &version, encode_value()),
-                version,
-            }));
+            resources.push(old.or_encode(resource_type, node, name, version, encode_value));
         };
         let layer = runtime::Layer::of(pod);
         let name: Arc<str> = names::runtime(node).into();
@@ -141,7 +144,7 @@ impl<'a> Builder<'a> {
                 cluster::build(&name, port).encode_to_vec()
             });
             add(ResourceType::Endpoints, &name, version(&(GENERATOR, "endpoints", application)), &mut || {
-                endpoint::build(&name, port).encode_to_vec()
+                endpoint::build(&name, &[*application]).encode_to_vec()
             });
             let slots = match protocol {
                 Protocol::Http | Protocol::Http2 => Some(&self.slots),
@@ -155,11 +158,43 @@ impl<'a> Builder<'a> {
                 let (route_version, shared) =
                     self.routes.entry(numbers).or_insert_with(|| (version(&("route", self.shapes, numbers)), None));
                 add(ResourceType::Route, &name, route_version.clone(), &mut || {
-                    let shared = shared.get_or_insert_with(|| route::Shared::new(self.intent, values));
+                    let shared = shared.get_or_insert_with(|| {
+                        route::Shared::new(&self.intent.limits, self.intent.routes.iter(), values)
+                    });
                     route::build(&name, shared)
                 });
             }
         }
+    }
+}
+
+/// What a pod had before, by type and name.
+struct Old(BTreeMap<(ResourceType, Arc<str>), Resource>);
+
+impl Old {
+    fn new(resources: Vec<Resource>) -> Self {
+        Self(
+            resources.into_iter().map(|resource| ((resource.resource_type, resource.name.clone()), resource)).collect(),
+        )
+    }
+
+    /// The resource as it was, if it has this version; else encoded.
+    fn or_encode(
+        &mut self,
+        resource_type: ResourceType,
+        node: &NodeKey,
+        name: &Arc<str>,
+        version: Arc<str>,
+        encode_value: &mut dyn FnMut() -> Vec<u8>,
+    ) -> Resource {
+        let old = self.0.remove(&(resource_type, name.clone())).filter(|old| old.version == version);
+        old.unwrap_or_else(|| Resource {
+            resource_type,
+            name: name.clone(),
+            node: node.clone(),
+            encoded: encode(resource_type, name, &version, encode_value()),
+            version,
+        })
     }
 }
 

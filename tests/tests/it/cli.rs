@@ -108,7 +108,7 @@ fn every_mistake_is_said_with_its_place_and_its_mend() {
             rule("adapt: keep cpu below 70%, between 20 and 500 requests per second per pod, at most 20 per step"),
             8,
             "rules[0].adapt",
-            vec!["column 80", "at most 100%", "write `20%`"],
+            vec!["column 77", "at most 100%", "write `20%`"],
         ),
         (
             rule(&format!("matches: [{{path: {{type: Exact, value: no-slash}}}}]\n{LIMIT}")),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     language::explain,
-    policy::{PathMatch, RequestMatch, Scope, ValueMatch},
+    policy::{EnforceAt, PathMatch, RequestMatch, Scope, ValueMatch},
     problem::Reason,
 };
 
@@ -148,19 +148,52 @@ fn targets_are_named_or_chosen() {
 }
 
 #[test]
+fn limits_may_stand_at_callers_and_gateways_and_say_so() {
+    let rule = json!({"name": "a", "limit": "30 requests per second across all pods"});
+    for (place, wanted, words) in [
+        ("Server", EnforceAt::Server, "Applies to Service reviews"),
+        ("Client", EnforceAt::Client, "at the proxies of its callers in namespace bookinfo"),
+        ("Gateway", EnforceAt::Gateway, "at the gateways whose routes lead to it"),
+    ] {
+        let (policy, problems) = read(with(rule.clone(), json!({"enforceAt": place})));
+        assert_eq!(problems, [], "{place}");
+        let policy = policy.expect("a policy");
+        assert_eq!(policy.enforce_at, wanted);
+        let lines = explain(&policy);
+        assert!(lines[..2].iter().any(|line| line.contains(words)), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_caller_has_no_client_addresses_to_tell_apart() {
+    let limit = "3 requests per second per client ip at each pod".replace(" at each pod", "");
+    let rule = json!({"name": "a", "limit": limit});
+    refuses(with(rule.clone(), json!({"enforceAt": "Client"})), Reason::Invalid, "spec.rules[0].limit", "one client");
+    let (_, problems) = read(with(rule, json!({"enforceAt": "Gateway"})));
+    assert_eq!(problems, []);
+    let priorities = json!([{"name": "pay", "matches": [{"method": "POST"}]}]);
+    let rule = json!({"name": "a", "limit": "30 requests per second across all pods", "priorities": priorities});
+    refuses(
+        with(rule, json!({"enforceAt": "Gateway"})),
+        Reason::NotYetSupported,
+        "spec.rules[0].priorities",
+        "measured",
+    );
+    let floor = json!({"enforceAt": "Client", "onMissingMetric": {"action": "Floor", "after": "15s", "floor": limit}});
+    let rule = json!({"name": "a", "limit": "30 requests per second across all pods"});
+    refuses(with(rule, floor), Reason::Invalid, "spec.onMissingMetric.floor", "one client");
+}
+
+#[test]
 fn what_is_not_carried_out_is_refused_and_still_explained() {
     let gateway = json!([{"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "g"}]);
     let section = json!([{"kind": "Service", "name": "reviews", "sectionName": "http"}]);
-    let prometheus = json!([{"name": "q", "type": "Count", "prometheus": {"query": "q"}}]);
     let limit = "30 requests per second across all pods";
     let rule = json!({"name": "a", "limit": limit});
     for (spec, field) in [
-        (with(rule.clone(), json!({"enforceAt": "Client"})), "spec.enforceAt"),
-        (with(rule.clone(), json!({"enforceAt": "Gateway"})), "spec.enforceAt"),
         (with(rule.clone(), json!({"via": "Istio"})), "spec.via"),
         (with(rule.clone(), json!({"targetRefs": gateway})), "spec.targetRefs[0].kind"),
         (with(rule.clone(), json!({"targetRefs": section})), "spec.targetRefs[0].sectionName"),
-        (with(rule.clone(), json!({"metrics": prometheus})), "spec.metrics[0].prometheus"),
         (rule_with("matches", json!([{"sourceCIDRs": ["10.0.0.0/8"]}])), "spec.rules[0].matches[0].sourceCIDRs"),
     ] {
         let policy = refuses(spec.clone(), Reason::NotYetSupported, field, "");
@@ -248,6 +281,7 @@ fn metrics_are_checked() {
     let scrape = json!({"series": "s"});
     let rule = json!({"name": "a", "limit": "3 requests per second per pod"});
     let metric = |name: &str, series: &str| json!({"name": name, "type": "Count", "scrape": {"series": series}});
+    let asked = |name: &str, query: &str| json!({"name": name, "type": "Count", "prometheus": {"query": query}});
     for (metrics, field, message) in [
         (json!([metric("Queue-depth", "s")]), "spec.metrics[0].name", "must match"),
         (json!([metric("cpu", "s")]), "spec.metrics[0].name", "word of the language"),
@@ -261,9 +295,16 @@ fn metrics_are_checked() {
             "spec.metrics[0]",
             "found both",
         ),
+        (json!([asked("a", "q{namespace=\"$ns\"}")]), "spec.metrics[0].prometheus.query", "`$ns` is no variable"),
+        (json!([metric("a", "s"), asked("b", " ")]), "spec.metrics[1].prometheus.query", "empty"),
     ] {
         refuses(with(rule.clone(), json!({"metrics": metrics})), Reason::Invalid, field, message);
     }
+    let query = "sum by (pod) (rate(q{namespace=\"$namespace\",pod=~\"$pods\"}[1m]))";
+    let (policy, problems) = read(with(rule, json!({"metrics": [asked("a", query)]})));
+    assert_eq!(problems, []);
+    let source = &policy.unwrap().metrics["a"].source;
+    assert_eq!(*source, MetricSource::Prometheus { query: query.to_owned(), position: 0 });
 }
 
 #[test]

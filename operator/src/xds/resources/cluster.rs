@@ -1,4 +1,4 @@
-//! Clusters: the application behind an inbound port.
+//! Clusters: the application behind an inbound port, and the ports of other services.
 
 use std::collections::HashMap;
 
@@ -23,23 +23,37 @@ use envoy_types::pb::{
 };
 
 use crate::{
-    intent::{Inbound, Protocol},
+    intent::{Destination, Inbound, Protocol},
     xds::{
         names,
         resources::{any, from_ads},
     },
 };
 
+/// How long a connection may take. The application is on the same host or one hop away: what does not connect in a second is
+/// not listening. Another service may be further.
+const CONNECT_SECONDS: i64 = 1;
+const CONNECT_ELSEWHERE_SECONDS: i64 = 5;
+
 pub(super) fn build(name: &str, inbound: &Inbound) -> Cluster {
+    eds(name, names::inbound_stat_prefix(inbound), inbound.protocol, CONNECT_SECONDS)
+}
+
+/// The cluster of another service's port.
+pub(super) fn destination(name: &str, destination: &Destination) -> Cluster {
+    let stat_name = names::destination_stat_name(&destination.key);
+    eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS)
+}
+
+fn eds(name: &str, stat_name: String, protocol: Protocol, connect_seconds: i64) -> Cluster {
     Cluster {
         name: name.into(),
-        alt_stat_name: names::inbound_stat_prefix(inbound),
+        alt_stat_name: stat_name,
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(from_ads()), service_name: String::new() }),
-        // The application is on the same host or one hop away: what does not connect in a second is not listening.
-        connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
+        connect_timeout: Some(Duration { seconds: connect_seconds, nanos: 0 }),
         circuit_breakers: Some(unlimited()),
-        typed_extension_protocol_options: protocol_options(inbound.protocol),
+        typed_extension_protocol_options: protocol_options(protocol),
         ..Cluster::default()
     }
 }

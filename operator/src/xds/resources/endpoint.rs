@@ -1,4 +1,6 @@
-//! Load assignments: where the application of an inbound port answers.
+//! Load assignments: where the application of an inbound port answers, and where other services do.
+
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use envoy_types::pb::{
@@ -10,35 +12,34 @@ use envoy_types::pb::{
 };
 use prost::Message;
 
-use crate::{
-    intent::Inbound,
-    xds::{
-        ResourceType,
-        resources::{encode, socket_address},
-    },
+use crate::xds::{
+    ResourceType,
+    resources::{encode, socket_address},
 };
 
 /// Version of an assignment that was emptied because Envoy ignores its removal.
 const EMPTY_VERSION: &str = "empty";
 
-pub(super) fn build(name: &str, inbound: &Inbound) -> ClusterLoadAssignment {
+/// All of `addresses`, with equal weight.
+pub(super) fn build(name: &str, addresses: &[SocketAddr]) -> ClusterLoadAssignment {
     let one = Some(UInt32Value { value: 1 });
-    let endpoint = LbEndpoint {
+    let endpoint = |address: &SocketAddr| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
-            address: Some(socket_address(inbound.application)),
+            address: Some(socket_address(*address)),
             ..Endpoint::default()
         })),
         load_balancing_weight: one,
         ..LbEndpoint::default()
     };
+    let locality = || LocalityLbEndpoints {
+        locality: Some(Locality::default()),
+        lb_endpoints: addresses.iter().map(endpoint).collect(),
+        load_balancing_weight: one,
+        ..LocalityLbEndpoints::default()
+    };
     ClusterLoadAssignment {
         cluster_name: name.into(),
-        endpoints: vec![LocalityLbEndpoints {
-            locality: Some(Locality::default()),
-            lb_endpoints: vec![endpoint],
-            load_balancing_weight: one,
-            ..LocalityLbEndpoints::default()
-        }],
+        endpoints: (!addresses.is_empty()).then(locality).into_iter().collect(),
         ..ClusterLoadAssignment::default()
     }
 }

@@ -1,4 +1,6 @@
-//! Listeners: one for each inbound port, with the static limit filters.
+//! Listeners: one for each inbound port and each way out, with the static limit filters.
+
+use std::net::SocketAddr;
 
 use envoy_types::pb::{
     envoy::{
@@ -34,10 +36,10 @@ use envoy_types::pb::{
     google::protobuf::{Any, BoolValue, Duration, UInt32Value},
 };
 
-use ::limiter::policy::{Key, Mode};
+use ::limiter::policy::{EnforceAt, Key, Mode};
 
 use crate::{
-    intent::{Inbound, Protocol},
+    intent::{Inbound, Outbound, Protocol},
     xds::{
         names,
         resources::{
@@ -53,6 +55,25 @@ use crate::{
 /// that are limited one by one.
 const MAX_DYNAMIC_DESCRIPTORS: u32 = 10_000;
 
+/// Where a slot's class, bucket and cost stand.
+#[derive(Clone, Copy)]
+pub(super) enum Written {
+    /// In the metadata of the request's route.
+    InRoute,
+    /// In the metadata of the request, which a filter before wrote.
+    ByFilter,
+}
+
+impl Written {
+    /// A format string that gives the value of `key`.
+    pub(super) fn read(self, key: &str) -> String {
+        match self {
+            Self::InRoute => format!("%METADATA(ROUTE:{}:{key})%", names::METADATA),
+            Self::ByFilter => format!("%DYNAMIC_METADATA({}:{key})%", names::METADATA),
+        }
+    }
+}
+
 /// The HTTP filters and access loggers of a service's listeners, encoded once for all its pods.
 pub(super) struct Filters {
     http: Vec<HttpFilter>,
@@ -60,61 +81,91 @@ pub(super) struct Filters {
 }
 
 impl Filters {
+    /// For inbound ports.
     pub(super) fn new(slots: &Slots) -> Self {
-        let limits = |filter: LimitFilter| {
-            let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
-            of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
-        };
-        let enforced = |name: &str, filter: LimitFilter| {
-            let config = LocalRateLimit {
-                response_headers_to_add: reply::headers(filter),
-                ..limit_filter(name, Mode::Enforce, limits(filter))
-            };
-            http_filter(name, any(&config))
-        };
-        // In shadow mode first: what an enforced limit refuses would have come to these, too.
-        let shadows = slots.iter().filter_map(|(kind, index)| {
-            let SlotKind::Shadow(bucket, _) = kind else { return None };
-            let name = format!("{}{bucket}", names::SHADOW_FILTER_PREFIX);
-            Some(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![rate_limit(kind, index)]))))
-        });
-        let mut http: Vec<HttpFilter> = shadows.collect();
-        // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
-        // within one filter the class decides the order of charging.
-        http.extend([
-            enforced(names::NARROW_FILTER, LimitFilter::Narrow),
-            enforced(names::SERVICE_FILTER, LimitFilter::Service),
-            http_filter("envoy.filters.http.router", any(&Router::default())),
-        ]);
-        Self { http, loggers: logger::build() }
+        let names = [names::SHADOW_FILTER_PREFIX, names::NARROW_FILTER, names::SERVICE_FILTER];
+        Self { http: filters(slots, names), loggers: logger::build() }
+    }
+
+    /// For the way out: under other names, and without loggers, as what is counted under the first ones counts for the pod's
+    /// own service.
+    pub(super) fn outbound(slots: &Slots) -> Self {
+        let names =
+            [names::OUTBOUND_SHADOW_FILTER_PREFIX, names::OUTBOUND_NARROW_FILTER, names::OUTBOUND_SERVICE_FILTER];
+        Self { http: filters(slots, names), loggers: Vec::new() }
     }
 }
 
+/// `names`: of the filters in shadow mode (the beginning), of the narrow and of the service-wide limits.
+fn filters(slots: &Slots, names: [&str; 3]) -> Vec<HttpFilter> {
+    let [shadow, narrow, service] = names;
+    let slot = |kind: &SlotKind, index| rate_limit(&kind.suffix(index), subject(kind), Written::InRoute);
+    let enforced = |name: &str, filter: LimitFilter| {
+        let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
+        let limits = of_filter.map(|(kind, index)| slot(kind, index)).collect();
+        enforcing(name, filter, limits, Written::InRoute)
+    };
+    // In shadow mode first: what an enforced limit refuses would have come to these, too.
+    let shadows = slots.iter().filter_map(|(kind, index)| {
+        let SlotKind::Shadow(bucket, _) = kind else { return None };
+        let name = format!("{shadow}{bucket}");
+        Some(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![slot(kind, index)]))))
+    });
+    let mut http: Vec<HttpFilter> = shadows.collect();
+    // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
+    // within one filter the class decides the order of charging.
+    http.extend([
+        enforced(narrow, LimitFilter::Narrow),
+        enforced(service, LimitFilter::Service),
+        http_filter("envoy.filters.http.router", any(&Router::default())),
+    ]);
+    http
+}
+
 pub(super) fn build(name: &str, inbound: &Inbound, filters: &Filters) -> Listener {
+    let stat_prefix = names::inbound_stat_prefix(inbound);
     let network_filter = match inbound.protocol {
-        Protocol::Http | Protocol::Http2 => http(name, inbound, filters),
+        // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
+        Protocol::Http | Protocol::Http2 => http(name, &stat_prefix, true, filters),
         Protocol::Tcp => tcp(name, inbound),
     };
+    listener(name, inbound.listener, stat_prefix, TrafficDirection::Inbound, network_filter)
+}
+
+/// A listener for requests to other services.
+pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Listener {
+    let stat_prefix = names::outbound_stat_prefix(outbound);
+    // The application speaks for whoever called it; a gateway's clients speak for themselves.
+    let network_filter = http(name, &stat_prefix, outbound.place == EnforceAt::Gateway, filters);
+    listener(name, outbound.listener, stat_prefix, TrafficDirection::Outbound, network_filter)
+}
+
+fn listener(
+    name: &str,
+    address: SocketAddr,
+    stat_prefix: String,
+    direction: TrafficDirection,
+    network_filter: Filter,
+) -> Listener {
     Listener {
         name: name.into(),
-        address: Some(socket_address(inbound.listener)),
-        stat_prefix: names::inbound_stat_prefix(inbound),
-        traffic_direction: TrafficDirection::Inbound.into(),
+        address: Some(socket_address(address)),
+        stat_prefix,
+        traffic_direction: direction.into(),
         filter_chains: vec![FilterChain { filters: vec![network_filter], ..FilterChain::default() }],
         ..Listener::default()
     }
 }
 
-fn http(name: &str, inbound: &Inbound, filters: &Filters) -> Filter {
+fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) -> Filter {
     let upgrade = http_connection_manager::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() };
     let manager = HttpConnectionManager {
         codec_type: http_connection_manager::CodecType::Auto.into(),
-        stat_prefix: names::inbound_stat_prefix(inbound),
+        stat_prefix: stat_prefix.into(),
         http_filters: filters.http.clone(),
         access_log: filters.loggers.clone(),
         server_header_transformation: http_connection_manager::ServerHeaderTransformation::PassThrough.into(),
-        // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
-        use_remote_address: Some(BoolValue { value: true }),
+        use_remote_address: Some(BoolValue { value: client_is_peer }),
         // `/a/../b` is what the application will take it for.
         normalize_path: Some(BoolValue { value: true }),
         upgrade_configs: vec![upgrade],
@@ -149,6 +200,15 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
     }
 }
 
+/// A filter that refuses what is over its limits.
+pub(super) fn enforcing(name: &str, filter: LimitFilter, slots: Vec<RateLimit>, written: Written) -> HttpFilter {
+    let config = LocalRateLimit {
+        response_headers_to_add: reply::headers(filter, written),
+        ..limit_filter(name, Mode::Enforce, slots)
+    };
+    http_filter(name, any(&config))
+}
+
 fn limit_filter(stat_prefix: &str, mode: Mode, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
     let all = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
     let enforced = match mode {
@@ -179,20 +239,22 @@ fn limit_filter(stat_prefix: &str, mode: Mode, rate_limits: Vec<RateLimit>) -> L
 }
 
 /// One slot. `skip_if_absent` must stay false: with it a shorter descriptor would go out, without it the slot is skipped
-/// when the route has nothing for it, or the request not the header.
-fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
-    let suffix = kind.suffix(index);
-    let from_route = |descriptor_key: &str, key: String| {
-        ActionSpecifier::Metadata(MetaData {
-            descriptor_key: descriptor_key.into(),
-            metadata_key: Some(MetadataKey {
-                key: names::METADATA.into(),
-                path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
-            }),
-            source: Source::RouteEntry.into(),
-            ..MetaData::default()
-        })
-    };
+/// when there is nothing for it in the metadata, or the request has not the header.
+pub(super) fn rate_limit(suffix: &str, subject: ActionSpecifier, written: Written) -> RateLimit {
+    let actions = [
+        from_metadata(limiter::CLASS_KEY, format!("class{suffix}"), written),
+        from_metadata(limiter::BUCKET_KEY, format!("bucket{suffix}"), written),
+        subject,
+    ];
+    RateLimit {
+        actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
+        hits_addend: Some(HitsAddend { format: written.read(&format!("cost{suffix}")), ..HitsAddend::default() }),
+        ..RateLimit::default()
+    }
+}
+
+/// What separate buckets are kept for.
+pub(super) fn subject(kind: &SlotKind) -> ActionSpecifier {
     let header = |name: &String| {
         ActionSpecifier::RequestHeaders(RequestHeaders {
             header_name: name.clone(),
@@ -200,7 +262,7 @@ fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
             skip_if_absent: false,
         })
     };
-    let subject = match kind {
+    match kind {
         SlotKind::Header(name) | SlotKind::Shadow(_, Some(Key::Header(name))) => header(name),
         // Its key is `remote_address`.
         SlotKind::ClientIp | SlotKind::Shadow(_, Some(Key::ClientIp)) => {
@@ -211,18 +273,21 @@ fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
             descriptor_value: limiter::NO_SUBJECT.into(),
             ..GenericKey::default()
         }),
-    };
-    let actions = [
-        from_route(limiter::CLASS_KEY, format!("class{suffix}")),
-        from_route(limiter::BUCKET_KEY, format!("bucket{suffix}")),
-        subject,
-    ];
-    RateLimit {
-        actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
-        hits_addend: Some(HitsAddend {
-            format: format!("%METADATA(ROUTE:{}:cost{suffix})%", names::METADATA),
-            ..HitsAddend::default()
-        }),
-        ..RateLimit::default()
     }
+}
+
+pub(super) fn from_metadata(descriptor_key: &str, key: String, written: Written) -> ActionSpecifier {
+    ActionSpecifier::Metadata(MetaData {
+        descriptor_key: descriptor_key.into(),
+        metadata_key: Some(MetadataKey {
+            key: names::METADATA.into(),
+            path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
+        }),
+        source: match written {
+            Written::InRoute => Source::RouteEntry,
+            Written::ByFilter => Source::Dynamic,
+        }
+        .into(),
+        ..MetaData::default()
+    })
 }

@@ -4,7 +4,7 @@
 //! name and metadata are the same for all pods with the same numbers, only its action names the pod's cluster. Protobuf
 //! allows it: the encodings of a message's fields, one after the other, are the encoding of the message.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use envoy_types::pb::{
     envoy::{
@@ -31,13 +31,13 @@ use ::limiter::{
 };
 
 use crate::{
-    intent::{self, LimitValue, Priority, ServiceIntent},
+    intent::{self, LimitShape, LimitValue, Priority},
     xds::{
         names,
         resources::{
-            limiter,
+            limiter::Charge,
             reply::{self, LimitFilter},
-            slots::SlotKind,
+            slots::{self, Placed, SlotKind},
         },
     },
 };
@@ -50,102 +50,123 @@ const ROUTES: u32 = 3;
 pub(super) struct Shared(Vec<(Priority, Vec<u8>)>);
 
 impl Shared {
-    pub(super) fn new(intent: &ServiceIntent, values: &[Option<LimitValue>]) -> Self {
-        let encoded = intent.routes.iter().map(|route| {
+    pub(super) fn new<'a>(
+        limits: &[LimitShape],
+        routes: impl Iterator<Item = &'a intent::Route>,
+        values: &[Option<LimitValue>],
+    ) -> Self {
+        let encoded = routes.map(|route| {
             let shared = Route {
                 name: route.name.clone(),
                 r#match: Some(route_match(&route.matches)),
-                metadata: metadata(intent, route, values),
+                metadata: metadata(limits, route, values),
                 ..Route::default()
             };
             (route.priority, shared.encode_to_vec())
         });
         Self(encoded.collect())
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|(_, route)| route.as_slice())
+    }
 }
 
 /// The encoded route configuration `name`, whose routes all lead to the cluster of the same name.
 pub(super) fn build(name: &str, shared: &Shared) -> Vec<u8> {
-    let action = |priority: RoutingPriority| {
-        let action = Route {
-            action: Some(route::Action::Route(RouteAction {
-                cluster_specifier: Some(ClusterSpecifier::Cluster(name.into())),
-                // The client and the application decide how long a request may take; Envoy's default is 15 s.
-                timeout: Some(Duration::default()),
-                priority: priority.into(),
-                ..RouteAction::default()
-            })),
-            ..Route::default()
-        };
-        action.encode_to_vec()
-    };
-    let (default, high) = (action(RoutingPriority::Default), action(RoutingPriority::High));
+    let action = |priority| action(route::Action::Route(to(ClusterSpecifier::Cluster(name.into()), priority)));
+    let (default, high) = (action(Priority::Default), action(Priority::High));
     let host = VirtualHost { name: names::VIRTUAL_HOST.into(), domains: vec!["*".into()], ..VirtualHost::default() };
+    let routes = shared.0.iter().map(|(priority, route)| match priority {
+        Priority::Default => (route.as_slice(), default.as_slice()),
+        Priority::High => (route.as_slice(), high.as_slice()),
+    });
+    let host = virtual_host(host, routes);
+    configuration(RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }, [host])
+}
+
+/// The part of an encoded route that [`Shared`] leaves out.
+pub(super) fn action(action: route::Action) -> Vec<u8> {
+    Route { action: Some(action), ..Route::default() }.encode_to_vec()
+}
+
+pub(super) fn to(cluster: ClusterSpecifier, priority: Priority) -> RouteAction {
+    let priority = match priority {
+        Priority::Default => RoutingPriority::Default,
+        Priority::High => RoutingPriority::High,
+    };
+    RouteAction {
+        cluster_specifier: Some(cluster),
+        // The client and the application decide how long a request may take; Envoy's default is 15 s.
+        timeout: Some(Duration::default()),
+        priority: priority.into(),
+        ..RouteAction::default()
+    }
+}
+
+/// `host`, encoded with these routes, each in two parts.
+pub(super) fn virtual_host<'a>(host: VirtualHost, routes: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<u8> {
     let mut host = host.encode_to_vec();
-    for (priority, route) in &shared.0 {
-        let action = match priority {
-            Priority::Default => &default,
-            Priority::High => &high,
-        };
+    for (shared, action) in routes {
         encode_key(ROUTES, WireType::LengthDelimited, &mut host);
-        encode_varint((route.len() + action.len()) as u64, &mut host);
-        host.extend_from_slice(route);
+        encode_varint((shared.len() + action.len()) as u64, &mut host);
+        host.extend_from_slice(shared);
         host.extend_from_slice(action);
     }
-    let mut configuration = RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }.encode_to_vec();
-    encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
-    encode_varint(host.len() as u64, &mut configuration);
-    configuration.extend_from_slice(&host);
+    host
+}
+
+/// `configuration`, encoded with these virtual hosts.
+pub(super) fn configuration(configuration: RouteConfiguration, hosts: impl IntoIterator<Item = Vec<u8>>) -> Vec<u8> {
+    let mut configuration = configuration.encode_to_vec();
+    for host in hosts {
+        encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut configuration);
+        encode_varint(host.len() as u64, &mut configuration);
+        configuration.extend_from_slice(&host);
+    }
     configuration
 }
 
-/// Puts the limits in force into slots, the strictest of each kind first, and names the classes. `None`: neither.
-fn metadata(intent: &ServiceIntent, route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
-    let mut positions = route.limits.clone();
-    positions.sort_unstable();
-    positions.dedup();
-    let mut by_kind: BTreeMap<SlotKind, Vec<(&str, LimitValue)>> = BTreeMap::new();
-    for position in positions {
-        let (Some(limit), Some(Some(value))) = (intent.limits.get(position), values.get(position)) else { continue };
-        by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
-    }
-    if by_kind.is_empty() && route.classes.is_empty() {
+/// What the route's limits in force are charged, and the names of its classes. `None`: neither.
+fn metadata(limits: &[LimitShape], route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
+    let placed = slots::placed(limits, route, values);
+    if placed.is_empty() && route.classes.is_empty() {
         return None;
     }
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let mut fields = Struct::default().fields;
-    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
-    for (kind, mut limits) in by_kind {
-        limits.sort_by(|(name_a, a), (name_b, b)| {
-            let rates = match (limiter::is_slower(&a.rate, &b.rate), limiter::is_slower(&b.rate, &a.rate)) {
-                (true, _) => Ordering::Less,
-                (_, true) => Ordering::Greater,
-                _ => Ordering::Equal,
-            };
-            rates.then_with(|| name_a.cmp(name_b))
-        });
-        if let (Some((_, value)), Some(filter)) = (limits.first(), LimitFilter::of(&kind)) {
-            let rate = strictest.entry(filter).or_insert(value.rate);
-            *rate = rate.min(value.rate);
-        }
-        for (index, (bucket, value)) in limits.into_iter().enumerate() {
-            let suffix = kind.suffix(index);
-            let charge = limiter::charge(&value);
-            fields.insert(format!("class{suffix}"), text(charge.class));
-            fields.insert(format!("bucket{suffix}"), text(bucket));
-            let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
-            fields.insert(format!("cost{suffix}"), cost);
-        }
+    for Placed { kind, index, bucket, charge, .. } in &placed {
+        fields.extend(charged(&kind.suffix(*index), bucket, *charge));
     }
     if !route.classes.is_empty() {
-        fields.insert(names::CLASSES_KEY.into(), text(&route.classes.join(",")));
+        let classes = Value { kind: Some(Kind::StringValue(route.classes.join(","))) };
+        fields.insert(names::CLASSES_KEY.into(), classes);
     }
-    for (filter, rate) in strictest {
-        fields.extend(reply::metadata(filter, &rate));
-    }
+    fields.extend(told(placed.iter().map(|placed| (&placed.kind, placed.rate))));
     let mut metadata = Metadata::default();
     metadata.filter_metadata.insert(names::METADATA.into(), Struct { fields });
     Some(metadata)
+}
+
+/// What a refused request is told: of the strictest limit of each filter.
+pub(super) fn told<'a>(limits: impl Iterator<Item = (&'a SlotKind, Rate)>) -> Vec<(String, Value)> {
+    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
+    for (kind, rate) in limits {
+        let Some(filter) = LimitFilter::of(kind) else { continue };
+        let least = strictest.entry(filter).or_insert(rate);
+        *least = rate.min(*least);
+    }
+    strictest.into_iter().flat_map(|(filter, rate)| reply::metadata(filter, &rate)).collect()
+}
+
+/// What a slot reads.
+pub(super) fn charged(suffix: &str, bucket: &str, charge: Charge) -> [(String, Value); 3] {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+    let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
+    [
+        (format!("class{suffix}"), text(charge.class)),
+        (format!("bucket{suffix}"), text(bucket)),
+        (format!("cost{suffix}"), cost),
+    ]
 }
 
 /// All of `matches` must match.
@@ -192,7 +213,7 @@ fn path_specifier(path: &PathMatch) -> PathSpecifier {
 }
 
 /// A regex over the `:path` header. `None`: every path.
-fn path_regex(path: &PathMatch) -> Option<String> {
+pub(super) fn path_regex(path: &PathMatch) -> Option<String> {
     const QUERY: &str = r"(\?.*)?";
     match path {
         PathMatch::Exact(path) => Some(format!("{}{QUERY}", escape(path))),

@@ -11,7 +11,7 @@ use envoy_types::pb::{
 use serde::Serialize;
 
 use crate::{
-    intent::{Bounds, Inbound, PodIntent, Priority, Protocol},
+    intent::{Bounds, DestinationKey, Inbound, PodIntent, Priority, Protocol},
     xds::{
         NodeKey, names,
         resources::{GENERATOR, version},
@@ -25,6 +25,9 @@ pub(super) struct Layer<'a> {
     /// Ports that are bounded. Empty: the clusters' own value, which is no bound.
     ports: Vec<&'a Inbound>,
     bounds: Bounds,
+    /// Bounds of requests to other services.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    outbound: &'a [(DestinationKey, Bounds)],
 }
 
 impl<'a> Layer<'a> {
@@ -32,7 +35,8 @@ impl<'a> Layer<'a> {
         let bounds = if pod.paused { Bounds::default() } else { pod.bounds };
         // Envoy bounds connections of bytes by other means.
         let ports = pod.inbound.iter().filter(|port| bounds != Bounds::default() && port.protocol != Protocol::Tcp);
-        Self { paused: pod.paused, ports: ports.collect(), bounds }
+        let outbound = if pod.paused { &[] } else { pod.outbound_bounds.as_slice() };
+        Self { paused: pod.paused, ports: ports.collect(), bounds, outbound }
     }
 
     pub(super) fn version(&self) -> Arc<str> {
@@ -42,9 +46,10 @@ impl<'a> Layer<'a> {
     pub(super) fn build(&self, node: &NodeKey, name: &str) -> Runtime {
         let enforced = if self.paused { 0 } else { 100 };
         let mut fields = HashMap::from([(names::ENFORCED_RUNTIME_KEY.to_owned(), number(enforced))]);
-        for port in &self.ports {
-            let cluster = names::inbound(node, port);
-            let bounds = [(Priority::Default, self.bounds.default), (Priority::High, self.bounds.high)];
+        let inbound = self.ports.iter().map(|port| (names::inbound(node, port), self.bounds));
+        let outbound = self.outbound.iter().map(|(key, bounds)| (names::destination(node, key), *bounds));
+        for (cluster, bounds) in inbound.chain(outbound) {
+            let bounds = [(Priority::Default, bounds.default), (Priority::High, bounds.high)];
             fields.extend(bounds.into_iter().filter_map(|(priority, bound)| {
                 Some((names::max_requests_runtime_key(&cluster, priority), number(bound?)))
             }));

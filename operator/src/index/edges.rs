@@ -1,0 +1,381 @@
+//! Who calls whom: what each service looks like from outside, and which other services are touched when that changes.
+//!
+//! A change touches the services it names. If one of them then looks different to its callers (its ready endpoints, the
+//! policies that callers and gateways enforce for it, its own pods that call), the services whose proxies care are touched
+//! too, and no other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use limiter::{
+    policy::{EnforceAt, Policy},
+    problem::{Problem, Reason},
+};
+
+use super::{
+    Dirty, Index, ObjectKey, ObjectKind,
+    gateway::{GatewayModel, RouteModel},
+    model::{EndpointSliceModel, ServiceModel},
+};
+use crate::intent::{Destination, DestinationKey, ServiceKey};
+
+/// Namespace and name of an HTTPRoute; the same form as a Service's.
+pub type RouteKey = ServiceKey;
+
+/// A pod whose proxy enforces limits of a service that is not (only) its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Enforcer {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Services that it is an endpoint of. Its proxy says that it belongs to one of them.
+    pub services: BTreeSet<ServiceKey>,
+    /// Takes requests itself, for any of those services; only then it gets a share of a total.
+    pub ready: bool,
+}
+
+/// What other services need to know of one.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Face {
+    /// Its TCP ports, in order.
+    destinations: Vec<Arc<Destination>>,
+    /// Policies that others enforce.
+    policies: Vec<Policy>,
+    /// Its pods that call through their proxy, and whether they are ready.
+    callers: BTreeMap<String, bool>,
+    /// Its pods when it is a Gateway's, and whether they are ready.
+    gateway: BTreeMap<String, bool>,
+}
+
+/// What is known beside the objects themselves. Written by `widen` and when a Gateway or HTTPRoute changes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Edges {
+    faces: BTreeMap<ServiceKey, Face>,
+    /// Services with pods that call, by namespace.
+    callers: BTreeMap<String, BTreeSet<ServiceKey>>,
+    pub(super) gateways: BTreeMap<ServiceKey, GatewayModel>,
+    pub(super) routes: BTreeMap<RouteKey, RouteModel>,
+    /// Where Gateways and HTTPRoutes stand.
+    pub(super) origins: BTreeMap<ObjectKey, String>,
+    /// Routes by the Gateways they name.
+    by_parent: BTreeMap<ServiceKey, BTreeSet<RouteKey>>,
+    /// Routes by the Services they send to.
+    by_backend: BTreeMap<ServiceKey, BTreeSet<RouteKey>>,
+}
+
+impl Index {
+    /// Takes in that a Gateway is new, different or gone; the services that this touches.
+    pub(super) fn set_gateway(&mut self, key: &ServiceKey, model: Option<GatewayModel>) -> BTreeSet<ServiceKey> {
+        let mut touched = self.around_gateway(key);
+        match model {
+            Some(model) => drop(self.edges.gateways.insert(key.clone(), model)),
+            None => drop(self.edges.gateways.remove(key)),
+        }
+        touched.extend(self.around_gateway(key));
+        touched
+    }
+
+    /// Takes in that an HTTPRoute is new, different or gone; the services that this touches.
+    pub(super) fn set_route(&mut self, key: &RouteKey, model: Option<RouteModel>) -> BTreeSet<ServiceKey> {
+        let mut touched = self.around_route(key);
+        if let Some(old) = self.edges.routes.remove(key) {
+            let parents = old.parents.iter().map(|parent| &parent.gateway);
+            parents.for_each(|gateway| forget(&mut self.edges.by_parent, gateway, key));
+            old.services().for_each(|service| forget(&mut self.edges.by_backend, service, key));
+        }
+        if let Some(model) = model {
+            for parent in &model.parents {
+                self.edges.by_parent.entry(parent.gateway.clone()).or_default().insert(key.clone());
+            }
+            for service in model.services() {
+                self.edges.by_backend.entry(service.clone()).or_default().insert(key.clone());
+            }
+            self.edges.routes.insert(key.clone(), model);
+        }
+        touched.extend(self.around_route(key));
+        touched
+    }
+
+    /// The Gateway's own Service, and who shares limits with it.
+    fn around_gateway(&self, key: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let routes = self.edges.by_parent.get(key).into_iter().flatten();
+        routes.flat_map(|route| self.sharing(route)).chain([key.clone()]).collect()
+    }
+
+    /// The Gateways that a route names, and who shares limits with them.
+    fn around_route(&self, key: &RouteKey) -> BTreeSet<ServiceKey> {
+        let parents = self.edges.routes.get(key).into_iter().flat_map(|route| &route.parents);
+        parents.map(|parent| parent.gateway.clone()).chain(self.sharing(key)).collect()
+    }
+
+    /// Services behind a route whose limits gateways enforce, with all those gateways: they share totals.
+    fn sharing(&self, route: &RouteKey) -> BTreeSet<ServiceKey> {
+        let services = self.edges.routes.get(route).into_iter().flat_map(RouteModel::services);
+        let limited = services.filter(|service| self.enforced_elsewhere(service, EnforceAt::Gateway).next().is_some());
+        limited.flat_map(|service| self.gateways_to(service).into_iter().chain([service.clone()])).collect()
+    }
+
+    /// Adds to what a change touched the services that see the difference.
+    pub(super) fn widen(&mut self, mut dirty: Dirty) -> Dirty {
+        let mut more = BTreeSet::new();
+        for key in &dirty.services {
+            let new = self.face(key);
+            let old = self.edges.faces.get(key).cloned().unwrap_or_default();
+            if new == old {
+                continue;
+            }
+            let at = |face: &Face, place| face.policies.iter().filter(|p| p.enforce_at == place).cloned().collect();
+            let policies_differ = |place| -> bool {
+                let (old, new): (Vec<Policy>, Vec<Policy>) = (at(&old, place), at(&new, place));
+                old != new
+            };
+            let destinations_differ = new.destinations != old.destinations;
+            let callers_differ = new.callers != old.callers;
+            let gateway_differs = new.gateway != old.gateway;
+            let (client, gateway) = (policies_differ(EnforceAt::Client), policies_differ(EnforceAt::Gateway));
+            let of_namespace = self.edges.callers.entry(key.namespace.clone()).or_default();
+            if new.callers.is_empty() {
+                of_namespace.remove(key)
+            } else {
+                of_namespace.insert(key.clone())
+            };
+            if new == Face::default() {
+                self.edges.faces.remove(key);
+            } else {
+                self.edges.faces.insert(key.clone(), new);
+            }
+            if destinations_differ {
+                more.extend(self.edges.callers.values().flatten().cloned());
+            }
+            if destinations_differ || gateway {
+                more.extend(self.gateways_to(key));
+            }
+            if client {
+                more.extend(self.edges.callers.get(&key.namespace).into_iter().flatten().cloned());
+            }
+            if callers_differ {
+                let limited = self.limited_at_callers(&key.namespace);
+                if !limited.is_empty() {
+                    more.extend(limited);
+                    more.extend(self.edges.callers.get(&key.namespace).into_iter().flatten().cloned());
+                }
+            }
+            if gateway_differs {
+                more.extend(self.around_gateway(key));
+            }
+        }
+        dirty.services.extend(more);
+        dirty
+    }
+
+    fn face(&self, key: &ServiceKey) -> Face {
+        let Some(model) = self.services.get(key) else { return Face::default() };
+        let slices = self.slices.get(key);
+        let applying = self.applying(key, model).into_iter();
+        let mut face = Face {
+            destinations: destinations(key, model, slices),
+            policies: applying.filter(|policy| policy.enforce_at != EnforceAt::Server).cloned().collect(),
+            ..Face::default()
+        };
+        let is_gateway = self.edges.gateways.contains_key(key);
+        for endpoint in slices.into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.endpoints) {
+            let pod = self.pods.get(&(key.namespace.clone(), endpoint.pod.clone()));
+            let calls = pod.is_some_and(|pod| pod.outbound.is_some());
+            for (wanted, list) in [(calls, &mut face.callers), (is_gateway, &mut face.gateway)] {
+                if wanted {
+                    *list.entry(endpoint.pod.clone()).or_insert(true) &= endpoint.ready;
+                }
+            }
+        }
+        face
+    }
+
+    /// Services of the namespace that have limits for their callers.
+    fn limited_at_callers(&self, namespace: &str) -> Vec<ServiceKey> {
+        let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
+        let faces = self.edges.faces.range(first..).take_while(|(key, _)| key.namespace == namespace);
+        let client = |policy: &Policy| policy.enforce_at == EnforceAt::Client;
+        faces.filter(|(_, face)| face.policies.iter().any(client)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Gateways with a route that leads to the service.
+    fn gateways_to(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let routes = self.edges.by_backend.get(service).into_iter().flatten();
+        let named = routes.filter_map(|key| Some((key, self.edges.routes.get(key)?)));
+        let gateways = named.flat_map(|(key, route)| route.parents.iter().map(move |parent| (key, route, parent)));
+        gateways
+            .filter(|(key, route, parent)| {
+                let listeners = self.edges.gateways.get(&parent.gateway).into_iter().flat_map(|model| &model.listeners);
+                listeners.into_iter().any(|listener| route.attaches(&key.namespace, &parent.gateway, listener))
+            })
+            .map(|(_, _, parent)| parent.gateway.clone())
+            .collect()
+    }
+
+    /// Policies of a service that are enforced at this place, which is not [`EnforceAt::Server`].
+    pub fn enforced_elsewhere(&self, service: &ServiceKey, place: EnforceAt) -> impl Iterator<Item = &Policy> {
+        let policies = self.edges.faces.get(service).into_iter().flat_map(|face| &face.policies);
+        policies.filter(move |policy| policy.enforce_at == place)
+    }
+
+    /// Services whose proxies enforce at this place what is decided about `service`.
+    #[must_use]
+    pub fn enforcing(&self, service: &ServiceKey, place: EnforceAt) -> BTreeSet<ServiceKey> {
+        if self.enforced_elsewhere(service, place).next().is_none() {
+            return BTreeSet::new();
+        }
+        match place {
+            EnforceAt::Server => BTreeSet::new(),
+            EnforceAt::Client => self.edges.callers.get(&service.namespace).cloned().unwrap_or_default(),
+            EnforceAt::Gateway => self.gateways_to(service),
+        }
+    }
+
+    /// Pods whose proxies enforce at this place what is decided about `service`, in the order in which a total is divided.
+    #[must_use]
+    pub fn enforcers(&self, service: &ServiceKey, place: EnforceAt) -> Vec<Enforcer> {
+        let mut pods: BTreeMap<(String, String), (BTreeSet<ServiceKey>, bool)> = BTreeMap::new();
+        for owner in self.enforcing(service, place) {
+            let Some(face) = self.edges.faces.get(&owner) else { continue };
+            let listed = if place == EnforceAt::Client { &face.callers } else { &face.gateway };
+            for (pod, ready) in listed {
+                let entry = pods.entry((owner.namespace.clone(), pod.clone())).or_default();
+                entry.0.insert(owner.clone());
+                entry.1 |= ready;
+            }
+        }
+        let enforcer = |((namespace, pod), (services, ready))| Enforcer { namespace, pod, services, ready };
+        pods.into_iter().map(enforcer).collect()
+    }
+
+    /// Every service that has TCP ports, with them in order.
+    pub fn destinations(&self) -> impl Iterator<Item = (&ServiceKey, &[Arc<Destination>])> {
+        self.edges.faces.iter().map(|(key, face)| (key, face.destinations.as_slice()))
+    }
+
+    /// One port of a service.
+    #[must_use]
+    pub fn destination(&self, key: &DestinationKey) -> Option<&Arc<Destination>> {
+        let face = self.edges.faces.get(&key.service)?;
+        face.destinations.iter().find(|destination| destination.key == *key)
+    }
+
+    /// HTTPRoutes that name the Gateway, in order; whether they attach to a listener is another question.
+    pub fn routes(&self, gateway: &ServiceKey) -> impl Iterator<Item = (&RouteKey, &RouteModel)> {
+        let routes = self.edges.by_parent.get(gateway).into_iter().flatten();
+        routes.filter_map(|key| self.edges.routes.get_key_value(key))
+    }
+
+    /// What a route or a Gateway names and is not there, by the object.
+    #[must_use]
+    pub fn dangling(&self) -> Vec<(ObjectKey, Problem)> {
+        let object = |kind, key: &ServiceKey| {
+            let ServiceKey { namespace, name } = key.clone();
+            ObjectKey { kind, namespace, name }
+        };
+        let problem = |field: String, message: String, help: &str| Problem {
+            field,
+            reason: Reason::Invalid,
+            message,
+            help: Some(help.to_owned()),
+            place: None,
+        };
+        let mut found = Vec::new();
+        for key in self.edges.gateways.keys().filter(|key| !self.services.contains_key(key)) {
+            let message =
+                format!("no proxy can serve it: there is no Service {key}, whose endpoints would be its proxies");
+            found.push((
+                object(ObjectKind::Gateway, key),
+                problem("metadata.name".to_owned(), message, "create that Service"),
+            ));
+        }
+        for (key, route) in &self.edges.routes {
+            for (position, parent) in route.parents.iter().enumerate() {
+                let field = format!("spec.parentRefs[{position}]");
+                let only = RouteModel { parents: vec![parent.clone()], ..route.clone() };
+                let Some(gateway) = self.edges.gateways.get(&parent.gateway) else {
+                    let message = format!("there is no Gateway {}", parent.gateway);
+                    found.push((
+                        object(ObjectKind::HttpRoute, key),
+                        problem(field, message, "create it, or name one that exists"),
+                    ));
+                    continue;
+                };
+                let takes = |listener| only.attaches(&key.namespace, &parent.gateway, listener);
+                if !gateway.listeners.iter().any(takes) {
+                    let message = format!("no listener of the Gateway {} takes this route", parent.gateway);
+                    let help = "name a listener that is there, and allow this namespace in its allowedRoutes";
+                    found.push((object(ObjectKind::HttpRoute, key), problem(field, message, help)));
+                }
+            }
+            for (position, rule) in route.rules.iter().enumerate() {
+                for (backend, (to, _)) in rule.backends.iter().enumerate() {
+                    let message = match self.destination(to) {
+                        None => format!("there is no Service {} with the port {}", to.service, to.port),
+                        Some(destination) if destination.protocol == crate::intent::Protocol::Tcp => {
+                            format!("the port {} of the Service {} does not speak HTTP", to.port, to.service)
+                        }
+                        Some(_) => continue,
+                    };
+                    let field = format!("spec.rules[{position}].backendRefs[{backend}]");
+                    let help = "its part of the requests is answered 503; name one that speaks HTTP";
+                    found.push((object(ObjectKind::HttpRoute, key), problem(field, message, help)));
+                }
+            }
+        }
+        found
+    }
+}
+
+fn forget(by: &mut BTreeMap<ServiceKey, BTreeSet<RouteKey>>, key: &ServiceKey, route: &RouteKey) {
+    if let Some(routes) = by.get_mut(key) {
+        routes.remove(route);
+        if routes.is_empty() {
+            by.remove(key);
+        }
+    }
+}
+
+/// The service's ports with their ready endpoints. A Service without ports has those of its slices.
+fn destinations(
+    key: &ServiceKey,
+    service: &ServiceModel,
+    slices: Option<&BTreeMap<String, EndpointSliceModel>>,
+) -> Vec<Arc<Destination>> {
+    let slices = || slices.into_iter().flat_map(BTreeMap::values);
+    let endpoints = |wanted: &dyn Fn(&super::model::PortModel) -> bool| {
+        let mut found = BTreeSet::new();
+        let mut protocol = None;
+        for slice in slices() {
+            for port in slice.ports.iter().filter(|port| wanted(port)) {
+                protocol = protocol.or(port.protocol);
+                let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
+                found.extend(ready.map(|endpoint| SocketAddr::new(endpoint.address, port.port)));
+            }
+        }
+        (found.into_iter().collect::<Vec<_>>(), protocol)
+    };
+    let mut all = BTreeMap::new();
+    for port in &service.ports {
+        let (endpoints, protocol) = endpoints(&|of_slice| of_slice.name == port.name);
+        let key = DestinationKey { service: key.clone(), port: port.port };
+        let protocol = protocol.unwrap_or(port.protocol);
+        all.entry(port.port).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints }));
+    }
+    if service.ports.is_empty() {
+        for number in slices().flat_map(|slice| &slice.ports).map(|port| port.port) {
+            let (endpoints, protocol) = endpoints(&|of_slice| of_slice.port == number);
+            let key = DestinationKey { service: key.clone(), port: number };
+            let protocol = protocol.unwrap_or(crate::intent::Protocol::Http);
+            all.entry(number).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints }));
+        }
+    }
+    all.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use super::*;
+use crate::{index::Change, watch::decode};
+
+fn apply(index: &mut Index, text: &str) -> Vec<String> {
+    let file = decode::decode(text.as_bytes()).expect("readable");
+    assert_eq!(file.problems, [], "{text}");
+    let mut touched = BTreeSet::new();
+    for decoded in file.objects {
+        let change = Change::Apply { key: decoded.key, origin: "a.yaml".to_owned(), object: decoded.object };
+        touched.extend(index.apply(change).services);
+    }
+    touched.iter().map(ToString::to_string).collect()
+}
+
+fn delete(index: &mut Index, text: &str) -> Vec<String> {
+    let key = decode::decode(text.as_bytes()).expect("readable").objects.remove(0).key;
+    index.apply(Change::Delete(key)).services.iter().map(ToString::to_string).collect()
+}
+
+/// A Service with one pod; `calls` says whether it calls through its proxy.
+fn service(namespace: &str, name: &str, calls: bool) -> String {
+    let outbound = if calls { "outbound.weir.dev/listen: '127.0.0.1:15001'" } else { "" };
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{ports: [{{port: 80}}]}}\n---\n{}---
+apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}-0, namespace: {namespace}, annotations: {{{outbound}}}}}\n",
+        slice(namespace, name, true)
+    )
+}
+
+fn slice(namespace: &str, name: &str, ready: bool) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice
+metadata: {{name: {name}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4\nports: [{{port: 8080}}]
+endpoints: [{{addresses: [127.0.1.1], conditions: {{ready: {ready}}}, targetRef: {{kind: Pod, name: {name}-0}}}}]\n"
+    )
+}
+
+fn policy(namespace: &str, target: &str, place: &str, limit: u32) -> String {
+    format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {{name: {target}, namespace: {namespace}}}
+spec: {{targetRefs: [{{kind: Service, name: {target}}}], enforceAt: {place},
+  rules: [{{name: all, limit: {limit} requests per second across all pods}}]}}\n"
+    )
+}
+
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: a}
+spec: {listeners: [{name: http, port: 80, protocol: HTTP}]}\n";
+
+fn route(name: &str, to: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: a}}
+spec: {{parentRefs: [{{name: edge}}], hostnames: [{name}.example.com], rules: [{{backendRefs: [{{name: {to}, port: 80}}]}}]}}\n"
+    )
+}
+
+/// Namespace `a`: two services that call and two that do not. Namespace `b`: one that calls.
+fn mesh() -> Index {
+    let mut index = Index::default();
+    for (namespace, name, calls) in
+        [("a", "page", true), ("a", "job", true), ("a", "cart", false), ("a", "blog", false), ("b", "far", true)]
+    {
+        apply(&mut index, &service(namespace, name, calls));
+    }
+    index
+}
+
+#[test]
+fn endpoints_touch_whoever_may_call_them_and_nothing_else() {
+    let mut index = mesh();
+    assert_eq!(apply(&mut index, &slice("a", "cart", false)), ["a/cart", "a/job", "a/page", "b/far"]);
+    assert_eq!(apply(&mut index, &slice("a", "cart", false)), [""; 0], "the same again");
+    // A pod's annotation for scraping changes nothing that a caller sees.
+    let pod =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: cart-0, namespace: a, annotations: {prometheus.io/port: '1'}}\n";
+    assert_eq!(apply(&mut index, pod), ["a/cart"]);
+}
+
+#[test]
+fn a_limit_at_callers_touches_those_of_its_namespace() {
+    let mut index = mesh();
+    assert_eq!(apply(&mut index, &policy("a", "cart", "Server", 10)), ["a/cart"]);
+    assert_eq!(apply(&mut index, &policy("a", "cart", "Client", 10)), ["a/cart", "a/job", "a/page"]);
+    assert_eq!(apply(&mut index, &policy("a", "cart", "Client", 20)), ["a/cart", "a/job", "a/page"]);
+    let cart = ServiceKey { namespace: "a".to_owned(), name: "cart".to_owned() };
+    let callers = |index: &Index| -> Vec<(String, bool)> {
+        let enforcers = index.enforcers(&cart, EnforceAt::Client).into_iter();
+        enforcers.map(|enforcer| (enforcer.pod, enforcer.ready)).collect()
+    };
+    assert_eq!(callers(&index), [("job-0".to_owned(), true), ("page-0".to_owned(), true)]);
+    // A caller that goes leaves its share to the others, and the target's report says so.
+    let touched = apply(&mut index, &slice("a", "job", false));
+    assert_eq!(touched, ["a/cart", "a/job", "a/page", "b/far"]);
+    assert_eq!(callers(&index), [("job-0".to_owned(), false), ("page-0".to_owned(), true)]);
+    assert_eq!(delete(&mut index, &policy("a", "cart", "Client", 20)), ["a/cart", "a/job", "a/page"]);
+    assert_eq!(callers(&index), []);
+}
+
+#[test]
+fn a_pod_of_two_services_calls_once() {
+    let mut index = mesh();
+    let second = slice("a", "page", true).replace("page-1", "front-1").replace("name: page}", "name: front}");
+    apply(&mut index, &policy("a", "cart", "Client", 10));
+    apply(
+        &mut index,
+        &format!("apiVersion: v1\nkind: Service\nmetadata: {{name: front, namespace: a}}\n---\n{second}"),
+    );
+    let cart = ServiceKey { namespace: "a".to_owned(), name: "cart".to_owned() };
+    let enforcers = index.enforcers(&cart, EnforceAt::Client);
+    assert_eq!(enforcers.iter().map(|enforcer| enforcer.pod.as_str()).collect::<Vec<_>>(), ["job-0", "page-0"]);
+    assert_eq!(enforcers[1].services.len(), 2);
+}
+
+#[test]
+fn a_limit_at_gateways_touches_those_that_lead_there() {
+    let mut index = mesh();
+    apply(&mut index, &service("a", "edge", false));
+    assert_eq!(apply(&mut index, GATEWAY), ["a/edge"]);
+    assert_eq!(apply(&mut index, &policy("a", "cart", "Gateway", 10)), ["a/cart"], "no route leads there yet");
+    assert_eq!(apply(&mut index, &route("cart", "cart")), ["a/cart", "a/edge"]);
+    assert_eq!(apply(&mut index, &policy("a", "cart", "Gateway", 20)), ["a/cart", "a/edge"]);
+    assert_eq!(apply(&mut index, &route("blog", "blog")), ["a/edge"], "nothing is shared on the way there");
+    assert_eq!(apply(&mut index, &slice("a", "blog", false)), ["a/blog", "a/edge", "a/job", "a/page", "b/far"]);
+    // The Gateway's pods share the total.
+    assert!(apply(&mut index, &slice("a", "edge", false)).contains(&"a/cart".to_owned()));
+    assert_eq!(delete(&mut index, &route("cart", "cart")), ["a/cart", "a/edge"]);
+    assert_eq!(delete(&mut index, GATEWAY), ["a/edge"]);
+}
+
+#[test]
+fn what_a_route_names_and_is_not_there_is_said() {
+    let mut index = mesh();
+    apply(&mut index, &route("cart", "nowhere"));
+    let said = |index: &Index| -> Vec<String> {
+        index.other_problems().into_values().flatten().map(|problem| problem.to_string()).collect()
+    };
+    let problems = said(&index);
+    assert!(problems[0].starts_with("spec.parentRefs[0]: there is no Gateway a/edge"), "{problems:?}");
+    assert!(problems[1].contains("there is no Service a/nowhere with the port 80"), "{problems:?}");
+    apply(&mut index, GATEWAY);
+    assert!(said(&index)[0].contains("there is no Service a/edge"), "{:?}", said(&index));
+    apply(&mut index, &service("a", "edge", false));
+    apply(&mut index, &route("cart", "cart"));
+    assert_eq!(said(&index), [""; 0]);
+}

@@ -1,0 +1,257 @@
+//! What the proxies of a service do on the way out: as callers of other services, or as a gateway in front of them.
+//!
+//! Every listener routes by host. The limits of a service that are enforced here come as shapes and numbers of its own
+//! decisions; a total is divided among all pods that enforce it, wherever they are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use limiter::policy::{EnforceAt, RequestMatch};
+
+use super::{Decisions, Report, RuleKey, Trouble, build_routes, gateway, limited::Limited, routes::Regions};
+use crate::{
+    index::{Enforcer, Index, ServiceView},
+    intent::{
+        Bounds, Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, Protocol, ServiceIntent,
+        ServiceKey,
+    },
+};
+
+/// Gives the pods of `intent`, which is that of `view`, their listeners for requests to other services. `decided` tells what is
+/// decided about a service. Returns reports about rules of those services that could not be carried out here.
+#[must_use]
+pub fn outbound<'a>(
+    view: &ServiceView<'_>,
+    index: &'a Index,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+    intent: &mut ServiceIntent,
+) -> Vec<Report> {
+    let mut listeners = Vec::new();
+    let mut troubles = Troubles::default();
+    if view.endpoints.values().any(|endpoint| endpoint.outbound.is_some()) {
+        let hosts = calls(&view.key.namespace, index, decided, &mut troubles);
+        listeners.push((EnforceAt::Client, 0, hosts));
+    }
+    for (port, hosts) in gateway::listeners(view, index, decided, &mut troubles) {
+        listeners.push((EnforceAt::Gateway, port, hosts));
+    }
+    for (place, port, hosts) in listeners {
+        let used: BTreeSet<&DestinationKey> = hosts.iter().flat_map(Plan::destinations).collect();
+        let bounds: BTreeMap<&DestinationKey, Bounds> = hosts.iter().flat_map(Plan::bounds).collect();
+        for (pod, endpoint) in &view.endpoints {
+            let listener = match place {
+                EnforceAt::Client => endpoint.outbound,
+                _ => Some((endpoint.address, port).into()),
+            };
+            let (Some(listener), Some(pod_intent)) = (listener, intent.pods.get_mut(*pod)) else { continue };
+            let hosts = hosts.iter().map(|plan| plan.of_pod(&view.key.namespace, pod)).collect();
+            pod_intent.outbound.push(Outbound { place, listener, hosts });
+            let known = used.iter().map(|key| index.destination(key).cloned().unwrap_or_else(|| nowhere(key)));
+            pod_intent.destinations.extend(known);
+            pod_intent.destinations.sort_by(|one, other| one.key.cmp(&other.key));
+            pod_intent.destinations.dedup_by(|one, other| one.key == other.key);
+            // A destination's bound is the same wherever it is reached from.
+            let bounds = bounds.iter().map(|(key, bounds)| (DestinationKey::clone(key), *bounds));
+            pod_intent.outbound_bounds.extend(bounds);
+            pod_intent.outbound_bounds.sort_by(|(one, _), (other, _)| one.cmp(other));
+            pod_intent.outbound_bounds.dedup_by(|(one, _), (other, _)| one == other);
+        }
+    }
+    troubles.0.into_values().collect()
+}
+
+/// A cluster that is named and unknown: its requests are answered 503, and the status says which route names it.
+fn nowhere(key: &DestinationKey) -> Arc<Destination> {
+    Arc::new(Destination { key: key.clone(), protocol: Protocol::Http, endpoints: Vec::new() })
+}
+
+/// Rules that could not be carried out here.
+#[derive(Default)]
+pub(super) struct Troubles(BTreeMap<RuleKey, Report>);
+
+impl Troubles {
+    fn too_many(&mut self, key: &RuleKey) {
+        let report =
+            Report { key: key.clone(), shares: Vec::new(), bound: None, trouble: Some(Trouble::TooManyRoutes) };
+        self.0.insert(key.clone(), report);
+    }
+}
+
+/// A host with what its numbers are for every pod.
+pub(super) struct Plan {
+    /// Without numbers.
+    host: Arc<Host>,
+    /// By position in the host's limits.
+    numbers: Vec<Numbers>,
+    /// Most requests in flight to each service, where a limit that steers itself comes with a bound.
+    bounds: BTreeMap<ServiceKey, Bounds>,
+}
+
+impl Plan {
+    pub(super) fn new(name: String, domains: Vec<String>, rules: &[Charged<'_>], routes: Vec<Forward>) -> Self {
+        let limits: Vec<LimitShape> = rules.iter().flat_map(|rule| rule.shapes.clone()).collect();
+        let numbers: Vec<Numbers> = rules.iter().flat_map(|rule| rule.numbers.clone()).collect();
+        let values = vec![None; limits.len()];
+        let mut bounds: BTreeMap<ServiceKey, Bounds> = BTreeMap::new();
+        for (rule, (all, below)) in rules.iter().filter_map(|rule| Some((rule, rule.bounds?))) {
+            bounds.entry(rule.service().clone()).or_default().tighten(all, below);
+        }
+        Self { host: Arc::new(Host { name, domains, limits, routes, values }), numbers, bounds }
+    }
+
+    fn destinations(&self) -> impl Iterator<Item = &DestinationKey> {
+        self.host.routes.iter().flat_map(|forward| &forward.to).map(|(destination, _)| destination)
+    }
+
+    fn bounds(&self) -> impl Iterator<Item = (&DestinationKey, Bounds)> {
+        self.destinations().filter_map(|key| Some((key, *self.bounds.get(&key.service)?)))
+    }
+
+    fn of_pod(&self, namespace: &str, pod: &str) -> Arc<Host> {
+        if self.numbers.is_empty() {
+            return Arc::clone(&self.host);
+        }
+        let values = self.numbers.iter().map(|numbers| numbers.of_pod(namespace, pod)).collect();
+        Arc::new(Host { values, ..Host::clone(&self.host) })
+    }
+}
+
+/// A limit's numbers, and which pod has which.
+#[derive(Clone)]
+struct Numbers {
+    values: Vec<LimitValue>,
+    enforcers: Arc<[Enforcer]>,
+}
+
+impl Numbers {
+    /// As at a server: a pod that is not ready has the smallest share.
+    fn of_pod(&self, namespace: &str, pod: &str) -> Option<LimitValue> {
+        let mut ready = self.enforcers.iter().filter(|enforcer| enforcer.ready);
+        let place = ready.position(|enforcer| enforcer.namespace == namespace && enforcer.pod == pod);
+        place.and_then(|place| self.values.get(place)).or(self.values.last()).copied()
+    }
+}
+
+/// A rule of another service that is enforced here.
+pub(super) struct Charged<'a> {
+    limited: Limited<'a>,
+    /// Its own limit's, then those of its classes.
+    shapes: Vec<LimitShape>,
+    /// By shape.
+    numbers: Vec<Numbers>,
+    /// Most requests in flight at each pod: of all, and of those below the first class.
+    bounds: Option<(u32, u32)>,
+}
+
+impl Charged<'_> {
+    /// The service whose requests it limits.
+    pub(super) fn service(&self) -> &ServiceKey {
+        &self.limited.key.service
+    }
+}
+
+/// The rules of `service` that are enforced at `place`.
+pub(super) fn charged<'a>(
+    service: &ServiceKey,
+    place: EnforceAt,
+    index: &'a Index,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+) -> Vec<Charged<'a>> {
+    let mut enforcers: Option<Arc<[Enforcer]>> = None;
+    let mut found = Vec::new();
+    for policy in index.enforced_elsewhere(service, place) {
+        for rule in &policy.rules {
+            let enforcers = enforcers.get_or_insert_with(|| index.enforcers(service, place).into());
+            let key = RuleKey { service: service.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
+            let decision = decided(service).and_then(|decisions| decisions.get(&key));
+            let limited = Limited::new(key, policy, rule);
+            let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
+            let mut values =
+                decision.and_then(|decision| limited.values(decision, ready)).unwrap_or_default().into_iter();
+            let mut shapes: Vec<LimitShape> = limited.shapes().collect();
+            // One listener counts for several services.
+            shapes.iter_mut().for_each(|shape| shape.bucket = format!("{}/{}", shape.bucket, service.name));
+            let numbers = shapes.iter().map(|_| {
+                let values = values.next().unwrap_or_default();
+                Numbers { values, enforcers: Arc::clone(enforcers) }
+            });
+            let numbers = numbers.collect();
+            let bounds = decision.and_then(|decision| limited.bounds(decision, ready));
+            found.push(Charged { limited, shapes, numbers, bounds });
+        }
+    }
+    found
+}
+
+/// Routes for the requests that all of `within` fit, charged by those of `rules` that `applies` chooses.
+pub(super) fn forwards(
+    within: Vec<RequestMatch>,
+    rules: &[Charged<'_>],
+    applies: impl Fn(&Charged<'_>) -> bool,
+    to: &[(DestinationKey, u32)],
+    troubles: &mut Troubles,
+) -> Vec<Forward> {
+    let mut numbered = Vec::new();
+    let mut limits = 0;
+    for rule in rules {
+        if applies(rule) {
+            numbered.push((&rule.limited, limits));
+        }
+        limits += rule.shapes.len();
+    }
+    let (routes, left_out) = build_routes(Regions::within(within), &numbered, limits);
+    left_out.into_iter().for_each(|number| troubles.too_many(&numbered[number].0.key));
+    routes.into_iter().map(|route| Forward { route, to: to.to_vec() }).collect()
+}
+
+/// Hosts for every service that speaks HTTP, as an application of `namespace` may name it.
+fn calls<'a>(
+    namespace: &str,
+    index: &'a Index,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+    troubles: &mut Troubles,
+) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    // Envoy refuses a domain that two hosts have. The nearer name wins: the caller's own namespace comes first.
+    let mut taken = BTreeSet::new();
+    let (near, far): (Vec<_>, Vec<_>) = index.destinations().partition(|(service, _)| service.namespace == namespace);
+    for (service, ports) in near.into_iter().chain(far) {
+        let near = service.namespace == namespace;
+        let rules = if near { charged(service, EnforceAt::Client, index, decided) } else { Vec::new() };
+        for destination in ports.iter().filter(|destination| destination.protocol != Protocol::Tcp) {
+            let port = destination.key.port;
+            // A host without a port means 80, as everywhere in HTTP; with a single port there is no doubt either.
+            let without_port = ports.len() == 1 || port == 80;
+            let mut domains = Vec::new();
+            for name in names(service, near) {
+                let full = format!("{name}:{port}");
+                domains.extend(without_port.then_some(name));
+                domains.push(full);
+            }
+            domains.retain(|domain| taken.insert(domain.clone()));
+            let to = [(destination.key.clone(), 1)];
+            let routes = forwards(Vec::new(), &rules, |_| true, &to, troubles);
+            plans.push(Plan::new(destination.key.to_string(), domains, &rules, routes));
+        }
+    }
+    plans.retain(|plan| !plan.host.domains.is_empty());
+    plans
+}
+
+/// The names by which cluster DNS knows a Service, shortest first.
+fn names(service: &ServiceKey, near: bool) -> Vec<String> {
+    let ServiceKey { namespace, name } = service;
+    let mut names = Vec::new();
+    if near {
+        names.push(name.clone());
+    }
+    names.push(format!("{name}.{namespace}"));
+    names.push(format!("{name}.{namespace}.svc"));
+    names.push(format!("{name}.{namespace}.svc.cluster.local"));
+    names
+}
+
+#[cfg(test)]
+mod tests;

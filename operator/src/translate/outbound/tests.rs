@@ -1,0 +1,158 @@
+use jiff::Timestamp;
+use limiter::metric::Observations;
+
+use super::*;
+use crate::{
+    index::Change,
+    translate::{decide, translate},
+    watch::decode,
+};
+
+/// `page` calls `reviews` and the bytes of `db`; its third pod is not ready.
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: a}
+spec: {ports: [{name: http, port: 80}, {name: http-admin, port: 9090}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: reviews.a, namespace: a}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: b}
+spec: {ports: [{name: tcp, port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: page, namespace: a}
+spec: {ports: [{name: http, port: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: page-1, namespace: a, labels: {kubernetes.io/service-name: page}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [127.0.1.1], targetRef: {kind: Pod, name: page-0}}
+- {addresses: [127.0.1.2], targetRef: {kind: Pod, name: page-1}}
+- {addresses: [127.0.1.3], targetRef: {kind: Pod, name: page-2}, conditions: {ready: false}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: page-0, namespace: a, annotations: {outbound.weir.dev/listen: '127.0.1.1:15001'}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: page-1, namespace: a, annotations: {outbound.weir.dev/listen: '127.0.1.2:15001'}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: page-2, namespace: a, annotations: {outbound.weir.dev/listen: '127.0.1.3:15001'}}
+";
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey { namespace: "a".to_owned(), name: name.to_owned() }
+}
+
+fn index(rules: &str) -> Index {
+    let policy = format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {{name: p, namespace: a}}
+spec:\n  targetRefs: [{{kind: Service, name: reviews}}]\n  enforceAt: Client\n  rules:\n{rules}"
+    );
+    let mut index = Index::default();
+    for text in [MANIFESTS, &policy] {
+        for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
+            index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+        }
+    }
+    let (_, entry) = index.policies().next().expect("one policy");
+    assert_eq!(entry.problems, []);
+    index
+}
+
+/// The callers' intent, after a change of what is decided about `reviews`.
+fn callers(index: &Index, change: impl FnOnce(&mut Decisions)) -> (ServiceIntent, Vec<Report>) {
+    let target = key("reviews");
+    let view = index.service(&target).expect("it exists");
+    let observe = |_: &_| Observations { pods: 1, ..Observations::default() };
+    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    change(&mut rules.decisions);
+    let caller = key("page");
+    let view = index.service(&caller).expect("it exists");
+    let (mut intent, _) = translate(&view, &Decisions::new());
+    let decided = |service: &ServiceKey| (*service == target).then_some(&rules.decisions);
+    let reports = outbound(&view, index, &decided, &mut intent);
+    (intent, reports)
+}
+
+fn milli_requests(intent: &ServiceIntent, pod: &str, host: &str) -> Option<u64> {
+    let hosts = &intent.pods[pod].outbound[0].hosts;
+    let host = hosts.iter().find(|one| one.name == host).expect("it is routed to");
+    host.values[0].map(|value| value.rate.milli_requests)
+}
+
+#[test]
+fn a_total_is_divided_among_the_ready_callers() {
+    let (intent, reports) =
+        callers(&index("  - {name: all, limit: 101 requests per second across all pods}\n"), |_| {});
+    assert_eq!(reports, []);
+    for (pod, share) in [("page-0", 50_500), ("page-1", 50_500), ("page-2", 50_500)] {
+        assert_eq!(milli_requests(&intent, pod, "a/reviews/80"), Some(share), "{pod}");
+        assert_eq!(milli_requests(&intent, pod, "a/reviews/9090"), Some(share), "{pod}: the same bucket");
+    }
+    assert_eq!((intent.limits.len(), intent.pods["page-0"].values.len()), (0, 0), "nothing of it is inbound");
+}
+
+#[test]
+fn every_domain_leads_to_one_host_and_bytes_to_none() {
+    let (intent, _) = callers(&index("  - {name: all, limit: 1 request per second per pod}\n"), |_| {});
+    let hosts = &intent.pods["page-0"].outbound[0].hosts;
+    let mut domains: Vec<&String> = hosts.iter().flat_map(|host| &host.domains).collect();
+    let all = domains.len();
+    domains.sort();
+    domains.dedup();
+    assert_eq!(domains.len(), all);
+    let of = |domain: &str| hosts.iter().find(|host| host.domains.iter().any(|one| one == domain)).map(|h| &*h.name);
+    assert_eq!(of("reviews"), Some("a/reviews/80"), "80 of several");
+    assert_eq!(of("reviews:9090"), Some("a/reviews/9090"));
+    assert_eq!(of("page"), Some("a/page/8080"), "the only one");
+    assert_eq!(
+        [of("reviews.a"), of("reviews.a.a")],
+        [Some("a/reviews/80"), Some("a/reviews.a/80")],
+        "the shorter name"
+    );
+    assert_eq!([of("db.b"), of("db.b:5432")], [None, None]);
+}
+
+#[test]
+fn a_bound_goes_along_with_the_limit_to_every_port_of_the_target() {
+    let index = index(
+        "  - {name: cool, adapt: 'keep cpu below 70%, between 20 and 500 requests per second across all pods'}\n",
+    );
+    let (intent, _) = callers(&index, |decisions| {
+        for decision in decisions.values_mut() {
+            decision.bound = Some(9);
+        }
+    });
+    let bounds: Vec<_> = intent.pods["page-0"].outbound_bounds.iter().map(|(to, bounds)| (to.port, *bounds)).collect();
+    let half = Bounds { default: Some(5), high: Some(5) };
+    assert_eq!(bounds, [(80, half), (9090, half)], "9 for two callers, rounded up");
+    assert_eq!(intent.pods["page-0"].bounds, Bounds::default());
+}
+
+#[test]
+fn a_rule_that_finds_no_room_here_is_reported_to_its_service() {
+    let header = |n: usize| {
+        format!(
+            "  - {{name: r{n}, limit: 1 request per second per pod, matches: [{{headers: [{{name: x-{n}, value: '1'}}]}}]}}\n"
+        )
+    };
+    let rules: String = (0..11).map(header).collect();
+    let (_, reports) = callers(&index(&rules), |_| {});
+    let names: Vec<_> = reports.iter().map(|report| (report.key.rule.as_str(), &report.key.service)).collect();
+    assert_eq!(names, [("r10", &key("reviews")), ("r9", &key("reviews"))]);
+    assert!(reports.iter().all(|report| report.trouble == Some(Trouble::TooManyRoutes)));
+}

@@ -1,0 +1,177 @@
+//! What a pod needs for requests to other services: a listener and a route configuration for each way out, a cluster and a
+//! load assignment for each destination.
+//!
+//! Each host is encoded by itself, as one virtual host: it can also be sent by itself once it is asked for.
+
+use std::sync::Arc;
+
+use envoy_types::pb::{
+    envoy::config::{
+        core::v3::{DataSource, data_source::Specifier},
+        route::v3::{
+            DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, route,
+            route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+        },
+    },
+    google::protobuf::UInt32Value,
+};
+use prost::Message;
+
+use ::limiter::policy::EnforceAt;
+
+use super::{GENERATOR, Old, Resource, cluster, endpoint, listener, route as routes, slots::Slots, version};
+use crate::{
+    intent::{DestinationKey, Host, Outbound, PodIntent, Priority},
+    xds::{NodeKey, ResourceType, names},
+};
+
+/// Sum of the weights of a route's clusters: constant, so that a moved weight moves nothing else. Gateway API's largest weight.
+const TOTAL_WEIGHT: u64 = 1_000_000;
+
+/// What pods share, computed when first needed.
+#[derive(Default)]
+pub(super) struct Builder {
+    filters: Vec<(Slots, listener::Filters)>,
+}
+
+impl Builder {
+    /// Adds the pod's resources for the way out; `old` are those it had.
+    pub(super) fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
+        let mut old = Old::new(old);
+        for destination in &pod.destinations {
+            let name: Arc<str> = names::destination(node, &destination.key).into();
+            let of_cluster = version(&(GENERATOR, "destination", destination.protocol));
+            resources.push(old.or_encode(ResourceType::Cluster, node, &name, of_cluster, &mut || {
+                cluster::destination(&name, destination).encode_to_vec()
+            }));
+            let of_endpoints = version(&(GENERATOR, "endpoints", &destination.endpoints));
+            resources.push(old.or_encode(ResourceType::Endpoints, node, &name, of_endpoints, &mut || {
+                endpoint::build(&name, &destination.endpoints).encode_to_vec()
+            }));
+        }
+        for outbound in &pod.outbound {
+            let Outbound { place, listener, hosts } = outbound;
+            let name: Arc<str> = names::outbound(node, outbound).into();
+            let of_hosts = hosts
+                .iter()
+                .flat_map(|host| host.routes.iter().map(|forward| (host.limits.as_slice(), &forward.route)));
+            let slots = Slots::needed_by(of_hosts);
+            let of_listener = version(&(GENERATOR, "outbound", place, listener, &slots));
+            resources.push(old.or_encode(ResourceType::Listener, node, &name, of_listener, &mut || {
+                listener::outbound(&name, outbound, self.filters(&slots)).encode_to_vec()
+            }));
+            let of_routes = version(&(GENERATOR, "outbound", place, hosts));
+            resources.push(
+                old.or_encode(ResourceType::Route, node, &name, of_routes, &mut || {
+                    configuration(&name, node, outbound)
+                }),
+            );
+        }
+    }
+
+    fn filters(&mut self, slots: &Slots) -> &listener::Filters {
+        let known = self.filters.iter().position(|(of, _)| of == slots);
+        let position = known.unwrap_or_else(|| {
+            self.filters.push((slots.clone(), listener::Filters::outbound(slots)));
+            self.filters.len() - 1
+        });
+        &self.filters[position].1
+    }
+}
+
+fn configuration(name: &str, node: &NodeKey, outbound: &Outbound) -> Vec<u8> {
+    let hosts = outbound.hosts.iter().map(|host| virtual_host(node, outbound.place, host));
+    let takes_all = outbound.hosts.iter().flat_map(|host| &host.domains).any(|domain| domain == "*");
+    let unknown = (!takes_all).then(|| {
+        let host = VirtualHost {
+            name: names::UNKNOWN_HOST.into(),
+            domains: vec!["*".into()],
+            routes: vec![refusal(names::UNKNOWN_HOST, 404, unknown_host(outbound.place))],
+            ..VirtualHost::default()
+        };
+        host.encode_to_vec()
+    });
+    let empty = RouteConfiguration {
+        name: name.into(),
+        // Clients of a gateway may write any port, as one in front of it maps them; callers choose a Service's port by it.
+        ignore_port_in_host_matching: outbound.place == EnforceAt::Gateway,
+        ..RouteConfiguration::default()
+    };
+    routes::configuration(empty, hosts.chain(unknown))
+}
+
+const fn unknown_host(place: EnforceAt) -> &'static str {
+    match place {
+        EnforceAt::Gateway => "weir: no HTTPRoute of this Gateway takes this host\n",
+        EnforceAt::Client | EnforceAt::Server => {
+            "weir: no Service is known by this host; expected <service> (of the caller's namespace), <service>.<namespace> or \
+             <service>.<namespace>.svc.cluster.local, with the Service's port unless it is 80 or the only one; TCP ports are \
+             not reachable here\n"
+        }
+    }
+}
+
+fn virtual_host(node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
+    let shared = routes::Shared::new(&host.limits, host.routes.iter().map(|forward| &forward.route), &host.values);
+    let mut routes: Vec<(&[u8], Vec<u8>)> = Vec::new();
+    for (route, forward) in shared.iter().zip(&host.routes) {
+        routes.push((route, routes::action(action(node, &forward.to, forward.route.priority))));
+    }
+    let unknown =
+        refusal(names::UNKNOWN_PATH, 404, "weir: no rule of an HTTPRoute matches this request\n").encode_to_vec();
+    if place == EnforceAt::Gateway {
+        routes.push((&unknown, Vec::new()));
+    }
+    let head = VirtualHost { name: host.name.clone(), domains: host.domains.clone(), ..VirtualHost::default() };
+    routes::virtual_host(head, routes.iter().map(|(route, action)| (*route, action.as_slice())))
+}
+
+fn action(node: &NodeKey, to: &[(DestinationKey, u32)], priority: Priority) -> route::Action {
+    let cluster = |key: &DestinationKey| names::destination(node, key);
+    match to {
+        [(only, 1..)] => route::Action::Route(routes::to(ClusterSpecifier::Cluster(cluster(only)), priority)),
+        _ if to.iter().all(|(_, weight)| *weight == 0) => {
+            route::Action::DirectResponse(direct(500, "weir: the HTTPRoute sends these requests nowhere\n"))
+        }
+        _ => {
+            let weights = scaled(to);
+            let clusters = to.iter().zip(weights).map(|((key, _), weight)| ClusterWeight {
+                name: cluster(key),
+                weight: Some(UInt32Value { value: weight }),
+                ..ClusterWeight::default()
+            });
+            let weighted = WeightedCluster { clusters: clusters.collect(), ..WeightedCluster::default() };
+            route::Action::Route(routes::to(ClusterSpecifier::WeightedClusters(weighted), priority))
+        }
+    }
+}
+
+/// The weights in the same proportions, with a sum of exactly [`TOTAL_WEIGHT`]: what rounding leaves goes to the first ones
+/// that have any. The sum of `to` is above zero.
+fn scaled(to: &[(DestinationKey, u32)]) -> Vec<u32> {
+    let sum: u64 = to.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>().max(1);
+    let mut weights: Vec<u64> = to.iter().map(|(_, weight)| u64::from(*weight) * TOTAL_WEIGHT / sum).collect();
+    let left = TOTAL_WEIGHT.saturating_sub(weights.iter().sum());
+    let some = weights.iter_mut().zip(to).filter(|(_, (_, weight))| *weight > 0).map(|(scaled, _)| scaled);
+    // Less is left than there are weights.
+    some.zip(0..left).for_each(|(scaled, _)| *scaled += 1);
+    weights.into_iter().map(|weight| u32::try_from(weight).unwrap_or(u32::MAX)).collect()
+}
+
+/// A route of every request that is answered at once.
+fn refusal(name: &str, status: u32, body: &str) -> Route {
+    Route {
+        name: name.into(),
+        r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..RouteMatch::default() }),
+        action: Some(route::Action::DirectResponse(direct(status, body))),
+        ..Route::default()
+    }
+}
+
+fn direct(status: u32, body: &str) -> DirectResponseAction {
+    let body = DataSource { specifier: Some(Specifier::InlineString(body.into())), ..DataSource::default() };
+    DirectResponseAction { status, body: Some(body), ..DirectResponseAction::default() }
+}
+
+#[cfg(test)]
+mod tests;
