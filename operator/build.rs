@@ -1,4 +1,4 @@
-//! Generates the gRPC services over our own messages: delta ADS (`xds::wire`), so that a response carries each resource as
+//! Generates the gRPC services over our own messages: xDS (`xds::wire`), so that a response carries each resource as
 //! bytes that were encoded once, and the metrics service (`metrics::stream`), so that what nobody wants stays undecoded. And
 //! embeds the descriptors of Envoy's messages that we build, for printing them.
 
@@ -15,18 +15,23 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 /// The files that define what `xds::resources` builds; what they import comes with them.
-const ROOTS: [&str; 12] = [
+const ROOTS: [&str; 17] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
     "envoy/config/route/v3/route.proto",
+    "envoy/extensions/common/matching/v3/extension_matcher.proto",
+    "envoy/extensions/filters/http/composite/v3/composite.proto",
+    "envoy/extensions/filters/http/header_to_metadata/v3/header_to_metadata.proto",
     "envoy/config/accesslog/v3/accesslog.proto",
     "envoy/extensions/access_loggers/stats/v3/stats.proto",
     "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
+    "envoy/extensions/filters/http/set_metadata/v3/set_metadata.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+    "envoy/type/matcher/v3/http_inputs.proto",
     "envoy/service/runtime/v3/rtds.proto",
 ];
 
@@ -49,23 +54,17 @@ fn generate_services() {
             .server_streaming()
             .build()
     };
-    let service = tonic_build::manual::Service::builder()
-        .name("AggregatedDiscoveryService")
-        .package("envoy.service.discovery.v3")
-        .comment("Every resource type over one ordered stream.")
-        .method(method(
-            "stream_aggregated_resources",
-            "StreamAggregatedResources",
-            "DiscoveryRequest",
-            "DiscoveryResponse",
-        ))
-        .method(method(
-            "delta_aggregated_resources",
-            "DeltaAggregatedResources",
-            "DeltaDiscoveryRequest",
-            "DeltaDiscoveryResponse",
-        ))
-        .build();
+    let service = |name: &str, package: &str, comment: &str, of: &str| {
+        let [sotw, delta] =
+            ["Stream", "Delta"].map(|form| (format!("{}_{}", form.to_lowercase(), snake(of)), format!("{form}{of}")));
+        tonic_build::manual::Service::builder()
+            .name(name)
+            .package(package)
+            .comment(comment)
+            .method(method(&sotw.0, &sotw.1, "DiscoveryRequest", "DiscoveryResponse"))
+            .method(method(&delta.0, &delta.1, "DeltaDiscoveryRequest", "DeltaDiscoveryResponse"))
+            .build()
+    };
     let stream_metrics = tonic_build::manual::Method::builder()
         .name("stream_metrics")
         .route_name("StreamMetrics")
@@ -80,7 +79,32 @@ fn generate_services() {
         .comment("Envoy streams its statistics; nothing is ever answered.")
         .method(stream_metrics)
         .build();
-    tonic_build::manual::Builder::new().compile(&[service, metrics]);
+    tonic_build::manual::Builder::new().compile(&[
+        service(
+            "AggregatedDiscoveryService",
+            "envoy.service.discovery.v3",
+            "Every resource type over one ordered stream.",
+            "AggregatedResources",
+        ),
+        service(
+            "ExtensionConfigDiscoveryService",
+            "envoy.service.extension.v3",
+            "Extension configurations over a stream of their own.",
+            "ExtensionConfigs",
+        ),
+        metrics,
+    ]);
+}
+
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for (at, c) in name.char_indices() {
+        if c.is_uppercase() && at > 0 {
+            snake.push('_');
+        }
+        snake.push(c.to_ascii_lowercase());
+    }
+    snake
 }
 
 /// Takes the descriptor set that lies beside the sources of `envoy-types` (the crate does not export it).

@@ -6,10 +6,10 @@
 //! service in the first moments; a rate that is a few percent too high lets the queue grow without end.
 //!
 //! - A move needs a new sample of a goal: the same evidence never counts twice, and without evidence nothing moves.
-//! - A miss counts at once when it is large, else when it lasts an interval of its source: a quantile over a short window
-//!   is nearly its maximum.
+//! - A large miss counts at once, a small one when it lasts: a quantile over a short window is nearly its maximum.
 //! - One cut of the rate per drain: what a queue shows while it drains is no reason to cut again. The bound may drop at
 //!   any miss; it never drops below what the application needs when it is not loaded.
+//! - A cut for the sake of a latency that does not shorten it is taken back: the application is slow by itself.
 //! - Growth waits for `cooldown` after a cut and for `every` after another growth. While limits refuse requests the rate
 //!   takes steps and the bound probes; when nothing is refused any more, both are let go of, doubling.
 //! - Only what `now` and the samples say counts. A clock that is set back stops nothing: no remembered time is later than
@@ -27,7 +27,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::reading::{Verdict, supporting_metrics, verdict};
-use self::{aimd::Aimd, completion_rate::CompletionRate, reading::Reading};
+use self::{
+    aimd::Aimd,
+    completion_rate::CompletionRate,
+    reading::{Reading, Sight},
+};
 use crate::{
     condition::elapsed,
     language::ast::Adapt,
@@ -41,8 +45,9 @@ pub const EVERY: Duration = Duration::from_secs(1);
 /// Shortest time from a cut or a refused request to a step up, when the sentence names none.
 pub const COOLDOWN: Duration = Duration::from_secs(2);
 
-/// A miss by this factor is no noise (source: `simulation`, windows of 250 ms with 100 requests).
-const SURE: f64 = 1.3;
+/// A miss counts when the misses of samples in a row add up to so many thousandths of the goal (source: `simulation`, windows of
+/// 250 ms with 100 requests): one sample of 130 %, or three of 110 %.
+const SURE: u32 = 300;
 /// The bound probes upwards only while the worst goal is this far from missed.
 const ROOM: f64 = 0.8;
 /// Part of the latency goal that a request may spend in the system on average; the 99th percentile then lies near 0.7
@@ -58,6 +63,15 @@ const LEAST_BOUND: f64 = 4.0;
 const GENEROUS: f64 = 16.0;
 /// Refused requests, as a part of the offered ones, from which a limit counts as binding.
 const BINDING: f64 = 0.01;
+/// Cuts have failed when only this part of the completions is left, and requests still take longer than allowed, without
+/// a queue that could be the reason.
+const FAILED: f64 = 0.7;
+/// From this multiple of the allowed time in the system on, an application without a queue is slow by itself.
+const SLOW: f64 = 1.1;
+/// How long cuts that did not help are not tried again.
+const FUTILE_FOR: Duration = Duration::from_secs(60);
+/// Longest interval of a source.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 /// Longest time that a draining queue is waited for.
 const LONGEST_DRAIN: Duration = Duration::from_secs(5);
 
@@ -98,12 +112,19 @@ pub struct Steering {
     /// When the limits were last seen to refuse requests.
     #[serde(default)]
     pub refused_at: Option<Timestamp>,
-    /// The time, by the source's clock, since when a goal has been missed.
+    /// How far, in thousandths, the goals have been missed lately: what samples miss by is added up, what they keep them
+    /// by is taken off.
     #[serde(default)]
-    pub missed_since: Option<Timestamp>,
+    pub evidence: u32,
     /// The time of the newest sample of each goal that has been looked at.
     #[serde(default)]
     pub seen: Vec<Option<Timestamp>>,
+    /// A cut for the sake of a latency whose effect is not clear yet.
+    #[serde(default)]
+    pub trial: Option<Trial>,
+    /// Cuts that did not help.
+    #[serde(default)]
+    pub futile: Option<Futile>,
     /// Completions of all pods, in thousandths of a request per second: about the last twenty requests.
     #[serde(default)]
     pub answers: Option<u64>,
@@ -122,6 +143,34 @@ pub struct Cut {
     pub from: Rate,
     /// When the queue of that moment has been worked off: older samples are no reason to cut again.
     pub settled_at: Timestamp,
+}
+
+/// What cuts for the sake of a latency are judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trial {
+    /// By how much the goal was missed at the worst: measured over wanted, in thousandths.
+    pub severity: u32,
+    /// Completions before, in thousandths of a request per second.
+    pub answers: u64,
+    /// The limit before.
+    pub limit: Rate,
+    /// The bound before.
+    pub bound: Option<u32>,
+    /// When the effect of the bound shows.
+    pub settled_at: Timestamp,
+    /// Samples in a row since then that speak against the cuts.
+    pub failed: u8,
+}
+
+/// Cuts that did not help: the application is slow without a queue, and refusing requests only adds to the harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Futile {
+    /// By how much the goal is missed nevertheless, in thousandths. Overload on top of it shows as half as much again.
+    pub severity: u32,
+    /// When cutting is tried again.
+    pub until: Timestamp,
 }
 
 /// The numbers of the sentence, per second, with what it leaves out filled in.
@@ -188,13 +237,20 @@ pub(crate) fn steer(
     if next.seen == seen {
         return Some(next);
     }
-    next.seen = seen;
+    let before = std::mem::replace(&mut next.seen, seen);
     next.count_answers(observations, now);
     let reading = Reading::new(rule, adapt, range, &next, observations, now);
     match verdict(adapt, observations, now) {
         Verdict::Unknown => {}
-        Verdict::Missed => next.on_miss(adapt, &reading, now),
-        Verdict::Kept => next.on_kept(adapt, &reading, now),
+        Verdict::Missed => {
+            if next.weigh(&reading, &before) >= SURE {
+                next.on_miss(adapt, &reading, now);
+            }
+        }
+        Verdict::Kept => {
+            next.weigh(&reading, &before);
+            next.on_kept(adapt, &reading, now);
+        }
     }
     Some(next)
 }
@@ -207,7 +263,9 @@ impl Steering {
             cut: None,
             grown_at: None,
             refused_at: None,
-            missed_since: None,
+            evidence: 0,
+            trial: None,
+            futile: None,
             seen: Vec::new(),
             answers: None,
             usual: None,
@@ -228,6 +286,7 @@ impl Steering {
             cut.settled_at = add(now, elapsed(cut.at, cut.settled_at));
             cut.at = now;
         }
+        self.futile = self.futile.map(|futile| Futile { until: futile.until.min(add(now, FUTILE_FOR)), ..futile });
         self
     }
 
@@ -238,40 +297,93 @@ impl Steering {
             self.answers = None;
             return;
         };
-        let counted = sample.value * sample.interval.as_secs_f64();
-        let weight = (counted / 20.0).clamp(0.05, 1.0);
         let before = self.answers.map_or(sample.value, |milli| milli as f64 / 1000.0);
+        // Counted by what is offered: a weight that moved with the value would draw the mean towards the large ones.
+        let traffic = reading::total(Word::Requests, observations, now).map_or(before, |offered| offered.value);
+        let weight = (traffic * sample.interval.as_secs_f64() / 20.0).clamp(0.05, 1.0);
         // Saturates: a value beyond any service becomes a large number, never none.
         self.answers = Some(((before + weight * (sample.value - before)) * 1000.0).round() as u64);
     }
 
+    /// Adds what the worst goal says to the evidence (a cumulative sum); a sample that came early counts in part, because
+    /// many pods report more often than one.
+    fn weigh(&mut self, reading: &Reading, seen: &[Option<Timestamp>]) -> u32 {
+        let Some(worst) = reading.worst() else { return self.evidence };
+        let passed = match seen.get(worst.position).copied().flatten() {
+            Some(seen) if seen <= worst.at => elapsed(seen, worst.at).min(worst.interval),
+            _ => worst.interval,
+        };
+        let weight = passed.as_secs_f64() / worst.interval.as_secs_f64();
+        let sum = f64::from(self.evidence) + weight * (worst.severity - 1.0) * 1000.0;
+        self.evidence = (sum.round().max(0.0) as u32).min(SURE);
+        self.evidence
+    }
+
     fn on_miss(&mut self, adapt: &Adapt, reading: &Reading, now: Timestamp) {
         let Some(worst) = reading.worst() else { return };
-        let since = *self.missed_since.get_or_insert(worst.at);
-        // A source whose clock was set back begins anew.
-        let since = since.min(worst.at);
-        self.missed_since = Some(since);
-        let lasting = elapsed(since, worst.at) >= worst.interval.mul_f64(0.9) && worst.at > since;
-        if !lasting && worst.severity < SURE {
+        let only_latency = reading.bounded && reading.missed().all(|goal| goal.is_latency);
+        if only_latency && (self.is_futile(worst.thousandths(), now) || self.fails(reading, worst, now)) {
             return;
         }
+        let before = (self.limit, self.bound);
         if let Some(target) = reading.least_bound() {
             self.bound = Some(self.bound.map_or(target, |bound| bound.min(target)));
         }
+        let settled_at =
+            add(now, reading.drain().unwrap_or_default().min(LONGEST_DRAIN).saturating_add(worst.interval));
         let settled = |cut: Cut| reading.missed().any(|goal| goal.at >= cut.settled_at);
-        if !self.cut.is_none_or(settled) {
-            return;
-        }
-        let Some(limit) = rate(adapt, reading.range, law(adapt.law).cut(reading)) else { return };
-        if limit.per_second() < self.limit.per_second() {
-            let settled_at = add(now, reading.drain().min(LONGEST_DRAIN).saturating_add(worst.interval));
+        if self.cut.is_none_or(settled)
+            && let Some(limit) = rate(adapt, reading.range, law(adapt.law).cut(reading))
+            && limit.per_second() < self.limit.per_second()
+        {
             self.cut = Some(Cut { at: now, from: self.limit, settled_at });
             self.limit = limit;
         }
+        if only_latency
+            && self.trial.is_none()
+            && before != (self.limit, self.bound)
+            && let Some(answers) = self.answers
+        {
+            let (severity, (limit, bound)) = (worst.thousandths(), before);
+            self.trial = Some(Trial { severity, answers, limit, bound, settled_at, failed: 0 });
+        }
+    }
+
+    /// Whether it is known that cutting does not help against a miss as bad as this.
+    fn is_futile(&mut self, severity: u32, now: Timestamp) -> bool {
+        self.futile = self.futile.filter(|futile| now < futile.until);
+        self.futile.is_some_and(|futile| severity < futile.severity.saturating_mul(3) / 2)
+    }
+
+    /// Judges the cuts on trial by a sample that still misses the goal. What twice did harm without help is taken back.
+    fn fails(&mut self, reading: &Reading, worst: Sight, now: Timestamp) -> bool {
+        let Some(trial) = &mut self.trial else { return false };
+        if !reading.queue_fits() {
+            // What is answered now came when the queue was longer.
+            trial.settled_at = add(worst.at, reading.drain().unwrap_or(LONGEST_DRAIN).saturating_add(worst.interval));
+        }
+        trial.severity = trial.severity.max(worst.thousandths());
+        if worst.at < trial.settled_at {
+            return false;
+        }
+        let left = self.answers.unwrap_or(0) as f64;
+        if left > FAILED * trial.answers as f64 || !reading.is_slow_by_itself() {
+            trial.failed = 0;
+            return false;
+        }
+        trial.failed += 1;
+        if trial.failed < 2 {
+            return true;
+        }
+        (self.limit, self.bound) = (trial.limit, trial.bound);
+        self.futile = Some(Futile { severity: trial.severity, until: add(now, FUTILE_FOR) });
+        self.usual = reading.time_in_system().map(|time| Duration::from_micros((time * 1e6) as u64));
+        (self.trial, self.cut) = (None, None);
+        true
     }
 
     fn on_kept(&mut self, adapt: &Adapt, reading: &Reading, now: Timestamp) {
-        self.missed_since = None;
+        self.trial = None;
         if reading.binds() {
             self.refused_at = Some(now);
         } else if self.bound.is_none() {
@@ -300,11 +412,12 @@ impl Steering {
         }
     }
 
-    /// A running mean over about the last twenty samples.
+    /// A running mean that falls faster than it rises: while a queue builds up, all goals may still be kept.
     fn learn_usual(&mut self, reading: &Reading) {
-        let Some(time) = reading.time_in_system() else { return };
+        let Some(time) = reading.time_in_system().filter(|_| reading.has_room()) else { return };
         let before = self.usual.map_or(time, |usual| usual.as_secs_f64());
-        self.usual = Some(Duration::from_micros(((before + 0.05 * (time - before)) * 1e6) as u64));
+        let weight = if time < before { 0.05 } else { 0.01 };
+        self.usual = Some(Duration::from_micros(((before + weight * (time - before)) * 1e6) as u64));
     }
 
     /// The bound to enforce, in the rule's scope. `None` when there is none.

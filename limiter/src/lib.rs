@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! objects (crds) -> policy::{weir, article} -> Policy -> engine::step(rule, state, observations, now) -> Decision -> quota::shares
-//!                        uses language                        uses condition
+//!                        uses language                        uses condition, adapt
 //! ```
 //!
 //! Values in, values out. This crate does no I/O, asks no clock (`now` is an argument), holds no lock, and knows
@@ -15,4 +15,6 @@ pub mod language;
 pub mod metric;
 pub mod policy;
 pub mod problem;
+pub mod promql;
 pub mod quota;
+pub mod simulation;

@@ -4,6 +4,7 @@
 //! The command line, admission and the index all call that same function.
 
 pub mod article;
+mod conflicts;
 mod problems;
 pub mod weir;
 
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+pub use conflicts::{Conflict, conflicts};
 use jiff::Timestamp;
 use problems::{Problems, is_dns_label, is_dns_name, key};
 use serde::{Deserialize, Serialize};
@@ -371,10 +373,12 @@ pub enum MetricSource {
         /// Take the increase per second.
         rate: bool,
     },
-    /// A PromQL query (not yet carried out).
+    /// A PromQL query.
     Prometheus {
-        /// The query.
+        /// The query with its variables, which [`crate::promql::Template`] reads.
         query: String,
+        /// Where it stands in the object's list, from 0, for messages.
+        position: usize,
     },
 }
 

@@ -24,7 +24,12 @@ use crate::{
     build::Builder,
     checkpoint::{self, Folder, Kept},
     index::Change,
-    metrics::{HealthBoard, PodSample, Provider, Wanted, scrape::Scraper, stream},
+    metrics::{
+        HealthBoard, PodSample, Provider, Wanted,
+        prometheus::{self, Prometheus},
+        scrape::Scraper,
+        stream,
+    },
     status::{self, Status},
     telemetry::traces::{self, Traces},
     watch::files,
@@ -45,6 +50,8 @@ pub struct Config {
     pub admin_address: SocketAddr,
     /// How often metrics pages are read.
     pub scrape_interval: Duration,
+    /// The Prometheus to ask, if there is one.
+    pub prometheus: Option<prometheus::Config>,
     /// Where decisions are kept for the next start. `None`: nowhere.
     pub state_folder: Option<PathBuf>,
     /// Where decisions are traced to. `None`: nowhere.
@@ -97,6 +104,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
         .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
     let scraper = Scraper { interval: config.scrape_interval };
+    if let Some(config) = config.prometheus {
+        let meters = prometheus::Meters::default();
+        meters.register(&mut registry);
+        let provider = Prometheus::new(config, meters).context("--prometheus")?;
+        let asking = provider.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
+        tasks.spawn(async move { drop(asking.await) });
+    }
     let scraping = scraper.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
     let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());

@@ -3,11 +3,14 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     demo::args::{DemoArgs, DemoServiceArgs},
     intent::ServiceKey,
+    metrics::prometheus,
+    xds::bootstrap::Protocol,
 };
 
 /// Where Weir serves xDS unless told otherwise.
@@ -56,10 +59,14 @@ pub enum Command {
     Validate(ValidateArgs),
     /// Say in plain English what the policies of files mean.
     Explain(ExplainArgs),
+    /// Play a rule against a queueing model under load, and show what it would do before anyone applies it.
+    Simulate(SimulateArgs),
     /// Print what Weir makes of files, offline, one stage at a time.
     Translate(TranslateArgs),
     /// Print an Envoy bootstrap for the proxy of one pod.
     Bootstrap(BootstrapArgs),
+    /// Print what another control plane's proxy of one pod needs to enforce Weir's limits.
+    Attachment(AttachmentArgs),
     /// Show what a running Weir has in force, and why.
     Status(StatusArgs),
     /// Kill switch: enforce nothing, at once, until `weir resume`. Rules go on being decided and reported.
@@ -104,6 +111,48 @@ pub struct RunArgs {
     /// Part of the decisions that are traced, from 0 to 1.
     #[arg(long, env = "WEIR_OTLP_SAMPLE", default_value = "0.1", value_name = "PART", value_parser = part)]
     pub otlp_sample: f64,
+    /// Prometheus.
+    #[command(flatten)]
+    pub prometheus: PrometheusArgs,
+}
+
+/// Where and how Prometheus is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PrometheusArgs {
+    /// The Prometheus that is asked for PromQL metrics, and for words that no other source has. Basic authentication as
+    /// http://user:password@host. Absent: none is asked.
+    #[arg(long, env = "WEIR_PROMETHEUS", value_name = "URL", hide_env_values = true, value_parser = server)]
+    pub prometheus: Option<String>,
+    /// How often each query is asked.
+    #[arg(long, env = "WEIR_PROMETHEUS_INTERVAL", default_value = "500ms", value_name = "DURATION", value_parser = interval)]
+    pub prometheus_interval: Duration,
+    /// How long an answer may take.
+    #[arg(long, env = "WEIR_PROMETHEUS_TIMEOUT", default_value = "2s", value_name = "DURATION", value_parser = interval)]
+    pub prometheus_timeout: Duration,
+    /// How old a sample may be that stands for now; more than the scrape interval of Prometheus.
+    #[arg(long, env = "WEIR_PROMETHEUS_LOOKBACK", default_value = "90s", value_name = "DURATION", value_parser = interval)]
+    pub prometheus_lookback: Duration,
+    /// File with a bearer token; read again for every question.
+    #[arg(long, env = "WEIR_PROMETHEUS_TOKEN_FILE", value_name = "FILE")]
+    pub prometheus_token_file: Option<PathBuf>,
+    /// A header of every question, such as `X-Scope-OrgID: shop`; may be given several times.
+    #[arg(long = "prometheus-header", value_name = "NAME: VALUE", value_parser = header)]
+    pub prometheus_headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl PrometheusArgs {
+    /// What the provider needs, if there is a Prometheus.
+    #[must_use]
+    pub fn config(self) -> Option<prometheus::Config> {
+        Some(prometheus::Config {
+            url: self.prometheus?,
+            interval: self.prometheus_interval,
+            timeout: self.prometheus_timeout,
+            lookback: self.prometheus_lookback,
+            token_file: self.prometheus_token_file,
+            headers: self.prometheus_headers,
+        })
+    }
 }
 
 /// `weir validate`.
@@ -123,6 +172,53 @@ pub struct ExplainArgs {
     /// Say also what the policies would do now, if metrics were as this file says: `metrics: {cpu: 91%}`, `for: 30s`, `pods: 3`.
     #[arg(long, value_name = "FILE")]
     pub at: Option<PathBuf>,
+}
+
+/// `weir simulate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SimulateArgs {
+    /// File or folder with the policy.
+    #[arg(value_name = "POLICY")]
+    pub path: PathBuf,
+    /// Which rule, if there are several.
+    #[arg(long, value_name = "NAME")]
+    pub rule: Option<String>,
+    /// How many times the capacity is offered for 20 s, between 10 s of 0.7 times each.
+    #[arg(long, default_value = "2x", value_name = "FACTOR", value_parser = factor, conflicts_with_all = ["halved", "trace"])]
+    pub surge: f64,
+    /// Half of the workers stop for 20 s instead, while 0.7 times the capacity is offered.
+    #[arg(long, conflicts_with = "trace")]
+    pub halved: bool,
+    /// Offer what a file says instead: lines of SECONDS,REQUESTS_PER_SECOND.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Pods of the service.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub pods: u32,
+    /// Requests that a pod works on at the same time.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub workers: u32,
+    /// Mean time to work on a request.
+    #[arg(long, default_value = "10ms", value_name = "DURATION", value_parser = span)]
+    pub service_time: Duration,
+    /// The time in which a client wants its answer; it gives up after five times that.
+    #[arg(long, default_value = "100ms", value_name = "DURATION", value_parser = span)]
+    pub within: Duration,
+    /// A request that its client has given up is worked on all the same.
+    #[arg(long)]
+    pub works_on_abandoned: bool,
+    /// How often the proxies report; 15s is what Prometheus usually does.
+    #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = interval)]
+    pub observe_every: Duration,
+    /// The part of the requests that each class of the rule has, in order: `20%,30%`. Equal parts by default.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = percentage)]
+    pub classes: Vec<f64>,
+    /// Where the randomness comes from; the same seed gives the same run.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print every interval as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `weir translate`.
@@ -150,9 +246,9 @@ pub enum Stage {
     Status,
 }
 
-/// `weir bootstrap`.
+/// Which pod a proxy stands in front of, and where it finds Weir.
 #[derive(Clone, Debug, clap::Args)]
-pub struct BootstrapArgs {
+pub struct ProxyArgs {
     /// The Service whose pod the proxy stands in front of.
     #[arg(long, value_name = "NAME")]
     pub service: String,
@@ -165,12 +261,31 @@ pub struct BootstrapArgs {
     /// Where Weir serves xDS.
     #[arg(long, default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
+    /// Which form of xDS the proxy speaks. Both bring the same; delta sends less.
+    #[arg(long, default_value = "delta")]
+    pub protocol: Protocol,
+}
+
+/// `weir bootstrap`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BootstrapArgs {
+    /// Whose proxy.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
     /// Where Envoy's own admin page listens.
     #[arg(long, default_value = "127.0.0.1:15000", value_name = "ADDRESS:PORT")]
     pub proxy_admin_address: SocketAddr,
     /// How often Envoy streams its statistics to Weir: requests, errors, latency, inflight.
     #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = interval)]
     pub metrics_interval: Duration,
+}
+
+/// `weir attachment`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AttachmentArgs {
+    /// Whose proxy.
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
 }
 
 /// `weir status`.
@@ -225,6 +340,29 @@ fn part(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&part) { Ok(part) } else { Err(format!("expected a number from 0 to 1, found {text:?}")) }
 }
 
+fn factor(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.strip_suffix('x').unwrap_or(text).parse().ok();
+    number
+        .filter(|factor| (0.1..=100.0).contains(factor))
+        .ok_or_else(|| format!("expected 0.1x to 100x, found {text:?}"))
+}
+
+fn percentage(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.trim().strip_suffix('%').and_then(|number| number.parse().ok());
+    let part = number.map(|percent| percent / 100.0).filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| format!("expected a percentage such as 20%, found {text:?}"))
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let duration = limiter::language::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(1)..=Duration::from_secs(60);
+    if allowed.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err(format!("expected a duration from 1ms to 1m, found {text:?}"))
+    }
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     let duration = limiter::language::parse_duration(text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(50)..=Duration::from_secs(3600);
@@ -233,6 +371,21 @@ fn interval(text: &str) -> Result<Duration, String> {
     } else {
         Err(format!("expected a duration from 50ms to 1h, found {text:?}"))
     }
+}
+
+fn server(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(text.to_owned()),
+        _ => Err("expected http://HOST:PORT or https://HOST".to_owned()),
+    }
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE")?;
+    let name = name.trim().parse().map_err(|_| format!("{name:?} is no name of a header"))?;
+    let value = value.trim().parse().map_err(|_| "the value has bytes that no header may have".to_owned())?;
+    Ok((name, value))
 }
 
 fn assumed(text: &str) -> Result<(String, f64), String> {

@@ -3,6 +3,8 @@
 //! In: changes, samples and the passing of time. Out: resources in the mesh-wide table, targets to scrape, a status on request.
 //! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
 
+mod wanted;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -12,20 +14,19 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::{Decision, Phase},
-    metric::Word,
     policy::EnforceAt,
 };
 use tracing::{info, warn};
 
 use crate::{
     checkpoint::{Keeper, Kept, States},
-    index::{Change, Index, ServiceView},
+    index::{Change, Index},
     intent::{Pauses, ServiceIntent, ServiceKey},
-    metrics::{PodSample, Series, Target, Wanted, store::Store},
+    metrics::{PodSample, Wanted, store::Store},
     telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report,
-        decide::{Rules, decide, qualified},
+        decide::{Rules, decide},
     },
     xds::{
         resources::{self, Resource},
@@ -51,7 +52,7 @@ pub struct Built {
     /// Its rules.
     pub rules: Rules,
     /// What its proxies should do.
-    pub intent: ServiceIntent,
+    pub intent: Arc<ServiceIntent>,
     /// What translation said.
     pub reports: Vec<Report>,
     /// What was published.
@@ -265,7 +266,7 @@ impl Builder {
         let paused = self.pauses.covers(key);
         intent.pods.values_mut().for_each(|pod| pod.paused = paused);
         self.counts.builds += 1;
-        if intent != built.intent || built.resources.is_empty() {
+        if intent != *built.intent || built.resources.is_empty() {
             built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
             let translated = traced.as_ref().map(|_| SystemTime::now());
             let follows = traced.clone().map(|traced| traced as Arc<dyn Traced>);
@@ -274,7 +275,8 @@ impl Builder {
                 traced.published(translated, published.resources, published.nodes);
             }
             self.counts.resources += published.resources as u64;
-            built.intent = intent;
+            built.intent = Arc::new(intent);
+            self.table.intend(key, built.intent.clone());
         }
         built.reports = reports;
         self.built.insert(key.clone(), built);
@@ -283,12 +285,7 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        let views: Vec<_> = self.index.service_keys().filter_map(|key| self.index.service(key)).collect();
-        Arc::new(Wanted {
-            targets: views.iter().flat_map(targets_of).collect(),
-            queries: Vec::new(),
-            streamed: views.iter().filter(|view| reads_streams(view)).map(|view| view.key.clone()).collect(),
-        })
+        Arc::new(wanted::wanted(&self.index))
     }
 
     /// The index, for status.
@@ -351,48 +348,6 @@ fn same_numbers(old: &Rules, new: &Rules) -> bool {
 pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
     let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
     old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
-}
-
-fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
-    let mut wanted = false;
-    let mut series = Vec::new();
-    for policy in &view.policies {
-        for metric in policy.metrics() {
-            match &metric.word {
-                Word::Cpu | Word::Memory => wanted = true,
-                Word::Named(name) => {
-                    let Some(definition) = policy.metrics.get(name) else { continue };
-                    let qualified = qualified(policy, &metric).word.to_string();
-                    let Some(definition) = Series::from_definition(&qualified, &definition.source) else { continue };
-                    wanted = true;
-                    if !series.contains(&definition) {
-                        series.push(definition);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    if !wanted {
-        return Vec::new();
-    }
-    let with_page =
-        view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
-    with_page
-        .map(|(pod, endpoint, (address, path))| Target {
-            service: view.key.clone(),
-            pod: (*pod).to_owned(),
-            url: format!("http://{address}{path}"),
-            cpu_limit_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
-            memory_limit_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
-            series: series.clone(),
-        })
-        .collect()
-}
-
-/// Whether a rule of the service reads what its proxies stream.
-fn reads_streams(view: &ServiceView<'_>) -> bool {
-    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
 }
 
 fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {

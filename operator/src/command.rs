@@ -5,6 +5,7 @@ mod explain;
 mod files;
 mod pause;
 mod run;
+mod simulate;
 mod status;
 mod translate;
 mod validate;
@@ -28,7 +29,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Validate(args) => validate::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Translate(args) => translate::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
+        Command::Attachment(args) => bootstrap::attach(&args),
         Command::Status(args) => status::run(&args).await,
         Command::Pause(args) => pause::run(&args, "/pause").await,
         Command::Resume(args) => pause::run(&args, "/resume").await,

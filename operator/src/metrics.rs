@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! targets -> scrape (I/O) -> text -> rates -> Vec<PodSample> -> store -> limiter::metric::Observations
+//! queries -> prometheus (I/O) --------------> Vec<PodSample> -^
 //! Envoys  -> stream (I/O) -> families -> window ---^
 //! ```
 //!
@@ -10,6 +11,7 @@
 
 mod histogram;
 mod outbox;
+pub mod prometheus;
 pub mod rates;
 pub mod scrape;
 pub mod store;
@@ -17,11 +19,12 @@ pub mod stream;
 pub mod text;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
 use jiff::Timestamp;
+use limiter::metric::Word;
 use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
@@ -53,7 +56,7 @@ pub struct PodSample {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Measure {
     /// A number in the word's base unit; finite.
-    Number(limiter::metric::Word, f64),
+    Number(Word, f64),
     /// Answers of the last interval, for `errors`.
     Errors {
         /// Those that failed, without those that Weir's own limits gave.
@@ -130,7 +133,7 @@ pub struct Query {
     /// The service that the answer is for.
     pub service: ServiceKey,
     /// The word that the answer becomes, as rules are told of it.
-    pub word: limiter::metric::Word,
+    pub word: Word,
     /// PromQL of an object, with its variables; absent: the built-in query of the word.
     pub promql: Option<String>,
     /// The service's ready pods, for `$pods`, in order.
@@ -204,7 +207,7 @@ pub struct TargetHealth {
     /// When the last attempt that worked ended.
     pub last_success: Option<Timestamp>,
     /// Words that cannot be had from a page that is otherwise fine, with the reason and the mend.
-    pub unavailable: BTreeMap<limiter::metric::Word, String>,
+    pub unavailable: BTreeMap<Word, String>,
 }
 
 /// Why a target cannot be measured.
@@ -216,12 +219,16 @@ pub struct TargetError {
     pub since: Timestamp,
 }
 
+type Troubles = BTreeMap<ServiceKey, BTreeMap<Word, TargetError>>;
+
 /// What providers say about their targets; cheap to clone. Written by providers, read by status and by the admin port.
 #[derive(Clone, Debug, Default)]
 pub struct HealthBoard {
     targets: Arc<Mutex<BTreeMap<ServiceKey, BTreeMap<String, TargetHealth>>>>,
     /// Streams by pod: the next one may begin before the end of the last is seen.
     streams: Arc<Mutex<BTreeMap<(ServiceKey, String), u32>>>,
+    /// What is wrong with the words that Prometheus is asked for; absent: nothing can be asked.
+    queries: Arc<Mutex<Option<Troubles>>>,
 }
 
 impl HealthBoard {
@@ -235,6 +242,46 @@ impl HealthBoard {
     #[must_use]
     pub fn service(&self, service: &ServiceKey) -> BTreeMap<String, TargetHealth> {
         self.targets.lock().get(service).cloned().unwrap_or_default()
+    }
+
+    /// Whether there is a Prometheus to ask.
+    #[must_use]
+    pub fn has_prometheus(&self) -> bool {
+        self.queries.lock().is_some()
+    }
+
+    /// Why Prometheus gives no value for a word of a service; absent when it does, or was not asked yet.
+    #[must_use]
+    pub fn query(&self, service: &ServiceKey, word: &Word) -> Option<TargetError> {
+        self.queries.lock().as_ref()?.get(service)?.get(word).cloned()
+    }
+
+    pub(crate) fn set_prometheus(&self) {
+        self.queries.lock().get_or_insert_default();
+    }
+
+    /// Keeps what is wrong with a word now, if anything is; says whether that turned.
+    pub(crate) fn turn_query(&self, service: &ServiceKey, word: &Word, trouble: Option<&str>) -> bool {
+        let mut queries = self.queries.lock();
+        let queries = queries.get_or_insert_default();
+        let Some(message) = trouble else {
+            let Some(words) = queries.get_mut(service) else { return false };
+            let turned = words.remove(word).is_some();
+            if words.is_empty() {
+                queries.remove(service);
+            }
+            return turned;
+        };
+        match queries.entry(service.clone()).or_default().entry(word.clone()) {
+            Entry::Occupied(mut held) => {
+                message.clone_into(&mut held.get_mut().message);
+                false
+            }
+            Entry::Vacant(free) => {
+                free.insert(TargetError { message: message.to_owned(), since: Timestamp::now() });
+                true
+            }
+        }
     }
 
     /// Whether the proxy of a pod streams the statistics of its inbound ports.

@@ -1,4 +1,4 @@
-//! The xDS server: intent to Envoy resources, one mesh-wide table of them, and delta ADS streams that see their part.
+//! The xDS server: intent to Envoy resources, one mesh-wide table of them, and ADS streams that see their part.
 //!
 //! ```text
 //! intent -> resources (pure) -> table -> (wake) -> server -> session -> subscription   requests, ACKs, NACKs -> proxies
@@ -7,6 +7,7 @@
 //! In: [`crate::intent`]. Out: streams to proxies, and in [`proxies`] what they answered. This room decides nothing: it
 //! must never invent, drop or delay a limit, and never knows policies, metrics or Kubernetes.
 
+pub mod attachment;
 pub mod bootstrap;
 pub mod client;
 pub mod names;
@@ -16,6 +17,7 @@ pub mod proxies;
 pub mod resources;
 pub mod server;
 pub mod session;
+pub mod sotw;
 pub mod subscription;
 pub mod table;
 pub mod trail;

@@ -1,7 +1,7 @@
 //! Weir's test kit: what every test on real servers needs, once.
 //!
-//! Real parts only: the built `weir` binary ([`weir`]) or its xDS server alone ([`xds`]), Envoy ([`proxy`]) and the load
-//! generator as the demo ships them (`operator::demo`), scripted applications ([`app`]) with their manifests ([`mesh`]), a
+//! Real parts only: the built `weir` binary ([`weir`]) or its xDS server alone ([`xds`]), Envoy ([`proxy`]), [`prometheus`] and
+//! the load generator as the demo ships them (`operator::demo`), scripted applications ([`app`]) with their manifests ([`mesh`]), a
 //! trace [`collector`], free [`ports`], [`http`] requests, and
 //! [`wait::eventually`] in place of every sleep. [`tidy`] holds the checks of the
 //! repository itself, as functions of what they read, so that each can be shown a made-up tree that it must refuse.
@@ -13,6 +13,7 @@ pub mod collector;
 pub mod http;
 pub mod mesh;
 pub mod ports;
+pub mod prometheus;
 pub mod proxy;
 pub mod status;
 pub mod tidy;

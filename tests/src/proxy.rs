@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use operator::{
     demo::envoy::Envoy,
-    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, bootstrap},
+    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, bootstrap},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -84,6 +84,7 @@ impl Proxy {
             pod: pod.to_owned(),
             xds_address,
             admin_address: ports::free(),
+            protocol: Protocol::Delta,
             metrics_interval: DEFAULT_METRICS_INTERVAL,
         });
         change(&mut configuration);

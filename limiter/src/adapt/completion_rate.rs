@@ -6,10 +6,9 @@
 
 use super::{Law, reading::Reading};
 
-/// Where a bound keeps the queue short, the rate stays this much above the completions, so that they can be seen to rise.
+/// Where a bound keeps the queue short, the rate stays this much above the completions, and grows no further:
+/// near enough to share the capacity out among classes, and far enough to see the completions rise.
 const HEADROOM: f64 = 1.1;
-/// While the bound is what refuses, the rate grows no further above the completions than this.
-const FAR: f64 = 1.25;
 
 pub(super) struct CompletionRate;
 
@@ -32,7 +31,7 @@ impl Law for CompletionRate {
         let room = reading.worst_of_rate().map_or(f64::INFINITY, |severity| (1.0 / severity - 1.0) / 2.0);
         let target = reading.limit * (1.0 + reading.range.step.min(room));
         match reading.answers {
-            Some(answers) => target.min(reading.limit.max(answers * FAR)),
+            Some(answers) => target.min(reading.limit.max(answers * HEADROOM)),
             None => target,
         }
     }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{DEFAULT_TIME, GENEROUS, LEAST_BOUND, MEAN_PART, ROOM, Range, Steering, USUAL_FACTOR, scale};
+use super::{
+    DEFAULT_TIME, GENEROUS, LEAST_BOUND, LONGEST_INTERVAL, MEAN_PART, ROOM, Range, SLOW, Steering, USUAL_FACTOR, scale,
+};
 use crate::{
     adapt::BINDING,
     condition,
@@ -70,12 +72,14 @@ pub(super) fn total(word: Word, observations: &Observations, now: Timestamp) -> 
 
 /// A sample is fresh for three intervals of its source.
 fn interval(fresh_for_ms: u64) -> Duration {
-    Duration::from_millis((fresh_for_ms / 3).clamp(1, 3_600_000))
+    Duration::from_millis((fresh_for_ms / 3).clamp(1, LONGEST_INTERVAL.as_millis() as u64))
 }
 
 /// A goal with what was measured.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
+    /// Which of the goals.
+    pub(super) position: usize,
     /// Measured value over the goal's; more than 1: missed.
     pub(super) severity: f64,
     /// The goal is a latency, which a shorter queue mends; others follow the rate.
@@ -84,6 +88,12 @@ pub(super) struct Sight {
     pub(super) at: Timestamp,
     /// How often it is measured.
     pub(super) interval: Duration,
+}
+
+impl Sight {
+    pub(super) fn thousandths(&self) -> u32 {
+        (self.severity * 1000.0).round() as u32
+    }
 }
 
 /// Goals and traffic at one moment; numbers in the rule's scope, per second.
@@ -123,10 +133,11 @@ impl Reading {
         // What is measured is measured for the whole service.
         let whole = rule.matches.is_empty();
         let scoped = |word| Some(total(word, observations, now).filter(|_| whole)?.value / scale);
-        let goals = adapt.goals.iter().filter_map(|goal| {
+        let goals = adapt.goals.iter().enumerate().filter_map(|(position, goal)| {
             let value = condition::read(&goal.metric, observations, now)?;
             let sample = condition::fresh(&goal.metric, observations, now);
             Some(Sight {
+                position,
                 severity: value.max(0.0) / goal.below,
                 is_latency: matches!(goal.metric.word, Word::Latency(_)),
                 at: sample.map_or(now, |sample| sample.at),
@@ -155,6 +166,11 @@ impl Reading {
         self.goals.iter().copied().max_by(|one, other| one.severity.total_cmp(&other.severity))
     }
 
+    /// Whether no goal is near to being missed.
+    pub(super) fn has_room(&self) -> bool {
+        self.worst().is_some_and(|worst| worst.severity <= ROOM)
+    }
+
     pub(super) fn missed(&self) -> impl Iterator<Item = Sight> {
         self.goals.iter().copied().filter(|goal| goal.severity > 1.0)
     }
@@ -181,8 +197,20 @@ impl Reading {
     }
 
     /// Time in which the requests in flight are worked off.
-    pub(super) fn drain(&self) -> Duration {
-        self.time_in_system().map_or(Duration::ZERO, Duration::from_secs_f64)
+    pub(super) fn drain(&self) -> Option<Duration> {
+        self.time_in_system().map(Duration::from_secs_f64)
+    }
+
+    /// Whether requests take longer than allowed although the bound leaves no queue that could be the reason: a bound in
+    /// proportion to the completions makes the time what is allowed, unless the completions shrink with the bound.
+    pub(super) fn is_slow_by_itself(&self) -> bool {
+        let allowed = self.allowed_time().unwrap_or(f64::INFINITY);
+        self.queue_fits() && self.time_in_system().is_some_and(|time| time > SLOW * allowed)
+    }
+
+    /// Whether no more requests are in flight than the bound allows; not, if that is not known.
+    pub(super) fn queue_fits(&self) -> bool {
+        self.bound.zip(self.inflight).is_some_and(|(bound, inflight)| inflight <= f64::from(bound))
     }
 
     /// The longest mean time in the system that the goals allow, in seconds.
@@ -225,7 +253,7 @@ impl Reading {
     /// The bound after a step up while requests are refused: follows the completions, else probes by one.
     pub(super) fn probed_bound(&self) -> Option<u32> {
         let bound = self.bound?;
-        if self.worst().is_none_or(|worst| worst.severity > ROOM) {
+        if !self.has_room() {
             return Some(bound);
         }
         let followed = self.least_bound().unwrap_or(0).min(bound.saturating_mul(2));

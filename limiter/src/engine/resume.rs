@@ -44,8 +44,8 @@ impl RuleState {
             until_holds: all_unlinked(until_holds),
             streak: unlinked(streak),
             last_rate,
-            // A goal that was missed then is judged anew.
-            steering: steering.map(|steering| Steering { missed_since: None, ..steering }),
+            // A goal that was missed then is judged anew, and so is whether a cut helped.
+            steering: steering.map(|steering| Steering { evidence: 0, trial: None, ..steering }),
             classes,
             ramp,
             missing_since: floor.and_then(|_| overdue()),

@@ -1,14 +1,15 @@
 //! What a policy means, in plain English.
 
 use crate::{
+    adapt::{COOLDOWN, EVERY},
     language::{
-        ast::{Adapt, Condition, Expression},
+        ast::{Adapt, Condition, Dimension, Expression, Pace},
         display::interval_name,
-        units::write_duration,
+        units::{write_duration, write_value},
     },
     policy::{
-        Action, EnforceAt, Key, Limit, MissingAction, Mode, PathMatch, Policy, RequestMatch, Rule, Scope, Targets,
-        ValueMatch, When,
+        Action, EnforceAt, Key, LawKind, Limit, MissingAction, Mode, PathMatch, Policy, RequestMatch, Rule, Scope,
+        Targets, ValueMatch, When,
     },
 };
 
@@ -73,7 +74,10 @@ fn explain_rule(rule: &Rule) -> Vec<String> {
             lines.push(format!("Rule {}: {head}, {requests} limited to {}.", rule.name, amount(limit)));
             lines.extend(sharing(limit));
         }
-        Action::Adapt(adapt) => lines.push(format!("Rule {}: {head}, {}", rule.name, explain_adapt(adapt, &requests))),
+        Action::Adapt(adapt) => {
+            lines.push(format!("Rule {}: {head}, {}", rule.name, explain_adapt(adapt, &requests)));
+            lines.push(explain_moves(adapt, rule.matches.is_empty()));
+        }
     }
     if let Some(when) = &rule.when {
         let origin = if when.explicit_until {
@@ -87,6 +91,13 @@ fn explain_rule(rule: &Rule) -> Vec<String> {
                 format!("It is released when {until}{origin}; the limit then doubles each second until it vanishes.")
             }
         });
+    }
+    if !rule.classes.is_empty() {
+        let names: Vec<&str> = rule.classes.iter().map(|class| class.name.as_str()).collect();
+        lines.push(format!(
+            "When not all can pass, requests of {} come first, in this order; others are shed before them.",
+            names.join(", ")
+        ));
     }
     if let Some(burst) = rule.burst {
         let noun = if burst == 1 { "request" } else { "requests" };
@@ -130,11 +141,27 @@ fn sharing(limit: &Limit) -> Vec<String> {
 }
 
 fn explain_adapt(adapt: &Adapt, requests: &str) -> String {
-    let sentence = adapt.to_string();
-    let goals =
-        sentence.strip_prefix("keep ").and_then(|rest| rest.split_once(", between ")).map_or("", |(goals, _)| goals);
-    let range = sentence.split_once(", between ").map_or("", |(_, range)| range);
+    let sentence = Adapt { pace: Pace::default(), ..adapt.clone() }.to_string();
+    let (goals, range) = sentence.split_once(", between ").unwrap_or((&sentence, ""));
+    let goals = goals.strip_prefix("keep ").unwrap_or(goals);
     format!("{requests} limited so that {goals} is kept, by a limit that moves between {range}.")
+}
+
+/// How a limit that steers itself moves.
+fn explain_moves(adapt: &Adapt, bounded: bool) -> String {
+    let step = write_value(adapt.pace.step.unwrap_or_else(|| adapt.law.default_step()), Dimension::Ratio);
+    let (every, cooldown) = (adapt.pace.every.unwrap_or(EVERY), adapt.pace.cooldown.unwrap_or(COOLDOWN));
+    let (cut, of) = match adapt.law {
+        LawKind::CompletionRate if bounded => ("to what the pods complete", "itself"),
+        LawKind::CompletionRate => ("by as much as the goal is missed", "itself"),
+        LawKind::Aimd => ("to 70% of what is offered", "its range"),
+    };
+    let bound = if bounded { ", and requests in flight are bounded" } else { "" };
+    format!(
+        "It begins at the upper end. When a goal is missed it is cut {cut}{bound}; it grows by at most {step} of {of} every {}, not sooner than {} after a cut.",
+        write_duration(every),
+        write_duration(cooldown)
+    )
 }
 
 fn which_requests(matches: &[RequestMatch]) -> String {

@@ -7,7 +7,10 @@ mod slime;
 
 use std::time::Duration;
 
-use super::{ast::Condition, *};
+use super::{
+    ast::{Condition, Pace},
+    *,
+};
 use crate::{
     metric::{Metric, Reduce, Word},
     policy::{Key, MetricDefinition, MetricSource, Scope},
@@ -18,7 +21,7 @@ fn vocabulary() -> Vocabulary {
     let metric = |dimension, reduce| MetricDefinition {
         dimension,
         reduce,
-        source: MetricSource::Prometheus { query: "x".to_owned() },
+        source: MetricSource::Prometheus { query: "x".to_owned(), position: 0 },
     };
     Vocabulary::new(
         &[
@@ -133,6 +136,16 @@ fn reads_goals() {
     let adapt = parse_adapt(text, &vocabulary()).unwrap();
     assert_eq!(adapt.to_string(), text);
     assert_eq!((adapt.floor, adapt.ceiling, adapt.goals.len()), (20.0, 500.0, 2));
+    assert_eq!(adapt.pace, Pace::default());
+    let text = "keep cpu below 70%, between 20 and 500 requests per second per pod";
+    for (written, canonical) in [
+        (", at most 20% per step", ", at most 20% per step"),
+        (", cooldown 5s, every 500ms", ", every 500ms, cooldown 5s"),
+        (" , At Most 0.05 Per Step,every 1m,cooldown 90 s", ", at most 5% per step, every 1m, cooldown 90s"),
+    ] {
+        let adapt = parse_adapt(&format!("{text}{written}"), &vocabulary()).unwrap();
+        assert_eq!(adapt.to_string(), format!("{text}{canonical}"));
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@ use crds::ObjectMeta;
 use super::{Kind, PolicyKey};
 use crate::{
     language::SentenceError,
-    problem::{Problem, Reason},
+    problem::{Place, Problem, Reason},
+    promql::{Mistake, Template},
 };
 
 /// What is wrong with an object, in the order of its fields.
@@ -42,6 +43,15 @@ impl Problems {
         text: &str,
     ) -> Option<T> {
         read.map_err(|error| self.list.push(error.into_problem(field, text))).ok()
+    }
+
+    /// A query to Prometheus, or its mistake as the problem of `field`.
+    pub(crate) fn promql(&mut self, field: impl Into<String>, query: &str) {
+        if let Err(Mistake { message, help, start, end }) = Template::parse(query) {
+            let place = Some(Place { text: query.to_owned(), start, end });
+            let (field, help) = (field.into(), Some(help.to_owned()));
+            self.list.push(Problem { field, reason: Reason::Invalid, message, help, place });
+        }
     }
 
     pub(crate) fn into_vec(self) -> Vec<Problem> {

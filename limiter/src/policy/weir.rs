@@ -4,13 +4,15 @@
 
 mod matches;
 
+pub use matches::regex_steps;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::smart_limiter::{self as api, SmartLimiter};
 
 use super::{
     Action, Class, EnforceAt, Key, Kind, LawKind, Limit, MetricDefinition, MetricSource, MissingAction, Mode,
-    OnMissing, Policy, Problems, RequestMatch, Rule, Targets,
+    OnMissing, Policy, Problems, RequestMatch, Rule, Targets, conflicts::same_requests,
 };
 use crate::{
     language::{
@@ -217,7 +219,10 @@ fn metrics(list: &[api::Metric], problems: &mut Problems) -> BTreeMap<String, Me
             continue;
         }
         let source = match (prometheus, scrape) {
-            (Some(prometheus), None) => MetricSource::Prometheus { query: prometheus.query.clone() },
+            (Some(prometheus), None) => {
+                problems.promql(format!("{field}.prometheus.query"), &prometheus.query);
+                MetricSource::Prometheus { query: prometheus.query.clone(), position }
+            }
             (None, Some(scrape)) => {
                 check_series(&scrape.series, &field, problems);
                 MetricSource::Scrape { series: scrape.series.clone(), labels: scrape.labels.clone(), rate: scrape.rate }
@@ -227,14 +232,11 @@ fn metrics(list: &[api::Metric], problems: &mut Problems) -> BTreeMap<String, Me
                 problems.add(
                     field,
                     format!("a metric has exactly one of prometheus and scrape, found {found}"),
-                    "`scrape` reads the targets' own metrics page",
+                    "`scrape` reads the targets' own metrics page, `prometheus` asks a Prometheus",
                 );
                 continue;
             }
         };
-        if let MetricSource::Prometheus { .. } = source {
-            problems.not_yet(format!("{field}.prometheus"), "Prometheus cannot be asked yet", "use `scrape`");
-        }
         let definition = MetricDefinition { dimension: dimension(*kind), reduce: reduction(*reduce), source };
         if definitions.insert(name.clone(), definition).is_some() {
             problems.invalid(format!("{field}.name"), format!("{name:?} is defined twice"));
@@ -295,7 +297,22 @@ fn rules(spec: &api::SmartLimiterSpec, vocabulary: &Vocabulary, problems: &mut P
         }
         rules.extend(rule_of(rule, &field, spec.mode, vocabulary, problems));
     }
-    (rules.len() == spec.rules.len() && !rules.is_empty()).then_some(rules)
+    let complete = rules.len() == spec.rules.len();
+    for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| complete && is_adapt(rule)) {
+        let before = rules.iter().take(position).find(|other| is_adapt(other) && same_requests(rule, other));
+        if let Some(other) = before {
+            problems.add(
+                format!("spec.rules[{position}].adapt"),
+                format!("rules {:?} and {:?} both steer the limit of the same requests", other.name, rule.name),
+                "join their goals with `and`, or give them different `matches`",
+            );
+        }
+    }
+    (complete && !rules.is_empty()).then_some(rules)
+}
+
+fn is_adapt(rule: &Rule) -> bool {
+    matches!(rule.action, Action::Adapt(_))
 }
 
 fn rule_of(

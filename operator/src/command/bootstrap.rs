@@ -1,25 +1,37 @@
-//! `weir bootstrap`: a ready Envoy bootstrap.
+//! `weir bootstrap` and `weir attachment`: what a proxy is given to find Weir.
 
 use std::process::ExitCode;
 
 use super::say;
 use crate::{
-    args::BootstrapArgs,
-    xds::{NodeKey, bootstrap},
+    args::{AttachmentArgs, BootstrapArgs, ProxyArgs},
+    xds::{NodeKey, attachment, bootstrap},
 };
 
 pub(super) fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
-    // The id must be one that Weir's own server takes.
-    let id = format!("{}/{}/{}", args.namespace, args.service, args.pod);
-    let node: NodeKey = id.parse().map_err(|error| anyhow::anyhow!("--namespace, --service, --pod: {error}"))?;
+    let node = node(&args.proxy)?;
     let options = bootstrap::Options {
         service: node.service().to_owned(),
         namespace: node.namespace().to_owned(),
         pod: node.pod().to_owned(),
-        xds_address: args.xds_address,
+        xds_address: args.proxy.xds_address,
         admin_address: args.proxy_admin_address,
+        protocol: args.proxy.protocol,
         metrics_interval: args.metrics_interval,
     };
     say!("{}", serde_saphyr::to_string(&bootstrap::bootstrap(&options))?.trim_end());
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn attach(args: &AttachmentArgs) -> anyhow::Result<ExitCode> {
+    let ProxyArgs { xds_address, protocol, .. } = args.proxy;
+    let options = attachment::Options { node: node(&args.proxy)?, xds_address, protocol };
+    say!("{}", serde_saphyr::to_string(&attachment::attachment(&options)?)?.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The id must be one that Weir's own server takes.
+fn node(args: &ProxyArgs) -> anyhow::Result<NodeKey> {
+    let id = format!("{}/{}/{}", args.namespace, args.service, args.pod);
+    id.parse().map_err(|error| anyhow::anyhow!("--namespace, --service, --pod: {error}"))
 }

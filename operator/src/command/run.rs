@@ -30,6 +30,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         scrape_interval: args.scrape_interval,
+        prometheus: args.prometheus.config(),
         state_folder: args.state_dir,
         traces: args.otlp_endpoint.map(|endpoint| traces::Config { endpoint, sample: args.otlp_sample }),
     };

@@ -109,7 +109,7 @@ impl Staged {
             Stage::Intent => {
                 let mut all = serde_json::Map::new();
                 for (key, built) in built {
-                    all.insert(key.to_string(), serde_json::to_value(&built.intent)?);
+                    all.insert(key.to_string(), serde_json::to_value(&*built.intent)?);
                 }
                 Value::Object(all)
             }

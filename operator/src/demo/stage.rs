@@ -16,7 +16,7 @@ use super::{
     process::Process,
     scenario::{Addresses, COST, CPU, NAMESPACE, REPLICAS, SERVICE, pod},
 };
-use crate::xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, bootstrap};
+use crate::xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, bootstrap};
 
 /// How long each part may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -124,6 +124,7 @@ fn proxy_bootstrap(addresses: &Addresses, replica: usize) -> Value {
         pod: pod(replica),
         xds_address: addresses.xds,
         admin_address: addresses.proxy_admins[replica],
+        protocol: Protocol::Delta,
         metrics_interval: DEFAULT_METRICS_INTERVAL,
     })
 }

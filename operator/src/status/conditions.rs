@@ -8,15 +8,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
     engine::Phase,
     metric::{Metric, Word},
-    policy::{EnforceAt, Mode, Policy},
+    policy::{EnforceAt, MetricSource, Mode, Policy, Rule},
     problem,
 };
 
-use super::Target;
+use super::{Endpoints, Target};
 use crate::{
     index::{Enforcer, PolicyEntry},
     metrics::HealthBoard,
-    xds::{NodeKey, proxies::Proxies, table::Table},
+    translate::decide::qualified,
+    xds::{NodeKey, proxies::Proxies, resources::extension, table::Table},
 };
 
 /// How far a policy's newest numbers have come.
@@ -28,10 +29,21 @@ pub(super) struct Delivery {
     connected: u32,
     /// Node and what it said of a version that it refused.
     refused: Vec<(String, String)>,
+    /// Bucket of a limit, and why it is not in force at proxies whose listeners are another control plane's.
+    left_out: BTreeSet<(String, String)>,
+    /// There are such proxies; a queue bound, which stands in a cluster, is not in force at them.
+    attached: bool,
 }
 
 pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies) -> Delivery {
-    let mut delivery = Delivery { total: 0, programmed: 0, connected: 0, refused: Vec::new() };
+    let mut delivery = Delivery {
+        total: 0,
+        programmed: 0,
+        connected: 0,
+        refused: Vec::new(),
+        left_out: BTreeSet::new(),
+        attached: false,
+    };
     // A caller may enforce limits of several targets, and has one proxy.
     let enforcers: BTreeSet<&Enforcer> = targets.iter().flat_map(|target| &target.enforcers).collect();
     for enforcer in enforcers {
@@ -39,6 +51,14 @@ pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies)
         let mut nodes = enforcer.services.iter().map(|service| NodeKey::of(service, &enforcer.pod));
         let Some(node) = nodes.find(|node| proxies.is_connected(node)) else { continue };
         delivery.connected += 1;
+        let built = targets.iter().find(|target| target.service == node.service_key()).and_then(|target| target.built);
+        if let Some(built) = built.filter(|_| table.is_attached(&node))
+            && let Some(pod) = built.intent.pods.get(node.pod())
+        {
+            let left_out = extension::left_out(&built.intent, pod);
+            delivery.left_out.extend(left_out.into_iter().map(|(bucket, why)| (bucket.into(), why.to_string())));
+            delivery.attached = true;
+        }
         if let Some(refusal) = proxies.refusals(&node).pop() {
             delivery.refused.push((node.to_string(), refusal.message));
         } else if proxies.programmed(&node, &table.versions(&node)) {
@@ -130,6 +150,12 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
     if !troubles.is_empty() {
         return (false, Reason::NotCarriedOut, troubles.join("; "));
     }
+    let left_out: Vec<String> =
+        policy.rules.iter().filter_map(|rule| left_out(policy, rule, targets, delivery)).collect();
+    if !left_out.is_empty() {
+        let message = format!("at proxies of another control plane {}", left_out.join("; "));
+        return (false, Reason::NotCarriedOut, message);
+    }
     if let Some((node, message)) = delivery.refused.first() {
         let more = match delivery.refused.len() {
             1 => String::new(),
@@ -163,6 +189,19 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
     (true, Reason::Programmed, format!("every proxy of {whose} has acknowledged the newest version"))
 }
 
+/// Why a rule is not carried out at proxies that fetch only their limits.
+fn left_out(policy: &Policy, rule: &Rule, targets: &[Target<'_>], delivery: &Delivery) -> Option<String> {
+    let bucket = format!("{}/{}", policy.key, rule.name);
+    let of_rule = delivery.left_out.iter().find(|(of, _)| *of == bucket);
+    if let Some((_, why)) = of_rule {
+        return Some(format!("the rule {} is not carried out: {why}", rule.name));
+    }
+    let decisions = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+    let bounded = delivery.attached && decisions.into_iter().any(|(decision, _)| decision.bound.is_some());
+    let why = "its bound on requests in flight stands in a cluster, and clusters there are not Weir's";
+    bounded.then(|| format!("the rule {} is carried out in part: {why}", rule.name))
+}
+
 fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, proxies: &Proxies) -> Verdict {
     let Some(policy) = &entry.accepted else {
         return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
@@ -181,7 +220,7 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, pr
         }
         let words: Vec<_> = missing.iter().map(|metric| metric.word.to_string()).collect();
         let mut message = format!("{} of {} is missing", words.join(", "), target.service);
-        if let Some(why) = why_missing(target, &missing, health, proxies) {
+        if let Some(why) = why_missing(policy, target, &missing, health, proxies) {
             message.push_str(": ");
             message.push_str(&why);
         }
@@ -196,11 +235,48 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, pr
     (true, Reason::Available, message.to_owned())
 }
 
-fn why_missing(target: &Target<'_>, missing: &[&Metric], health: &HealthBoard, proxies: &Proxies) -> Option<String> {
+fn why_missing(
+    policy: &Policy,
+    target: &Target<'_>,
+    missing: &[&Metric],
+    health: &HealthBoard,
+    proxies: &Proxies,
+) -> Option<String> {
     let view = target.view.as_ref()?;
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
     }
+    if let Some(why) = missing.iter().find_map(|metric| query_fails(policy, target, metric, health)) {
+        return Some(why);
+    }
+    let direct = direct_fails(target, view, missing, health, proxies);
+    let asked = missing.iter().find_map(|metric| health.query(&target.service, &metric.word));
+    let asked = asked.map(|error| format!("from Prometheus: {}", error.message));
+    let both: Vec<String> = direct.into_iter().chain(asked).collect();
+    (!both.is_empty()).then(|| both.join("; "))
+}
+
+/// Why a word that the policy takes from Prometheus is missing, with the field that says the query.
+fn query_fails(policy: &Policy, target: &Target<'_>, metric: &Metric, health: &HealthBoard) -> Option<String> {
+    let Word::Named(name) = &metric.word else { return None };
+    let MetricSource::Prometheus { position, .. } = &policy.metrics.get(name)?.source else { return None };
+    let why = if health.has_prometheus() {
+        let error = health.query(&target.service, &qualified(policy, metric).word);
+        error.map_or_else(|| "it has not been answered yet".to_owned(), |error| error.message)
+    } else {
+        "there is no Prometheus to ask: start `weir run` with --prometheus URL, or set WEIR_PROMETHEUS".to_owned()
+    };
+    Some(format!("spec.metrics[{position}].prometheus.query: {why}"))
+}
+
+/// Why neither the targets' proxies nor their own pages give a word.
+fn direct_fails(
+    target: &Target<'_>,
+    view: &Endpoints,
+    missing: &[&Metric],
+    health: &HealthBoard,
+    proxies: &Proxies,
+) -> Option<String> {
     // What Envoy streams is not looked for on metrics pages.
     let (streamed, missing): (Vec<&Metric>, Vec<&Metric>) =
         missing.iter().partition(|metric| metric.word.is_streamed());

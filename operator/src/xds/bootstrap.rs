@@ -1,9 +1,10 @@
-//! A ready bootstrap for Envoy: everything comes from Weir by delta ADS.
+//! A ready bootstrap for Envoy: everything comes from Weir by one ADS stream.
 
 mod statistics;
 
 use std::{net::SocketAddr, time::Duration};
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::xds::{NodeKey, names};
@@ -21,8 +22,31 @@ pub struct Options {
     pub xds_address: SocketAddr,
     /// Where Envoy's admin page listens.
     pub admin_address: SocketAddr,
+    /// Which form of xDS it speaks.
+    pub protocol: Protocol,
     /// How often Envoy streams its statistics to Weir.
     pub metrics_interval: Duration,
+}
+
+/// The two forms of xDS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// Only what differs is sent.
+    #[default]
+    Delta,
+    /// State of the world: all clusters and listeners whenever one changes.
+    Sotw,
+}
+
+impl Protocol {
+    /// Envoy's word, `ApiConfigSource.api_type`.
+    #[must_use]
+    pub const fn api_type(self) -> &'static str {
+        match self {
+            Self::Delta => "DELTA_GRPC",
+            Self::Sotw => "GRPC",
+        }
+    }
 }
 
 /// How often Envoy streams its statistics to Weir, unless told otherwise.
@@ -31,10 +55,10 @@ pub const DEFAULT_METRICS_INTERVAL: Duration = Duration::from_millis(250);
 /// Envoy's bootstrap as JSON (`envoy -c FILE` takes it).
 #[must_use]
 pub fn bootstrap(options: &Options) -> Value {
-    let Options { service, namespace, pod, xds_address, admin_address, metrics_interval } = options;
+    let Options { service, namespace, pod, xds_address, admin_address, protocol, metrics_interval } = options;
     let node = NodeKey::new(namespace, service, pod);
     // Without Weir, Envoy waits this long for each of the three before it goes live with what it has.
-    let from_weir = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
+    let from_ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
     json!({
         "node": {"id": node.to_string(), "cluster": format!("{namespace}/{service}")},
         "admin": {"address": address(*admin_address)},
@@ -44,50 +68,60 @@ pub fn bootstrap(options: &Options) -> Value {
                 // smaller than this.
                 {"name": "weir", "static_layer": {"re2.max_program_size.error_level": 32_768}},
                 // Queue bounds, and whether anything is enforced.
-                {"name": "rtds", "rtds_layer": {"name": names::runtime(&node), "rtds_config": from_weir.clone()}},
+                {"name": "rtds", "rtds_layer": {"name": names::runtime(&node), "rtds_config": from_ads.clone()}},
                 // Last, so that an operator's hand wins: `weir.enforced` on Envoy's own admin page.
                 {"name": "admin", "admin_layer": {}},
             ],
         },
         "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC",
-                "transport_api_version": "V3",
-                "set_node_on_first_message_only": true,
-                "grpc_services": [{
-                    "envoy_grpc": {
-                        "cluster_name": names::WEIR_CLUSTER,
-                        // Envoy's default waits up to 30 s before it connects again.
-                        "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}},
-                    },
-                }],
-            },
-            "lds_config": from_weir.clone(),
-            "cds_config": from_weir,
+            "ads_config": from_weir(*protocol),
+            "lds_config": from_ads.clone(),
+            "cds_config": from_ads,
         },
         "stats_flush_interval": statistics::flush_interval(*metrics_interval),
         "stats_sinks": statistics::sinks(),
         "stats_config": statistics::config(),
         "static_resources": {
-            "clusters": [{
-                "name": names::WEIR_CLUSTER,
-                "type": "STATIC",
-                "connect_timeout": "1s",
-                "load_assignment": {
-                    "cluster_name": names::WEIR_CLUSTER,
-                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(*xds_address)}}]}],
-                },
-                "typed_extension_protocol_options": {
-                    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                        "explicit_http_config": {
-                            // A connection that died silently is noticed within 7 s.
-                            "http2_protocol_options": {"connection_keepalive": {"interval": "5s", "timeout": "2s"}},
-                        },
-                    },
-                },
-            }],
+            "clusters": [weir_cluster(*xds_address)],
         },
+    })
+}
+
+/// The static cluster of Weir itself.
+pub(super) fn weir_cluster(xds_address: SocketAddr) -> Value {
+    json!({
+        "name": names::WEIR_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": names::WEIR_CLUSTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(xds_address)}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    // A connection that died silently is noticed within 7 s.
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "5s", "timeout": "2s"}},
+                },
+            },
+        },
+    })
+}
+
+/// A stream to Weir, as `ApiConfigSource`.
+pub(super) fn from_weir(protocol: Protocol) -> Value {
+    json!({
+        "api_type": protocol.api_type(),
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": true,
+        "grpc_services": [{
+            "envoy_grpc": {
+                "cluster_name": names::WEIR_CLUSTER,
+                // Envoy's default waits up to 30 s before it connects again.
+                "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}},
+            },
+        }],
     })
 }
 
@@ -107,6 +141,7 @@ mod tests {
             pod: "checkout-0".into(),
             xds_address: ([127, 0, 0, 1], 18000).into(),
             admin_address: "[::1]:19000".parse().expect("an address"),
+            protocol: Protocol::Delta,
             metrics_interval: DEFAULT_METRICS_INTERVAL,
         });
         assert_eq!(written["node"]["id"], "ns-a/checkout/checkout-0");

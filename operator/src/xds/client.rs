@@ -1,4 +1,4 @@
-//! A small delta ADS client on the same messages, for tests, benches and looking at a running Weir.
+//! Small ADS clients on the same messages, for tests, benches and looking at a running Weir.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -10,7 +10,7 @@ use tonic::{Status, Streaming, transport::Channel};
 use crate::xds::{
     ResourceType,
     wire::{
-        self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node,
+        self, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Node,
         service::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     },
 };
@@ -29,7 +29,7 @@ pub enum Error {
     Ended,
 }
 
-/// One stream.
+/// One delta stream.
 #[derive(Debug)]
 pub struct DeltaClient {
     request_tx: mpsc::Sender<DeltaDiscoveryRequest>,
@@ -45,16 +45,7 @@ impl DeltaClient {
     ///
     /// No connection, or the server refuses the call.
     pub async fn connect(address: SocketAddr, node: &str) -> Result<Self, Error> {
-        let endpoint = Channel::builder(
-            http::Uri::builder()
-                .scheme("http")
-                .authority(address.to_string())
-                .path_and_query("/")
-                .build()
-                .expect("a socket address is an authority"),
-        );
-        let channel = endpoint.tcp_nodelay(true).connect().await.map_err(|error| Error::Connect(address, error))?;
-        Self::open(channel, node).await
+        Self::open(dial(address).await?, node).await
     }
 
     /// Opens a stream on a connection that others may share.
@@ -70,8 +61,7 @@ impl DeltaClient {
             .await
             .map_err(Box::new)?
             .into_inner();
-        let node = Node { id: node.into(), user_agent_name: "weir".into(), ..Node::default() };
-        Ok(Self { request_tx, responses, node: Some(node) })
+        Ok(Self { request_tx, responses, node: Some(named(node)) })
     }
 
     /// Sends any request.
@@ -164,6 +154,116 @@ impl DeltaClient {
         })
         .await
     }
+}
+
+/// One state-of-the-world stream.
+#[derive(Debug)]
+pub struct SotwClient {
+    request_tx: mpsc::Sender<DiscoveryRequest>,
+    responses: Streaming<DiscoveryResponse>,
+    node: Option<Node>,
+    /// The last request of each type: every one repeats what it had and what it asked for.
+    last: [DiscoveryRequest; ResourceType::COUNT],
+}
+
+impl SotwClient {
+    /// Opens a stream on a connection of its own. Nothing is sent before the first request.
+    ///
+    /// # Errors
+    ///
+    /// No connection, or the server refuses the call.
+    pub async fn connect(address: SocketAddr, node: &str) -> Result<Self, Error> {
+        let (request_tx, request_rx) = mpsc::channel(16);
+        let responses = AggregatedDiscoveryServiceClient::new(dial(address).await?)
+            .max_decoding_message_size(64 << 20)
+            .stream_aggregated_resources(ReceiverStream::new(request_rx))
+            .await
+            .map_err(Box::new)?
+            .into_inner();
+        let last = ResourceType::ALL
+            .map(|t| DiscoveryRequest { type_url: t.type_url().into(), ..DiscoveryRequest::default() });
+        Ok(Self { request_tx, responses, node: Some(named(node)), last })
+    }
+
+    /// Asks for these names from now on; for none, and as the first request of clusters or listeners, for all.
+    ///
+    /// # Errors
+    ///
+    /// The stream has ended.
+    pub async fn subscribe(&mut self, resource_type: ResourceType, names: &[&str]) -> Result<(), Error> {
+        let last = &mut self.last[resource_type.index()];
+        last.resource_names = names.iter().map(|name| (*name).into()).collect();
+        self.send(resource_type, None).await
+    }
+
+    /// Subscribes after a reconnect: says which version is still in hand.
+    ///
+    /// # Errors
+    ///
+    /// The stream has ended.
+    pub async fn resume(&mut self, resource_type: ResourceType, names: &[&str], version: &str) -> Result<(), Error> {
+        self.last[resource_type.index()].version_info = version.into();
+        self.subscribe(resource_type, names).await
+    }
+
+    /// Waits for the next response of a type that is served.
+    ///
+    /// # Errors
+    ///
+    /// The stream has ended.
+    pub async fn next(&mut self) -> Result<(ResourceType, DiscoveryResponse), Error> {
+        loop {
+            let response = self.responses.message().await.map_err(Box::new)?.ok_or(Error::Ended)?;
+            if let Some(resource_type) = ResourceType::from_type_url(&response.type_url) {
+                self.last[resource_type.index()].response_nonce.clone_from(&response.nonce);
+                return Ok((resource_type, response));
+            }
+        }
+    }
+
+    /// Acknowledges a response.
+    ///
+    /// # Errors
+    ///
+    /// The stream has ended.
+    pub async fn ack(&mut self, resource_type: ResourceType, response: &DiscoveryResponse) -> Result<(), Error> {
+        self.last[resource_type.index()].version_info.clone_from(&response.version_info);
+        self.send(resource_type, None).await
+    }
+
+    /// Refuses the newest response of a type.
+    ///
+    /// # Errors
+    ///
+    /// The stream has ended.
+    pub async fn nack(&mut self, resource_type: ResourceType, message: &str) -> Result<(), Error> {
+        self.send(resource_type, Some(wire::Status { code: 13, message: message.into() })).await
+    }
+
+    async fn send(&mut self, resource_type: ResourceType, error: Option<wire::Status>) -> Result<(), Error> {
+        let request = DiscoveryRequest {
+            node: self.node.take(),
+            error_detail: error,
+            ..self.last[resource_type.index()].clone()
+        };
+        self.request_tx.send(request).await.map_err(|_| Error::Ended)
+    }
+}
+
+async fn dial(address: SocketAddr) -> Result<Channel, Error> {
+    let endpoint = Channel::builder(
+        http::Uri::builder()
+            .scheme("http")
+            .authority(address.to_string())
+            .path_and_query("/")
+            .build()
+            .expect("a socket address is an authority"),
+    );
+    endpoint.tcp_nodelay(true).connect().await.map_err(|error| Error::Connect(address, error))
+}
+
+fn named(node: &str) -> Node {
+    Node { id: node.into(), user_agent_name: "weir".into(), ..Node::default() }
 }
 
 /// Name and version of each resource of a response, in its order; bytes that are not a resource are left out.

@@ -93,6 +93,21 @@ pub fn inbound(node: &NodeKey, inbound: &Inbound) -> String {
     format!("in/{node}/{}", inbound.listener.port())
 }
 
+/// Name of the extension configuration with the limits of one pod: `limits/<namespace>/<service>/<pod>`. It says for whom
+/// it is, since the node id is another control plane's.
+#[must_use]
+pub fn extension(node: &NodeKey) -> String {
+    format!("{EXTENSION_PREFIX}{node}")
+}
+
+/// The pod that an extension configuration is for; `None`: it is not one of ours.
+#[must_use]
+pub fn extension_node(name: &str) -> Option<NodeKey> {
+    name.strip_prefix(EXTENSION_PREFIX)?.parse().ok()
+}
+
+const EXTENSION_PREFIX: &str = "limits/";
+
 /// Stat prefix of an inbound port's connection manager and cluster: `in_<port>`; the proxy is told apart by its node.
 #[must_use]
 pub fn inbound_stat_prefix(inbound: &Inbound) -> String {
@@ -224,6 +239,9 @@ mod tests {
             "in/ns-a/checkout/checkout-0/15080"
         );
         assert_eq!(inbound_stat_prefix(&port), "in_15080");
+        let node = NodeKey::new("ns-a", "checkout", "checkout-0");
+        assert_eq!(extension(&node), "limits/ns-a/checkout/checkout-0");
+        assert_eq!(extension_node(&extension(&node)), Some(node));
         assert_eq!(runtime(&NodeKey::new("ns-a", "checkout", "checkout-0")), "rt/ns-a/checkout/checkout-0");
         assert_eq!(max_requests_runtime_key("in/a", Priority::High), "circuit_breakers.in/a.high.max_requests");
     }

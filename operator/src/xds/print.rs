@@ -53,7 +53,25 @@ pub fn json(resource: &Resource) -> Result<Value, Error> {
 pub fn encoded(name: &str, bytes: &[u8]) -> Result<Value, Error> {
     let decode_error = |source| Error::Decode { name: name.into(), source };
     let wire::Resource { version, resource, name: own_name } = wire::Resource::decode(bytes).map_err(decode_error)?;
-    let wire::Any { type_url, value } = resource.unwrap_or_default();
+    let any = resource.unwrap_or_default();
+    Ok(sorted(json!({"name": own_name, "version": version, "resource": open(name, any)?})))
+}
+
+/// A message by itself, without its type.
+///
+/// # Errors
+///
+/// As [`json()`].
+pub fn message<M: prost::Name>(message: &M) -> Result<Value, Error> {
+    let any = wire::Any { type_url: M::type_url(), value: message.encode_to_vec().into() };
+    let mut fields = open(M::NAME, any)?;
+    fields.remove("@type");
+    Ok(sorted(Value::Object(fields)))
+}
+
+fn open(name: &str, any: wire::Any) -> Result<Map<String, Value>, Error> {
+    let wire::Any { type_url, value } = any;
+    let decode_error = |source| Error::Decode { name: name.into(), source };
     let unknown = || Error::Unknown { name: name.into(), type_url: type_url.clone() };
     let full_name = type_url.rsplit('/').next().unwrap_or_default();
     let descriptor = DESCRIPTORS.get_message_by_name(full_name).ok_or_else(unknown)?;
@@ -64,7 +82,7 @@ pub fn encoded(name: &str, bytes: &[u8]) -> Result<Value, Error> {
     if let Value::Object(fields) = body {
         with_type.extend(fields);
     }
-    Ok(sorted(json!({"name": own_name, "version": version, "resource": with_type})))
+    Ok(with_type)
 }
 
 /// Protobuf maps come in random order; whether `serde_json` sorts depends on the features of the whole build.

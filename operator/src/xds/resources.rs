@@ -6,6 +6,7 @@
 
 mod cluster;
 pub mod endpoint;
+pub mod extension;
 pub mod limiter;
 mod listener;
 mod logger;

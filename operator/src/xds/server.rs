@@ -18,15 +18,21 @@ use tonic::{
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::xds::{
-    NodeKey, ResourceType,
+    NodeKey, ResourceType, names,
     proxies::{Connection, Proxies, Refusal},
-    session::{Meaning, Push, Session},
+    session::{Meaning, Protocol, Push, Session},
+    sotw::SotwSession,
     subscription::Outcome,
     table::{Table, Watcher},
     trail::Trail,
     wire::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-        service::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+        Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Says,
+        service::{
+            aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+            extension_config_discovery_service_server::{
+                ExtensionConfigDiscoveryService, ExtensionConfigDiscoveryServiceServer,
+            },
+        },
     },
 };
 
@@ -73,8 +79,8 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `table`, and `beside` it other services, on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`: Envoy keeps what it has and
-/// connects again) and returns.
+/// Serves `table`, and `beside` it other services, on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`:
+/// Envoy keeps what it has and connects again) and returns.
 ///
 /// # Errors
 ///
@@ -88,15 +94,16 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_or_else(|_| "an unknown address".into(), |address| address.to_string());
     info!(%address, "xds server listens");
-    let ads = Ads { table, proxies, shutdown: shutdown.clone() };
-    let service = AggregatedDiscoveryServiceServer::new(ads).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let streams = Streams { table, proxies, shutdown: shutdown.clone() };
+    let ads = AggregatedDiscoveryServiceServer::new(streams.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let ecds = ExtensionConfigDiscoveryServiceServer::new(streams).max_decoding_message_size(MAX_REQUEST_BYTES);
     // Small messages must not wait for an acknowledgement of earlier ones.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
-        .add_routes(beside.add_service(service))
+        .add_routes(beside.add_service(ads).add_service(ecds))
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::pin!(server);
     let ended = tokio::select! {
@@ -109,8 +116,8 @@ pub async fn serve(
     ended.map_err(|source| Error::Transport { address, source })
 }
 
-#[derive(Debug)]
-struct Ads {
+#[derive(Clone, Debug)]
+struct Streams {
     table: Table,
     proxies: Proxies,
     shutdown: CancellationToken,
@@ -119,24 +126,88 @@ struct Ads {
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl AggregatedDiscoveryService for Ads {
+impl AggregatedDiscoveryService for Streams {
     type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
     type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
-        _: Request<Streaming<DiscoveryRequest>>,
+        request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "state-of-the-world ADS is not served yet; set api_type: DELTA_GRPC in dynamic_resources.ads_config \
-             (`weir bootstrap` writes it)",
-        ))
+        Ok(self.stream::<SotwSession>(request, Seat::Node))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(self.stream::<Session>(request, Seat::Node))
+    }
+}
+
+#[tonic::async_trait]
+impl ExtensionConfigDiscoveryService for Streams {
+    type StreamExtensionConfigsStream = Responses<DiscoveryResponse>;
+    type DeltaExtensionConfigsStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_extension_configs(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamExtensionConfigsStream>, Status> {
+        Ok(self.stream::<SotwSession>(request, Seat::Extension))
+    }
+
+    async fn delta_extension_configs(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaExtensionConfigsStream>, Status> {
+        Ok(self.stream::<Session>(request, Seat::Extension))
+    }
+}
+
+/// What a stream sees, and by what it says for whom it is.
+#[derive(Clone, Copy, Debug)]
+enum Seat {
+    /// Everything of the node in its first request.
+    Node,
+    /// The one extension configuration that its first request names; the node is another control plane's.
+    Extension,
+}
+
+impl Seat {
+    /// Who is there, by the first request.
+    fn node(self, first: &impl Asks) -> Result<NodeKey, Status> {
+        match self {
+            Self::Node => {
+                // Envoy logs this and reconnects with backoff.
+                let said = first.node().ok_or_else(|| {
+                    Status::invalid_argument(
+                        "the first request of a stream must carry node.id of the form \"<namespace>/<service>/<pod>\"",
+                    )
+                })?;
+                said.id.parse().map_err(|error: crate::xds::node::Error| {
+                    warn!(%error, "node id refused");
+                    Status::invalid_argument(error.to_string())
+                })
+            }
+            Self::Extension => first.names().iter().find_map(|name| names::extension_node(name)).ok_or_else(|| {
+                let name: String = first.names().first().into_iter().flat_map(|name| name.chars()).take(100).collect();
+                warn!(name, "extension configuration refused");
+                Status::invalid_argument(
+                    "the first request of a stream for extension configurations must name \
+                     \"limits/<namespace>/<service>/<pod>\": give the HTTP filter that name (`weir attachment` writes it)",
+                )
+            }),
+        }
+    }
+}
+
+impl Streams {
+    /// Starts the task of a stream.
+    fn stream<P>(&self, request: Request<Streaming<P::Request>>, seat: Seat) -> Response<Responses<P::Response>>
+    where
+        P: Protocol<Request: Send + Sync + 'static, Response: Send + 'static> + Send + 'static,
+    {
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let inbound = request.into_inner();
         // One response waits for the transport at most; everything else stays a difference, not yet computed.
@@ -144,7 +215,7 @@ impl AggregatedDiscoveryService for Ads {
         let (table, proxies, shutdown) = (self.table.clone(), self.proxies.clone(), self.shutdown.clone());
         let stream = async move {
             let outcome = tokio::select! {
-                outcome = open(table, proxies, inbound, &response_tx) => outcome,
+                outcome = open::<P>(seat, table, proxies, inbound, &response_tx) => outcome,
                 // Envoy reconnects within its backoff.
                 () = shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
             };
@@ -158,41 +229,38 @@ impl AggregatedDiscoveryService for Ads {
             }
         };
         tokio::spawn(stream.instrument(info_span!("stream", %peer, node = tracing::field::Empty)));
-        Ok(Response::new(Box::pin(ReceiverStream::new(response_rx).map(|response| *response))))
+        let responses: Responses<P::Response> = Box::pin(ReceiverStream::new(response_rx).map(|response| *response));
+        Response::new(responses)
     }
 }
 
 /// Boxed, since a channel holds room for 32 messages however few it may take: 4 KB less for each stream.
-type ResponseTx = mpsc::Sender<Box<Result<DeltaDiscoveryResponse, Status>>>;
+type ResponseTx<P> = mpsc::Sender<Box<Result<<P as Protocol>::Response, Status>>>;
 
 /// Reads the first request, which says who is there, and serves the stream to its end.
-async fn open(
+async fn open<P: Protocol>(
+    seat: Seat,
     table: Table,
     proxies: Proxies,
-    mut inbound: Streaming<DeltaDiscoveryRequest>,
-    response_tx: &ResponseTx,
+    mut inbound: Streaming<P::Request>,
+    response_tx: &ResponseTx<P>,
 ) -> Result<(), Status> {
     let first = match timeout(FIRST_REQUEST, inbound.message()).await {
         Ok(first) => first?,
         Err(_) => return Err(Status::deadline_exceeded("no request within 10 s of opening the stream")),
     };
     let Some(first) = first else { return Ok(()) };
-    let Some(said) = &first.node else {
-        // Envoy logs this and reconnects with backoff.
-        return Err(Status::invalid_argument(
-            "the first request of a stream must carry node.id of the form \"<namespace>/<service>/<pod>\"",
-        ));
-    };
-    let node: NodeKey = said.id.parse().map_err(|error: crate::xds::node::Error| {
-        warn!(%error, "node id refused");
-        Status::invalid_argument(error.to_string())
-    })?;
+    let node = seat.node(&first)?;
+    let user_agent = first.node().map(crate::xds::wire::Node::user_agent).unwrap_or_default();
     tracing::Span::current().record("node", tracing::field::display(&node));
-    let connection = proxies.connect(&node, said.user_agent(), Timestamp::now());
-    info!(user_agent = said.user_agent(), "proxy connected");
-    let mut watcher = table.watch(&node);
+    let mut watcher = match seat {
+        Seat::Node => table.watch(&node),
+        Seat::Extension => table.attach(&node),
+    };
+    info!(user_agent, ?seat, "proxy connected");
+    let connection = proxies.connect(&node, user_agent, Timestamp::now());
     let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
-    let mut stream = ProxyStream { session: Session::default(), watcher, connection, proxies, node, trail };
+    let mut stream = ProxyStream { session: P::default(), watcher, connection, proxies, node, trail };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);
@@ -201,8 +269,8 @@ async fn open(
     outcome
 }
 
-struct ProxyStream {
-    session: Session,
+struct ProxyStream<P> {
+    session: P,
     watcher: Watcher,
     connection: Connection,
     proxies: Proxies,
@@ -210,12 +278,8 @@ struct ProxyStream {
     trail: Trail,
 }
 
-impl ProxyStream {
-    async fn run(
-        &mut self,
-        inbound: &mut Streaming<DeltaDiscoveryRequest>,
-        response_tx: &ResponseTx,
-    ) -> Result<(), Status> {
+impl<P: Protocol> ProxyStream<P> {
+    async fn run(&mut self, inbound: &mut Streaming<P::Request>, response_tx: &ResponseTx<P>) -> Result<(), Status> {
         let mut may_have_news = true;
         loop {
             tokio::select! {
@@ -231,18 +295,20 @@ impl ProxyStream {
                         }
                         Some(Push { resource_type, response }) => {
                             if let Some(resource_type) = resource_type {
-                                self.connection.pushed(resource_type, response.resources.len());
-                                self.trail.pushed(&self.node, resource_type, response.resources.len(), &response.nonce);
+                                self.connection.pushed(resource_type, response.count());
+                                self.trail.pushed(&self.node, resource_type, response.count(), response.nonce());
                             }
                             debug!(
-                                type_url = response.type_url,
-                                nonce = response.nonce,
-                                count = response.resources.len(),
-                                removed = response.removed_resources.len(),
+                                type_url = response.type_url(),
+                                nonce = response.nonce(),
+                                count = response.count(),
                                 "push"
                             );
                             permit.send(Box::new(Ok(response)));
                         }
+                    }
+                    for (resource_type, outcome) in self.session.learned() {
+                        self.connection.holds(resource_type, outcome.holds);
                     }
                 }
                 request = inbound.message(), if self.session.takes_requests() => {
@@ -258,16 +324,16 @@ impl ProxyStream {
         }
     }
 
-    fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
+    fn request(&mut self, request: &P::Request) -> Result<(), Status> {
         // Envoy logs RESOURCE_EXHAUSTED and reconnects with backoff.
-        let meaning = self.session.request(request).map_err(|error| {
+        let meaning = self.session.request(request, &self.watcher.view()).map_err(|error| {
             warn!(%error, "request refused");
             Status::resource_exhausted(error.to_string())
         })?;
         match meaning {
             Meaning::Known(resource_type, outcome) => self.learned(request, resource_type, outcome),
             Meaning::Unknown => {
-                let type_url: String = request.type_url.chars().take(200).collect();
+                let type_url: String = request.type_url().chars().take(200).collect();
                 debug!(type_url, "type is not served; answered that there is none");
                 self.proxies.count_unknown_type();
             }
@@ -275,9 +341,9 @@ impl ProxyStream {
         Ok(())
     }
 
-    fn learned(&mut self, request: &DeltaDiscoveryRequest, resource_type: ResourceType, outcome: Outcome) {
-        let refusal = request.error_detail.as_ref().map(|error| error.message.as_str());
-        self.trail.answered(&request.response_nonce, refusal);
+    fn learned(&mut self, request: &P::Request, resource_type: ResourceType, outcome: Outcome) {
+        let refusal = request.error().map(|error| error.message.as_str());
+        self.trail.answered(request.nonce(), refusal);
         if outcome.acknowledged {
             self.connection.count_ack(resource_type);
         }
@@ -286,11 +352,11 @@ impl ProxyStream {
         }
         let Some(refused) = outcome.refused else { return };
         let resources: Vec<_> = refused.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect();
-        let message = request.error_detail.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+        let message = request.error().map(|error| error.message.clone()).unwrap_or_default();
         warn!(
             node = %self.node,
-            type_url = request.type_url,
-            nonce = request.response_nonce,
+            type_url = request.type_url(),
+            nonce = request.nonce(),
             count = resources.len(),
             message,
             "proxy refused a response; what it had stays in force"

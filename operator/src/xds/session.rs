@@ -1,8 +1,8 @@
 //! Protocol state of one stream: the subscriptions and the order of pushes. No I/O, no clock.
 //!
-//! Order: the runtime layer, changed clusters, endpoints, listeners, routes; then removals, the other way round. Envoy warms a changed EDS
-//! cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is followed by its
-//! endpoints, changed or not. Envoy ignores the removal of endpoints, so they are emptied instead.
+//! Order: the runtime layer, changed clusters, endpoints, listeners, routes; then removals, the other way round. Envoy warms
+//! a changed EDS cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is
+//! followed by its endpoints, changed or not. Envoy ignores the removal of endpoints, so they are emptied instead.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::xds::{
     ResourceType, resources,
     subscription::{Held, MAX_NAMES, Outcome, Subscription, TooManyNames},
     table::{Names, View},
-    wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    wire::{Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Says},
 };
 
 /// Answers for types that we do not serve which may wait; beyond, the stream is not read until they are sent.
@@ -29,11 +29,37 @@ pub struct Session {
 
 /// A response to send now.
 #[derive(Debug)]
-pub struct Push {
+pub struct Push<R = DeltaDiscoveryResponse> {
     /// Its type, unless it is one that we do not serve.
     pub resource_type: Option<ResourceType>,
     /// The message.
-    pub response: DeltaDiscoveryResponse,
+    pub response: R,
+}
+
+/// What the task of a stream needs of a protocol.
+pub trait Protocol: Default {
+    /// What the proxy sends.
+    type Request: Asks;
+    /// What it is sent.
+    type Response: Says;
+
+    /// Takes a request of a proxy that sees `view`.
+    ///
+    /// # Errors
+    ///
+    /// Too many names; the stream should end.
+    fn request(&mut self, request: &Self::Request, view: &View) -> Result<Meaning, TooManyNames>;
+
+    /// Whether another request may be read.
+    fn takes_requests(&self) -> bool;
+
+    /// The next response that brings the proxy nearer to `view`, which counts as sent from now on; `None`: all is said.
+    fn next(&mut self, view: &View) -> Option<Push<Self::Response>>;
+
+    /// What became known without an answer of the proxy since the last call.
+    fn learned(&mut self) -> Vec<(ResourceType, Outcome)> {
+        Vec::new()
+    }
 }
 
 /// What a request meant.
@@ -51,13 +77,30 @@ impl Default for Session {
     }
 }
 
+impl Protocol for Session {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn request(&mut self, request: &DeltaDiscoveryRequest, _: &View) -> Result<Meaning, TooManyNames> {
+        self.take(request)
+    }
+
+    fn takes_requests(&self) -> bool {
+        self.waiting.len() < MAX_WAITING
+    }
+
+    fn next(&mut self, view: &View) -> Option<Push> {
+        self.next_unless(view, |_| false)
+    }
+}
+
 impl Session {
-    /// Takes a request.
+    /// Takes a request; what it means does not depend on what the proxy sees.
     ///
     /// # Errors
     ///
     /// Too many names; the stream should end.
-    pub fn request(&mut self, request: &DeltaDiscoveryRequest) -> Result<Meaning, TooManyNames> {
+    pub fn take(&mut self, request: &DeltaDiscoveryRequest) -> Result<Meaning, TooManyNames> {
         let Some(resource_type) = ResourceType::from_type_url(&request.type_url) else {
             self.unknown(request);
             return Ok(Meaning::Unknown);
@@ -66,31 +109,44 @@ impl Session {
         Ok(Meaning::Known(resource_type, outcome))
     }
 
-    /// Whether another request may be read.
+    /// State of a type.
     #[must_use]
-    pub fn takes_requests(&self) -> bool {
-        self.waiting.len() < MAX_WAITING
+    pub fn subscription(&self, resource_type: ResourceType) -> &Subscription {
+        &self.subscriptions[resource_type.index()]
     }
 
-    /// The next response that brings the proxy nearer to `view`, which counts as sent from now on; `None`: all is said.
-    pub fn next(&mut self, view: &View) -> Option<Push> {
+    /// As [`Protocol::next`], but sends nothing of a type that is `busy`. What comes after it in the order waits with it,
+    /// except endpoints, since a proxy may not answer clusters before it has them.
+    pub fn next_unless(&mut self, view: &View, busy: impl Fn(ResourceType) -> bool) -> Option<Push> {
         if let Some(response) = self.waiting.pop_front() {
             return Some(Push { resource_type: None, response });
         }
+        let mut held_back = false;
         for resource_type in ResourceType::ALL {
             let mut names = self.subscriptions[resource_type.index()].changes(&view[resource_type.index()]);
+            if names.is_empty() {
+                continue;
+            }
+            if busy(resource_type) || (held_back && resource_type != ResourceType::Endpoints) {
+                held_back = true;
+                continue;
+            }
             if resource_type == ResourceType::Route {
                 // Envoy refuses routes by the response and does not say which it means: each comes alone.
                 names.truncate(1);
             }
-            if !names.is_empty() {
-                return Some(self.push_changes(resource_type, names, &view[resource_type.index()]));
-            }
+            return Some(self.push_changes(resource_type, names, &view[resource_type.index()]));
         }
         for resource_type in ResourceType::ALL.into_iter().rev() {
             let names = self.subscriptions[resource_type.index()].removals(&view[resource_type.index()]);
+            if names.is_empty() {
+                continue;
+            }
+            if held_back || busy(resource_type) {
+                held_back = true;
+                continue;
+            }
             let push = match resource_type {
-                _ if names.is_empty() => None,
                 ResourceType::Endpoints => self.push_endpoint_removals(names, &view[ResourceType::Cluster.index()]),
                 _ => Some(self.push(resource_type, Vec::new(), names, Vec::new())),
             };
@@ -98,7 +154,8 @@ impl Session {
                 return push;
             }
         }
-        let unanswered = ResourceType::ALL.into_iter().find(|t| self.subscriptions[t.index()].wants_any_answer());
+        let unanswered =
+            ResourceType::ALL.into_iter().find(|t| self.subscriptions[t.index()].wants_any_answer() && !busy(*t));
         unanswered.map(|resource_type| self.push(resource_type, Vec::new(), Vec::new(), Vec::new()))
     }
 

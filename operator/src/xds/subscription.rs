@@ -188,6 +188,29 @@ impl Subscription {
         self.names.get(name).is_some_and(|state| state.answer || state.told == Told::Nothing)
     }
 
+    /// Whether `name` was asked for by name.
+    #[must_use]
+    pub fn is_subscribed(&self, name: &str) -> bool {
+        self.names.get(name).is_some_and(|state| state.subscribed)
+    }
+
+    /// Names that were asked for by name.
+    pub fn subscribed(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter().filter(|(_, state)| state.subscribed).map(|(name, _)| name)
+    }
+
+    /// Whether everything visible is subscribed.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    /// What the newest response said.
+    #[must_use]
+    pub fn last_sent(&self) -> &[Held] {
+        self.in_flight.back().map_or(&[], |(_, resources)| resources)
+    }
+
     /// Whether "everything" still waits for its first answer.
     #[must_use]
     pub fn wants_any_answer(&self) -> bool {

@@ -14,10 +14,10 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use crate::{
-    intent::ServiceKey,
+    intent::{ServiceIntent, ServiceKey},
     xds::{
-        NodeKey, ResourceType,
-        resources::Resource,
+        NodeKey, ResourceType, names,
+        resources::{Resource, extension},
         trail::{Mark, Traced},
     },
 };
@@ -59,6 +59,10 @@ struct State {
     nodes: HashMap<NodeKey, View>,
     /// Streams to wake. Written by `watch` and when a watcher is dropped.
     watchers: HashMap<NodeKey, watch::Sender<u64>>,
+    /// What extension configurations are made of, when a stream asks for one: few proxies do.
+    intents: BTreeMap<ServiceKey, Arc<ServiceIntent>>,
+    /// Streams for extension configurations, to wake. In order, so that those of a service stand together.
+    attached: BTreeMap<NodeKey, watch::Sender<u64>>,
     /// The newest change that is followed, by the nodes that see it. Empty unless somebody traces.
     marks: HashMap<NodeKey, Mark>,
     /// Changes that were followed.
@@ -71,6 +75,8 @@ pub struct Watcher {
     table: Table,
     node: NodeKey,
     woken: watch::Receiver<u64>,
+    /// Of a stream for an extension configuration: what it was made of, and what came of it.
+    extension: Option<Box<(Option<Arc<ServiceIntent>>, View)>>,
 }
 
 impl Table {
@@ -132,8 +138,20 @@ impl Table {
         changed
     }
 
+    /// Makes `intent` what extension configurations of `service` come from, and wakes the streams that have one.
+    pub fn intend(&self, service: &ServiceKey, intent: Arc<ServiceIntent>) {
+        let mut state = self.0.write();
+        state.intents.insert(service.clone(), intent);
+        state.wake_attached(service);
+    }
+
     /// Removes all that `service` has.
     pub fn remove(&self, service: &ServiceKey) -> Changed {
+        {
+            let mut state = self.0.write();
+            state.intents.remove(service);
+            state.wake_attached(service);
+        }
         self.replace(service, Vec::new())
     }
 
@@ -147,6 +165,10 @@ impl Table {
     /// takes.
     #[must_use]
     pub fn versions(&self, node: &NodeKey) -> Vec<(ResourceType, Arc<str>, Arc<str>)> {
+        if self.is_attached(node) {
+            let version = extension::version_of(node, self.intent(node).as_deref());
+            return vec![(ResourceType::Extension, names::extension(node).into(), version)];
+        }
         let view = self.view(node);
         ResourceType::ALL
             .into_iter()
@@ -173,7 +195,27 @@ impl Table {
     pub fn watch(&self, node: &NodeKey) -> Watcher {
         let mut state = self.0.write();
         let woken = state.watchers.entry(node.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
-        Watcher { table: self.clone(), node: node.clone(), woken }
+        Watcher { table: self.clone(), node: node.clone(), woken, extension: None }
+    }
+
+    /// Takes a place at the table for a stream that fetches the extension configuration of `node` and sees nothing else. It is
+    /// made when the stream looks, so that pods without such a stream cost nothing.
+    #[must_use]
+    pub fn attach(&self, node: &NodeKey) -> Watcher {
+        let mut state = self.0.write();
+        let woken = state.attached.entry(node.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
+        Watcher { table: self.clone(), node: node.clone(), woken, extension: Some(Box::default()) }
+    }
+
+    /// Whether all streams of `node` are for its extension configuration: its listeners are another control plane's.
+    #[must_use]
+    pub fn is_attached(&self, node: &NodeKey) -> bool {
+        let state = self.0.read();
+        state.attached.contains_key(node) && !state.watchers.contains_key(node)
+    }
+
+    fn intent(&self, node: &NodeKey) -> Option<Arc<ServiceIntent>> {
+        self.0.read().intents.get(&node.service_key()).cloned()
     }
 }
 
@@ -210,6 +252,15 @@ impl State {
             streams.send_modify(|wakes| *wakes += 1);
         }
     }
+
+    fn wake_attached(&self, service: &ServiceKey) {
+        // No pod is called "", so this is before all of the service's.
+        let from = NodeKey::of(service, "");
+        let of_service = |node: &NodeKey| node.namespace() == service.namespace && node.service() == service.name;
+        for (_, streams) in self.attached.range(from..).take_while(|(node, _)| of_service(node)) {
+            streams.send_modify(|wakes| *wakes += 1);
+        }
+    }
 }
 
 impl Watcher {
@@ -226,11 +277,24 @@ impl Watcher {
     pub fn view(&mut self) -> View {
         // Marked first: a change between the two lines wakes the stream once too often, never too seldom.
         self.woken.mark_unchanged();
-        self.table.view(&self.node)
+        let Some(extension) = &mut self.extension else { return self.table.view(&self.node) };
+        let (made_of, view) = &mut **extension;
+        let intent = self.table.intent(&self.node);
+        let names = &mut view[ResourceType::Extension.index()];
+        let same = made_of.as_ref().map(Arc::as_ptr) == intent.as_ref().map(Arc::as_ptr);
+        if names.is_empty() || !same {
+            let Resource { name, version, encoded, .. } = extension::build(&self.node, intent.as_deref());
+            *names = Arc::new(Names::from([(name, Entry { version, encoded })]));
+            *made_of = intent;
+        }
+        view.clone()
     }
 
-    /// What the node sees now, and the newest change of it that is followed.
+    /// What the node sees now, and the newest change of it that is followed; an extension configuration's are not.
     pub(super) fn marked_view(&mut self) -> (View, Option<Mark>) {
+        if self.extension.is_some() {
+            return (self.view(), None);
+        }
         self.woken.mark_unchanged();
         let state = self.table.0.read();
         (state.nodes.get(&self.node).cloned().unwrap_or_default(), state.marks.get(&self.node).cloned())
@@ -240,7 +304,12 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let mut state = self.table.0.write();
-        if state.watchers.get(&self.node).is_some_and(|streams| streams.receiver_count() <= 1) {
+        let last = |streams: &watch::Sender<u64>| streams.receiver_count() <= 1;
+        if self.extension.is_some() {
+            if state.attached.get(&self.node).is_some_and(last) {
+                state.attached.remove(&self.node);
+            }
+        } else if state.watchers.get(&self.node).is_some_and(last) {
             state.watchers.remove(&self.node);
         }
     }

@@ -1,4 +1,4 @@
-//! The messages of delta ADS as we need them: wire compatible with `envoy.service.discovery.v3`, but a response carries
+//! The messages of xDS, delta and state of the world, as we need them: wire compatible with `envoy.service.discovery.v3`, but a response carries
 //! each `Resource` as bytes that were encoded once for all streams. Fields that we do not use are skipped on reading.
 
 use std::{collections::HashMap, marker::PhantomData};
@@ -136,13 +136,154 @@ pub struct SemanticVersion {
     pub patch: u32,
 }
 
-/// `envoy.service.discovery.v3.DiscoveryRequest` (state of the world), of which we read nothing: it is not served.
+/// `envoy.service.discovery.v3.DiscoveryRequest` (state of the world).
 #[derive(Clone, PartialEq, Message)]
-pub struct DiscoveryRequest {}
+pub struct DiscoveryRequest {
+    /// Version of the last response that was taken; empty when none was.
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    /// Who asks; only the first request of a stream carries it.
+    #[prost(message, optional, tag = "2")]
+    pub node: Option<Node>,
+    /// Everything that is asked for.
+    #[prost(string, repeated, tag = "3")]
+    pub resource_names: Vec<String>,
+    /// What is asked for.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// The newest response that the proxy has seen on this stream, if any.
+    #[prost(string, tag = "5")]
+    pub response_nonce: String,
+    /// Why that response was refused, if it was.
+    #[prost(message, optional, tag = "6")]
+    pub error_detail: Option<Status>,
+}
 
-/// `envoy.service.discovery.v3.DiscoveryResponse` (state of the world), never sent.
+/// `envoy.service.discovery.v3.DiscoveryResponse` (state of the world).
 #[derive(Clone, PartialEq, Message)]
-pub struct DiscoveryResponse {}
+pub struct DiscoveryResponse {
+    /// Version of all that the proxy has of this type once it has taken this.
+    #[prost(string, tag = "1")]
+    pub version_info: String,
+    /// Encoded [`Any`]s, see [`any_of`].
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub resources: Vec<Bytes>,
+    /// Type of all resources.
+    #[prost(string, tag = "4")]
+    pub type_url: String,
+    /// Names this response.
+    #[prost(string, tag = "5")]
+    pub nonce: String,
+}
+
+/// The encoded [`Any`] inside an encoded [`Resource`], sharing its bytes: what state of the world sends. Every client takes
+/// it, while the wrapper needs one that knows it.
+#[must_use]
+pub fn any_of(resource: &Bytes) -> Bytes {
+    /// [`Resource`], with the message not looked into.
+    #[derive(Clone, PartialEq, Message)]
+    struct Wrapper {
+        #[prost(bytes = "bytes", tag = "2")]
+        any: Bytes,
+    }
+    Wrapper::decode(resource.clone()).map(|wrapper| wrapper.any).unwrap_or_default()
+}
+
+/// What requests of both protocols have.
+pub trait Asks {
+    /// Who asks.
+    fn node(&self) -> Option<&Node>;
+    /// What is asked for.
+    fn type_url(&self) -> &str;
+    /// Names that are asked for.
+    fn names(&self) -> &[String];
+    /// The response that is answered, if any.
+    fn nonce(&self) -> &str;
+    /// Why that response was refused, if it was.
+    fn error(&self) -> Option<&Status>;
+}
+
+/// What responses of both protocols have.
+pub trait Says {
+    /// Type of all resources.
+    fn type_url(&self) -> &str;
+    /// Names this response.
+    fn nonce(&self) -> &str;
+    /// Number of resources.
+    fn count(&self) -> usize;
+}
+
+impl Asks for DeltaDiscoveryRequest {
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn names(&self) -> &[String] {
+        &self.resource_names_subscribe
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+
+    fn error(&self) -> Option<&Status> {
+        self.error_detail.as_ref()
+    }
+}
+
+impl Asks for DiscoveryRequest {
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn names(&self) -> &[String] {
+        &self.resource_names
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+
+    fn error(&self) -> Option<&Status> {
+        self.error_detail.as_ref()
+    }
+}
+
+impl Says for DeltaDiscoveryResponse {
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn nonce(&self) -> &str {
+        &self.nonce
+    }
+
+    fn count(&self) -> usize {
+        self.resources.len()
+    }
+}
+
+impl Says for DiscoveryResponse {
+    fn type_url(&self) -> &str {
+        &self.type_url
+    }
+
+    fn nonce(&self) -> &str {
+        &self.nonce
+    }
+
+    fn count(&self) -> usize {
+        self.resources.len()
+    }
+}
 
 impl Node {
     /// Name and release of the proxy, for people: `envoy 1.40.0`.
@@ -185,8 +326,9 @@ where
     }
 }
 
-/// The generated service: `aggregated_discovery_service_server` and `aggregated_discovery_service_client`.
+/// The generated services: `aggregated_discovery_service_server` and `…_client`, and those of extension configurations.
 #[allow(missing_docs, clippy::all, unreachable_pub, reason = "generated by tonic-build")]
 pub mod service {
     include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.AggregatedDiscoveryService.rs"));
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.extension.v3.ExtensionConfigDiscoveryService.rs"));
 }

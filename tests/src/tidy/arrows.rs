@@ -39,7 +39,7 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 9] = [
+const PURE: [&[&str]; 11] = [
     &["index"],
     &["translate"],
     &["intent"],
@@ -47,6 +47,8 @@ const PURE: [&[&str]; 9] = [
     &["metrics", "stream", "window"],
     &["xds", "resources"],
     &["xds", "subscription"],
+    &["xds", "session"],
+    &["xds", "sotw"],
     &["xds", "names"],
     &["checkpoint", "record"],
 ];

@@ -4,11 +4,15 @@
 
 mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
+mod ecds; // beside another control plane: its listener, our limits
 mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
+mod prometheus; // a real Prometheus: values, mistakes, age, and what happens while it is gone
 mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
+mod simulate; // rules played against the queueing model
+mod sotw; // state of the world: a real Envoy takes, refuses, comes back
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
-mod tidy;
-mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
+mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
+mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away

@@ -27,7 +27,11 @@ pub(super) fn sentence(facts: &Facts<'_>) -> String {
         long => format!("{} ago", span(long)),
     };
     let grown_at = steering.grown_at.filter(|grown_at| steering.cut.is_none_or(|cut| *grown_at > cut.at));
+    let futile = steering.futile.filter(|futile| futile.until > view.now);
     let last_move = match (steering.cut, grown_at) {
+        _ if let Some(futile) = futile => {
+            format!(" (cutting did not help, tried again in {})", span(elapsed(view.now, futile.until)))
+        }
         _ if at_ceiling => String::new(),
         (_, Some(grown_at)) => format!(" (last raised {})", ago(grown_at)),
         (Some(cut), None) => format!(" (cut {}, from {})", ago(cut.at), cut.from.amount()),

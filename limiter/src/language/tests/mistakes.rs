@@ -203,6 +203,44 @@ fn limits_are_checked() {
 }
 
 #[test]
+fn the_pace_of_a_limit_is_checked() {
+    let limit = "keep cpu below 70%, between 2 and 5 requests per second per pod";
+    for (rest, at, message, help) in [
+        (", at most 20 per step", "20", "a step is more than 0% and at most 100%", Some("write `20%`")),
+        (", at most 200% per step", "200%", "a step is more than 0% and at most 100%", None),
+        (", at most 0% per step", "0%", "a step is more than 0% and at most 100%", None),
+        (", at most 5s per step", "5s", "expected a part such as `20%`, found a time", None),
+        (", at most 20% per stpe", "stpe", "expected `step`, found `stpe`", Some("did you mean `step`?")),
+        (", at most cpu per step", "cpu", "expected a part such as `20%`, found `cpu`", None),
+        (
+            ", every 5",
+            "5",
+            "expected a duration such as `10s`, found `5`",
+            Some("write `5s`, or another of ms, s, m, h, d"),
+        ),
+        (", every 1s, every 2s", "every 2s", "said twice", Some("leave one of the two out")),
+        (
+            ", evry 5s",
+            "evry",
+            "expected `at most … per step`, `every` or `cooldown`, found `evry`",
+            Some("did you mean `every`?"),
+        ),
+        (", every 5s cooldown 5s", "cooldown", "expected `,` or the end of the sentence, found `cooldown`", None),
+        (",", "", "expected `at most … per step`, `every` or `cooldown`, found the end of the sentence", None),
+    ] {
+        let text = format!("{limit}{rest}");
+        let error = parse_adapt(&text, &vocabulary()).expect_err(&text);
+        assert_eq!((error.message.as_str(), error.help.as_deref()), (message, help), "{text:?}");
+        assert_eq!(&text[error.start..error.end], at, "{text:?}");
+    }
+    limit_fails(
+        "30 requests per second per pod, every 5s",
+        ",",
+        "expected `per`, `across` or the end of the sentence, found `,`",
+    );
+}
+
+#[test]
 fn goals_are_checked() {
     for (text, message) in [
         ("keep cpu below 70, between 2 and 5 requests per second per pod", "`cpu` is a ratio, and 70 is 7000%"),

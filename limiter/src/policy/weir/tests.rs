@@ -188,14 +188,12 @@ fn a_caller_has_no_client_addresses_to_tell_apart() {
 fn what_is_not_carried_out_is_refused_and_still_explained() {
     let gateway = json!([{"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": "g"}]);
     let section = json!([{"kind": "Service", "name": "reviews", "sectionName": "http"}]);
-    let prometheus = json!([{"name": "q", "type": "Count", "prometheus": {"query": "q"}}]);
     let limit = "30 requests per second across all pods";
     let rule = json!({"name": "a", "limit": limit});
     for (spec, field) in [
         (with(rule.clone(), json!({"via": "Istio"})), "spec.via"),
         (with(rule.clone(), json!({"targetRefs": gateway})), "spec.targetRefs[0].kind"),
         (with(rule.clone(), json!({"targetRefs": section})), "spec.targetRefs[0].sectionName"),
-        (with(rule.clone(), json!({"metrics": prometheus})), "spec.metrics[0].prometheus"),
         (rule_with("matches", json!([{"sourceCIDRs": ["10.0.0.0/8"]}])), "spec.rules[0].matches[0].sourceCIDRs"),
     ] {
         let policy = refuses(spec.clone(), Reason::NotYetSupported, field, "");
@@ -283,6 +281,7 @@ fn metrics_are_checked() {
     let scrape = json!({"series": "s"});
     let rule = json!({"name": "a", "limit": "3 requests per second per pod"});
     let metric = |name: &str, series: &str| json!({"name": name, "type": "Count", "scrape": {"series": series}});
+    let asked = |name: &str, query: &str| json!({"name": name, "type": "Count", "prometheus": {"query": query}});
     for (metrics, field, message) in [
         (json!([metric("Queue-depth", "s")]), "spec.metrics[0].name", "must match"),
         (json!([metric("cpu", "s")]), "spec.metrics[0].name", "word of the language"),
@@ -296,9 +295,16 @@ fn metrics_are_checked() {
             "spec.metrics[0]",
             "found both",
         ),
+        (json!([asked("a", "q{namespace=\"$ns\"}")]), "spec.metrics[0].prometheus.query", "`$ns` is no variable"),
+        (json!([metric("a", "s"), asked("b", " ")]), "spec.metrics[1].prometheus.query", "empty"),
     ] {
         refuses(with(rule.clone(), json!({"metrics": metrics})), Reason::Invalid, field, message);
     }
+    let query = "sum by (pod) (rate(q{namespace=\"$namespace\",pod=~\"$pods\"}[1m]))";
+    let (policy, problems) = read(with(rule, json!({"metrics": [asked("a", query)]})));
+    assert_eq!(problems, []);
+    let source = &policy.unwrap().metrics["a"].source;
+    assert_eq!(*source, MetricSource::Prometheus { query: query.to_owned(), position: 0 });
 }
 
 #[test]
@@ -359,8 +365,34 @@ fn explains_a_policy_in_plain_english() {
         "Up to 10 requests may pass at once.",
         "Shadow: requests over the limit are counted and reported, none is rejected.",
         "Rule cool: always, all requests are limited so that cpu below 70% is kept, by a limit that moves between 20 and 500 requests per second per pod.",
+        "It begins at the upper end. When a goal is missed it is cut to what the pods complete, and requests in flight are bounded; it grows by at most 20% of itself every 1s, not sooner than 2s after a cut.",
         "Requests over the limit are answered 429.",
         "Reads cpu. When one of these is missing for 15s, what was last decided stays.",
     ];
     assert_eq!(explain(&policy.unwrap()), expected);
+}
+
+#[test]
+fn an_adapt_rule_has_a_law_and_any_rule_has_classes() {
+    let adapt = "keep cpu below 70%, between 20 and 500 requests per second per pod";
+    let gold = json!({"name": "gold", "matches": [{"headers": [{"name": "x-plan", "value": "gold"}]}]});
+    let spec = with(json!({"name": "a", "adapt": adapt, "law": "Aimd", "priorities": [gold]}), json!({}));
+    let (policy, problems) = read(spec);
+    assert_eq!(problems, []);
+    let rule = &policy.unwrap().rules[0];
+    let Action::Adapt(steered) = &rule.action else { panic!("{rule:?}") };
+    assert_eq!((steered.law, rule.classes[0].name.as_str(), rule.classes[0].matches.len()), (LawKind::Aimd, "gold", 1));
+
+    let invalid = Reason::Invalid;
+    refuses(rule_with("law", json!("Aimd")), invalid, "spec.rules[0].law", "no `adapt`");
+    let priorities = |list: Value| rule_with("priorities", list);
+    let class = |name: &str| json!({"name": name, "matches": [{"method": "POST"}]});
+    let field = "spec.rules[0].priorities";
+    refuses(priorities(json!([class("A_b")])), invalid, &format!("{field}[0].name"), "must match");
+    refuses(priorities(json!([class("a"), class("a")])), invalid, &format!("{field}[1].name"), "two classes");
+    refuses(priorities(json!([{"name": "a", "matches": []}])), invalid, &format!("{field}[0].matches"), "says nowhere");
+    let many: Vec<Value> = (0..9).map(|i| class(&format!("c{i}"))).collect();
+    refuses(priorities(json!(many)), invalid, field, "at most 8");
+    let (one, two) = (json!({"name": "a", "adapt": adapt}), json!({"name": "b", "adapt": adapt}));
+    refuses(with(one.clone(), json!({"rules": [one, two]})), invalid, "spec.rules[1].adapt", "same requests");
 }

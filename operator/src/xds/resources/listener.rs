@@ -55,6 +55,25 @@ use crate::{
 /// that are limited one by one.
 const MAX_DYNAMIC_DESCRIPTORS: u32 = 10_000;
 
+/// Where a slot's class, bucket and cost stand.
+#[derive(Clone, Copy)]
+pub(super) enum Written {
+    /// In the metadata of the request's route.
+    InRoute,
+    /// In the metadata of the request, which a filter before wrote.
+    ByFilter,
+}
+
+impl Written {
+    /// A format string that gives the value of `key`.
+    pub(super) fn read(self, key: &str) -> String {
+        match self {
+            Self::InRoute => format!("%METADATA(ROUTE:{}:{key})%", names::METADATA),
+            Self::ByFilter => format!("%DYNAMIC_METADATA({}:{key})%", names::METADATA),
+        }
+    }
+}
+
 /// The HTTP filters and access loggers of a service's listeners, encoded once for all its pods.
 pub(super) struct Filters {
     http: Vec<HttpFilter>,
@@ -80,29 +99,23 @@ impl Filters {
 /// `names`: of the filters in shadow mode (the beginning), of the narrow and of the service-wide limits.
 fn filters(slots: &Slots, names: [&str; 3]) -> Vec<HttpFilter> {
     let [shadow, narrow, service] = names;
+    let slot = |kind: &SlotKind, index| rate_limit(&kind.suffix(index), subject(kind), Written::InRoute);
     let limits = |filter: LimitFilter| {
         let of_filter = slots.iter().filter(|(kind, _)| LimitFilter::of(kind) == Some(filter));
-        of_filter.map(|(kind, index)| rate_limit(kind, index)).collect()
-    };
-    let enforced = |name: &str, filter: LimitFilter| {
-        let config = LocalRateLimit {
-            response_headers_to_add: reply::headers(filter),
-            ..limit_filter(name, Mode::Enforce, limits(filter))
-        };
-        http_filter(name, any(&config))
+        of_filter.map(|(kind, index)| slot(kind, index)).collect()
     };
     // In shadow mode first: what an enforced limit refuses would have come to these, too.
     let shadows = slots.iter().filter_map(|(kind, index)| {
         let SlotKind::Shadow(bucket, _) = kind else { return None };
         let name = format!("{shadow}{bucket}");
-        Some(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![rate_limit(kind, index)]))))
+        Some(http_filter(&name, any(&limit_filter(&name, Mode::Shadow, vec![slot(kind, index)]))))
     });
     let mut http: Vec<HttpFilter> = shadows.collect();
     // A refused request keeps the tokens it took before. The service-wide limits stand in a filter of their own because
     // within one filter the class decides the order of charging.
     http.extend([
-        enforced(narrow, LimitFilter::Narrow),
-        enforced(service, LimitFilter::Service),
+        enforcing(narrow, LimitFilter::Narrow, limits(LimitFilter::Narrow), Written::InRoute),
+        enforcing(service, LimitFilter::Service, limits(LimitFilter::Service), Written::InRoute),
         http_filter("envoy.filters.http.router", any(&Router::default())),
     ]);
     http
@@ -186,6 +199,15 @@ fn http_filter(name: &str, config: Any) -> HttpFilter {
     }
 }
 
+/// A filter that refuses what is over its limits.
+pub(super) fn enforcing(name: &str, filter: LimitFilter, slots: Vec<RateLimit>, written: Written) -> HttpFilter {
+    let config = LocalRateLimit {
+        response_headers_to_add: reply::headers(filter, written),
+        ..limit_filter(name, Mode::Enforce, slots)
+    };
+    http_filter(name, any(&config))
+}
+
 fn limit_filter(stat_prefix: &str, mode: Mode, rate_limits: Vec<RateLimit>) -> LocalRateLimit {
     let all = Some(FractionalPercent { numerator: 100, ..FractionalPercent::default() });
     let enforced = match mode {
@@ -216,20 +238,22 @@ fn limit_filter(stat_prefix: &str, mode: Mode, rate_limits: Vec<RateLimit>) -> L
 }
 
 /// One slot. `skip_if_absent` must stay false: with it a shorter descriptor would go out, without it the slot is skipped
-/// when the route has nothing for it, or the request not the header.
-fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
-    let suffix = kind.suffix(index);
-    let from_route = |descriptor_key: &str, key: String| {
-        ActionSpecifier::Metadata(MetaData {
-            descriptor_key: descriptor_key.into(),
-            metadata_key: Some(MetadataKey {
-                key: names::METADATA.into(),
-                path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
-            }),
-            source: Source::RouteEntry.into(),
-            ..MetaData::default()
-        })
-    };
+/// when there is nothing for it in the metadata, or the request has not the header.
+pub(super) fn rate_limit(suffix: &str, subject: ActionSpecifier, written: Written) -> RateLimit {
+    let actions = [
+        from_metadata(limiter::CLASS_KEY, format!("class{suffix}"), written),
+        from_metadata(limiter::BUCKET_KEY, format!("bucket{suffix}"), written),
+        subject,
+    ];
+    RateLimit {
+        actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
+        hits_addend: Some(HitsAddend { format: written.read(&format!("cost{suffix}")), ..HitsAddend::default() }),
+        ..RateLimit::default()
+    }
+}
+
+/// What separate buckets are kept for.
+pub(super) fn subject(kind: &SlotKind) -> ActionSpecifier {
     let header = |name: &String| {
         ActionSpecifier::RequestHeaders(RequestHeaders {
             header_name: name.clone(),
@@ -237,7 +261,7 @@ fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
             skip_if_absent: false,
         })
     };
-    let subject = match kind {
+    match kind {
         SlotKind::Header(name) | SlotKind::Shadow(_, Some(Key::Header(name))) => header(name),
         // Its key is `remote_address`.
         SlotKind::ClientIp | SlotKind::Shadow(_, Some(Key::ClientIp)) => {
@@ -248,18 +272,21 @@ fn rate_limit(kind: &SlotKind, index: usize) -> RateLimit {
             descriptor_value: limiter::NO_SUBJECT.into(),
             ..GenericKey::default()
         }),
-    };
-    let actions = [
-        from_route(limiter::CLASS_KEY, format!("class{suffix}")),
-        from_route(limiter::BUCKET_KEY, format!("bucket{suffix}")),
-        subject,
-    ];
-    RateLimit {
-        actions: actions.map(|action| Action { action_specifier: Some(action) }).into(),
-        hits_addend: Some(HitsAddend {
-            format: format!("%METADATA(ROUTE:{}:cost{suffix})%", names::METADATA),
-            ..HitsAddend::default()
-        }),
-        ..RateLimit::default()
     }
+}
+
+pub(super) fn from_metadata(descriptor_key: &str, key: String, written: Written) -> ActionSpecifier {
+    ActionSpecifier::Metadata(MetaData {
+        descriptor_key: descriptor_key.into(),
+        metadata_key: Some(MetadataKey {
+            key: names::METADATA.into(),
+            path: vec![PathSegment { segment: Some(Segment::Key(key)) }],
+        }),
+        source: match written {
+            Written::InRoute => Source::RouteEntry,
+            Written::ByFilter => Source::Dynamic,
+        }
+        .into(),
+        ..MetaData::default()
+    })
 }

@@ -23,7 +23,10 @@ use envoy_types::pb::{
 
 use ::limiter::quota::Rate;
 
-use crate::xds::{names, resources::slots::SlotKind};
+use crate::xds::{
+    names,
+    resources::{listener::Written, slots::SlotKind},
+};
 
 /// Body of a 429, and the message of a refused gRPC call.
 const OVER_LIMIT: &str = "refused by weir: over the rate limit";
@@ -71,8 +74,8 @@ pub(super) fn metadata(filter: LimitFilter, rate: &Rate) -> [(String, Value); 2]
 }
 
 /// Headers that a filter adds to its 429s: `Retry-After`, and those of draft-ietf-httpapi-ratelimit-headers-10.
-pub(super) fn headers(filter: LimitFilter) -> Vec<HeaderValueOption> {
-    let number = |key: &str| format!("%METADATA(ROUTE:{}:{key}-{})%", names::METADATA, filter.suffix());
+pub(super) fn headers(filter: LimitFilter, written: Written) -> Vec<HeaderValueOption> {
+    let number = |key: &str| written.read(&format!("{key}-{}", filter.suffix()));
     vec![
         header("retry-after", number("retry")),
         header("ratelimit-policy", format!("\"weir\";{}", number("quota"))),
@@ -176,8 +179,10 @@ mod tests {
 
     #[test]
     fn headers_are_made_of_fixed_words_and_route_metadata() {
-        let values: Vec<String> =
-            headers(LimitFilter::Service).into_iter().filter_map(|option| Some(option.header?.value)).collect();
+        let values: Vec<String> = headers(LimitFilter::Service, Written::InRoute)
+            .into_iter()
+            .filter_map(|option| Some(option.header?.value))
+            .collect();
         let expected = [
             "%METADATA(ROUTE:rl:retry-service)%",
             "\"weir\";%METADATA(ROUTE:rl:quota-service)%",

@@ -4,7 +4,7 @@
 //! name and metadata are the same for all pods with the same numbers, only its action names the pod's cluster. Protobuf
 //! allows it: the encodings of a message's fields, one after the other, are the encoding of the message.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use envoy_types::pb::{
     envoy::{
@@ -35,9 +35,9 @@ use crate::{
     xds::{
         names,
         resources::{
-            limiter,
+            limiter::Charge,
             reply::{self, LimitFilter},
-            slots::SlotKind,
+            slots::{self, Placed, SlotKind},
         },
     },
 };
@@ -127,53 +127,46 @@ pub(super) fn configuration(configuration: RouteConfiguration, hosts: impl IntoI
     configuration
 }
 
-/// Puts the limits in force into slots, the strictest of each kind first, and names the classes. `None`: neither.
+/// What the route's limits in force are charged, and the names of its classes. `None`: neither.
 fn metadata(limits: &[LimitShape], route: &intent::Route, values: &[Option<LimitValue>]) -> Option<Metadata> {
-    let mut positions = route.limits.clone();
-    positions.sort_unstable();
-    positions.dedup();
-    let mut by_kind: BTreeMap<SlotKind, Vec<(&str, LimitValue)>> = BTreeMap::new();
-    for position in positions {
-        let (Some(limit), Some(Some(value))) = (limits.get(position), values.get(position)) else { continue };
-        by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
-    }
-    if by_kind.is_empty() && route.classes.is_empty() {
+    let placed = slots::placed(limits, route, values);
+    if placed.is_empty() && route.classes.is_empty() {
         return None;
     }
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
     let mut fields = Struct::default().fields;
-    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
-    for (kind, mut limits) in by_kind {
-        limits.sort_by(|(name_a, a), (name_b, b)| {
-            let rates = match (limiter::is_slower(&a.rate, &b.rate), limiter::is_slower(&b.rate, &a.rate)) {
-                (true, _) => Ordering::Less,
-                (_, true) => Ordering::Greater,
-                _ => Ordering::Equal,
-            };
-            rates.then_with(|| name_a.cmp(name_b))
-        });
-        if let (Some((_, value)), Some(filter)) = (limits.first(), LimitFilter::of(&kind)) {
-            let rate = strictest.entry(filter).or_insert(value.rate);
-            *rate = rate.min(value.rate);
-        }
-        for (index, (bucket, value)) in limits.into_iter().enumerate() {
-            let suffix = kind.suffix(index);
-            let charge = limiter::charge(&value);
-            fields.insert(format!("class{suffix}"), text(charge.class));
-            fields.insert(format!("bucket{suffix}"), text(bucket));
-            let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
-            fields.insert(format!("cost{suffix}"), cost);
-        }
+    for Placed { kind, index, bucket, charge, .. } in &placed {
+        fields.extend(charged(&kind.suffix(*index), bucket, *charge));
     }
     if !route.classes.is_empty() {
-        fields.insert(names::CLASSES_KEY.into(), text(&route.classes.join(",")));
+        let classes = Value { kind: Some(Kind::StringValue(route.classes.join(","))) };
+        fields.insert(names::CLASSES_KEY.into(), classes);
     }
-    for (filter, rate) in strictest {
-        fields.extend(reply::metadata(filter, &rate));
-    }
+    fields.extend(told(placed.iter().map(|placed| (&placed.kind, placed.rate))));
     let mut metadata = Metadata::default();
     metadata.filter_metadata.insert(names::METADATA.into(), Struct { fields });
     Some(metadata)
+}
+
+/// What a refused request is told: of the strictest limit of each filter.
+pub(super) fn told<'a>(limits: impl Iterator<Item = (&'a SlotKind, Rate)>) -> Vec<(String, Value)> {
+    let mut strictest: BTreeMap<LimitFilter, Rate> = BTreeMap::new();
+    for (kind, rate) in limits {
+        let Some(filter) = LimitFilter::of(kind) else { continue };
+        let least = strictest.entry(filter).or_insert(rate);
+        *least = rate.min(*least);
+    }
+    strictest.into_iter().flat_map(|(filter, rate)| reply::metadata(filter, &rate)).collect()
+}
+
+/// What a slot reads.
+pub(super) fn charged(suffix: &str, bucket: &str, charge: Charge) -> [(String, Value); 3] {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+    let cost = Value { kind: Some(Kind::NumberValue(f64::from(charge.cost))) };
+    [
+        (format!("class{suffix}"), text(charge.class)),
+        (format!("bucket{suffix}"), text(bucket)),
+        (format!("cost{suffix}"), cost),
+    ]
 }
 
 /// All of `matches` must match.
@@ -220,7 +213,7 @@ fn path_specifier(path: &PathMatch) -> PathSpecifier {
 }
 
 /// A regex over the `:path` header. `None`: every path.
-fn path_regex(path: &PathMatch) -> Option<String> {
+pub(super) fn path_regex(path: &PathMatch) -> Option<String> {
     const QUERY: &str = r"(\?.*)?";
     match path {
         PathMatch::Exact(path) => Some(format!("{}{QUERY}", escape(path))),

@@ -5,13 +5,19 @@
 //! the number of slots of each kind grows in steps: a listener changes when a policy needs a kind of slot, or more of it,
 //! than there are, not with every edit.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
-use ::limiter::policy::{Key, Mode};
+use ::limiter::{
+    policy::{Key, Mode},
+    quota::Rate,
+};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::intent::{LimitShape, Route, ServiceIntent};
+use crate::{
+    intent::{LimitShape, LimitValue, Route, ServiceIntent},
+    xds::resources::limiter::{self, Charge},
+};
 
 /// A kind of slot. The order is that of `rate_limits`, which is the order of charging where buckets fill equally fast.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -102,4 +108,52 @@ impl Slots {
     pub fn iter(&self) -> impl Iterator<Item = (&SlotKind, usize)> {
         self.0.iter().flat_map(|(kind, count)| (0..*count).map(move |index| (kind, index)))
     }
+}
+
+/// A limit of a route in its place.
+#[derive(Clone, Debug)]
+pub struct Placed<'a> {
+    /// Kind of its slot.
+    pub kind: SlotKind,
+    /// Number of its slot among those of the kind.
+    pub index: usize,
+    /// Its bucket.
+    pub bucket: &'a str,
+    /// What a request is charged.
+    pub charge: Charge,
+    /// What it is charged for.
+    pub rate: Rate,
+}
+
+/// Puts the limits of a route that are in force into slots, the strictest of each kind first.
+#[must_use]
+pub fn placed<'a>(limits: &'a [LimitShape], route: &Route, values: &[Option<LimitValue>]) -> Vec<Placed<'a>> {
+    let mut positions = route.limits.clone();
+    positions.sort_unstable();
+    positions.dedup();
+    let mut by_kind: BTreeMap<SlotKind, Vec<(&str, LimitValue)>> = BTreeMap::new();
+    for position in positions {
+        let (Some(limit), Some(Some(value))) = (limits.get(position), values.get(position)) else { continue };
+        by_kind.entry(SlotKind::of(limit)).or_default().push((&limit.bucket, *value));
+    }
+    let mut all = Vec::new();
+    for (kind, mut limits) in by_kind {
+        limits.sort_by(|(name_a, a), (name_b, b)| {
+            let rates = match (limiter::is_slower(&a.rate, &b.rate), limiter::is_slower(&b.rate, &a.rate)) {
+                (true, _) => Ordering::Less,
+                (_, true) => Ordering::Greater,
+                _ => Ordering::Equal,
+            };
+            rates.then_with(|| name_a.cmp(name_b))
+        });
+        let of_kind = limits.into_iter().enumerate().map(|(index, (bucket, value))| Placed {
+            kind: kind.clone(),
+            index,
+            bucket,
+            charge: limiter::charge(&value),
+            rate: value.rate,
+        });
+        all.extend(of_kind);
+    }
+    all
 }

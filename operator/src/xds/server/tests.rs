@@ -223,3 +223,19 @@ async fn shutdown_ends_streams_and_the_server() {
     assert!(matches!(&end, Err(ClientError::Status(status)) if status.code() == tonic::Code::Unavailable), "{end:?}");
     timeout(DEADLINE, weir.server).await.expect("ends in time").expect("no panic").expect("no error");
 }
+
+#[test]
+fn a_stream_for_an_extension_configuration_is_known_by_the_name_it_asks_for() {
+    let asks = |names: &[&str]| DeltaDiscoveryRequest {
+        resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    let node = Seat::Extension.node(&asks(&["limits/ns-a/checkout/checkout-0"])).expect("a node");
+    assert_eq!(node, NodeKey::new("ns-a", "checkout", "checkout-0"));
+    let long = "x".repeat(9_000);
+    for names in [&[][..], &["limits/ns-a/checkout"], &["ns-a/checkout/checkout-0"], &["limits//a/b"], &[&long]] {
+        let status = Seat::Extension.node(&asks(names)).expect_err("no name of ours");
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains("limits/<namespace>/<service>/<pod>"), "{status}");
+    }
+}

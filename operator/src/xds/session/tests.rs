@@ -31,7 +31,7 @@ fn subscribe(session: &mut Session, resource_type: ResourceType, names: &[&str])
         resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
         ..DeltaDiscoveryRequest::default()
     };
-    session.request(&request).expect("few names");
+    session.take(&request).expect("few names");
 }
 
 /// Everything the session says now: type, resources, removals.
@@ -97,9 +97,9 @@ fn a_reconnect_with_a_changed_cluster_still_brings_its_endpoints() {
         initial_resource_versions: [("a".to_owned(), "1".to_owned())].into(),
         ..DeltaDiscoveryRequest::default()
     };
-    session.request(&resume(ResourceType::Cluster, &[])).expect("few names");
+    session.take(&resume(ResourceType::Cluster, &[])).expect("few names");
     assert_eq!(said(&mut session, &port("2")), [(ResourceType::Cluster, 1, 0)]);
-    session.request(&resume(ResourceType::Endpoints, &["a"])).expect("few names");
+    session.take(&resume(ResourceType::Endpoints, &["a"])).expect("few names");
     assert_eq!(said(&mut session, &port("2")), [(ResourceType::Endpoints, 1, 0)]);
 }
 
@@ -122,18 +122,18 @@ fn a_type_that_is_not_served_is_answered_and_its_answer_is_not() {
         resource_names_subscribe: vec!["default".into()],
         ..DeltaDiscoveryRequest::default()
     };
-    assert_eq!(session.request(&request), Ok(Meaning::Unknown));
+    assert_eq!(session.take(&request), Ok(Meaning::Unknown));
     let nothing = view([&[], &[], &[], &[]]);
     let push = session.next(&nothing).expect("an answer");
     assert_eq!(push.response.removed_resources, ["default"]);
     request.resource_names_subscribe.clear();
     request.response_nonce = push.response.nonce;
-    assert_eq!(session.request(&request), Ok(Meaning::Unknown));
+    assert_eq!(session.take(&request), Ok(Meaning::Unknown));
     assert!(session.next(&nothing).is_none());
     request.response_nonce.clear();
     for _ in 0..MAX_WAITING {
         assert!(session.takes_requests());
-        session.request(&request).expect("few names");
+        session.take(&request).expect("few names");
     }
     assert!(!session.takes_requests());
 }
@@ -161,7 +161,7 @@ proptest! {
                 initial_resource_versions: initial,
                 node: None,
             };
-            session.request(&request).expect("few names");
+            session.take(&request).expect("few names");
             let version = versions[n % versions.len()].to_string();
             let view = if version == "0" { view([&[], &[], &[], &[]]) } else { port(&version) };
             let mut pushes = 0;

@@ -62,3 +62,37 @@ fn a_watcher_that_goes_leaves_nothing() {
     drop(second);
     assert!(table.0.read().watchers.is_empty());
 }
+
+#[test]
+fn an_extension_configuration_is_made_for_the_stream_that_asks_and_for_nobody_else() {
+    let table = Table::new();
+    let (node, other) = (NodeKey::of(&service(), "p-0"), NodeKey::new("ns-a", "checkout-2", "p-0"));
+    let (mut watcher, mut elsewhere) = (table.attach(&node), table.attach(&other));
+    let index = ResourceType::Extension.index();
+    let unknown = watcher.view();
+    assert_eq!(unknown[index].len(), 1, "a proxy waits for its first");
+    let _ = elsewhere.view();
+    let pods = || [("p-0".to_owned(), crate::intent::PodIntent::default())].into();
+    let intent = Arc::new(ServiceIntent { pods: pods(), ..ServiceIntent::default() });
+    table.intend(&service(), intent.clone());
+    assert_eq!([true, false], [woken(&watcher), woken(&elsewhere)]);
+    let known = watcher.view();
+    assert_ne!(known[index], unknown[index]);
+    assert!(known.iter().enumerate().all(|(at, names)| at == index || names.is_empty()));
+    table.intend(&service(), Arc::new(ServiceIntent { pods: pods(), ..ServiceIntent::default() }));
+    assert_eq!(watcher.view()[index], known[index], "another intent of the same content");
+    assert_eq!(table.counts(), [0; ResourceType::COUNT], "the table holds none");
+    let versions = table.versions(&node);
+    let held: Vec<_> = known[index].iter().map(|(name, entry)| (name.clone(), entry.version.clone())).collect();
+    assert_eq!(versions, [(ResourceType::Extension, held[0].0.clone(), held[0].1.clone())]);
+
+    let own = table.watch(&node);
+    assert!(!table.is_attached(&node), "a proxy with everything from Weir is not judged by this");
+    drop(own);
+    assert!(table.is_attached(&node));
+    table.remove(&service());
+    assert!(woken(&watcher));
+    assert_eq!(watcher.view()[index], unknown[index]);
+    drop((watcher, elsewhere));
+    assert!(!table.is_attached(&node) && table.0.read().attached.is_empty());
+}

@@ -73,6 +73,7 @@ pub(crate) async fn start_envoy(xds_address: SocketAddr, folder: &TempDir) -> an
         pod: format!("{}-0", mesh::SERVICE),
         xds_address,
         admin_address: ports::free(),
+        protocol: bootstrap::Protocol::Delta,
         metrics_interval: bootstrap::DEFAULT_METRICS_INTERVAL,
     });
     let mut envoy = Envoy::start(&written, folder.path(), "envoy", &[])?;

@@ -64,6 +64,10 @@ fn counters_that_begin_again_and_gaps_give_nothing_until_the_window_is_full() {
     assert_eq!(requests(&mut window, offered(60_000, 70_000.0)), None, "a long silence");
     assert_eq!(requests(&mut window, offered(60_500, 70_050.0)), Some(100.0));
     assert_eq!(requests(&mut window, offered(1_000, 70_060.0)), None, "the clock was set back");
+    let mut window = Window::default();
+    let quick = [(0, 100.0), (250, 110.0), (500, 5.0), (750, 120.0), (1_000, 180.0)];
+    let rates: Vec<_> = quick.map(|(at, total)| requests(&mut window, offered(at, total))).into();
+    assert_eq!(rates, [None, None, None, None, Some(350.0)], "restarted, and soon beyond what it had counted");
 }
 
 #[test]

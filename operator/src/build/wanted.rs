@@ -1,0 +1,91 @@
+//! What the rules need measured: pages to read, questions to Prometheus.
+
+use std::collections::BTreeMap;
+
+use limiter::{metric::Word, policy::MetricSource};
+
+use crate::{
+    index::{Index, ServiceView},
+    metrics::{Query, Series, Target, Wanted},
+    translate::decide::qualified,
+};
+
+pub(super) fn wanted(index: &Index) -> Wanted {
+    let mut wanted = Wanted::default();
+    for view in index.service_keys().filter_map(|key| index.service(key)) {
+        wanted.targets.extend(targets_of(&view));
+        wanted.queries.extend(queries_of(&view));
+        if reads_streams(&view) {
+            wanted.streamed.insert(view.key.clone());
+        }
+    }
+    wanted
+}
+
+fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
+    let mut wanted = false;
+    let mut series = Vec::new();
+    for policy in &view.policies {
+        for metric in policy.metrics() {
+            match &metric.word {
+                Word::Cpu | Word::Memory => wanted = true,
+                Word::Named(name) => {
+                    let Some(definition) = policy.metrics.get(name) else { continue };
+                    let qualified = qualified(policy, &metric).word.to_string();
+                    let Some(definition) = Series::from_definition(&qualified, &definition.source) else { continue };
+                    wanted = true;
+                    if !series.contains(&definition) {
+                        series.push(definition);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    if !wanted {
+        return Vec::new();
+    }
+    let with_page =
+        view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
+    with_page
+        .map(|(pod, endpoint, (address, path))| Target {
+            service: view.key.clone(),
+            pod: (*pod).to_owned(),
+            url: format!("http://{address}{path}"),
+            cpu_limit_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
+            memory_limit_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
+            series: series.clone(),
+        })
+        .collect()
+}
+
+/// Whether a rule of the service reads what its proxies stream.
+fn reads_streams(view: &ServiceView<'_>) -> bool {
+    view.policies.iter().any(|policy| policy.metrics().iter().any(|metric| metric.word.is_streamed()))
+}
+
+/// One question for each word that a rule of the service reads and that Prometheus could know.
+fn queries_of(view: &ServiceView<'_>) -> Vec<Query> {
+    let mut words: BTreeMap<Word, Option<String>> = BTreeMap::new();
+    for policy in &view.policies {
+        for metric in policy.metrics() {
+            match &metric.word {
+                Word::Pods | Word::Demand(_) | Word::Excess(_) => {}
+                Word::Named(name) => {
+                    if let Some(MetricSource::Prometheus { query, .. }) =
+                        policy.metrics.get(name).map(|definition| &definition.source)
+                    {
+                        words.insert(qualified(policy, &metric).word, Some(query.clone()));
+                    }
+                }
+                word => drop(words.insert(word.clone(), None)),
+            }
+        }
+    }
+    if words.is_empty() {
+        return Vec::new();
+    }
+    let pods: Vec<String> = view.ready_pods().map(str::to_owned).collect();
+    let query = |(word, promql)| Query { service: view.key.clone(), word, promql, pods: pods.clone() };
+    words.into_iter().map(query).collect()
+}

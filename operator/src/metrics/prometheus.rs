@@ -1,0 +1,327 @@
+//! Prometheus: asks the queries of objects and those of the language's own words, each text once an interval however many share it.
+//!
+//! ```text
+//! Wanted.queries -> plan (text -> askers) -> one task a text: gate -> client (I/O) -> answer -> outbox -> samples
+//! ```
+//!
+//! One task a text, so that a query that is slow, wrong or huge costs only itself; a bound on how many are under way at once. A
+//! server that cannot be reached is tried by one question at a time ([`gate`]). What a value's age is worth stands in
+//! docs/reference/prometheus.md.
+
+mod answer;
+mod client;
+mod gate;
+mod meters;
+mod words;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use limiter::promql::{self, Template};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, Semaphore, mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+pub use self::{
+    answer::MAX_SERIES,
+    client::{ConfigError, MAX_ANSWER_BYTES},
+    meters::Meters,
+    words::{Builtin, By, builtin},
+};
+use self::{
+    answer::{Answer, Asker},
+    client::Client,
+    gate::{Gate, backoff},
+};
+use super::{HealthBoard, PodSample, Provider, Query, Source, Wanted, outbox::Outbox};
+
+/// Questions that may be under way at once.
+pub const CONCURRENCY: usize = 16;
+/// Longest pause before a query that failed is asked again.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How to ask.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The server, or what `/api/v1/query` stands below; may hold user and password.
+    pub url: String,
+    /// Time between two questions of one query.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// How old a sample may be that stands for now.
+    pub lookback: Duration,
+    /// File with a bearer token.
+    pub token_file: Option<PathBuf>,
+    /// Sent with every question.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Asks Prometheus.
+#[derive(Clone)]
+pub struct Prometheus {
+    client: Client,
+    config: Config,
+    meters: Meters,
+}
+
+impl Prometheus {
+    /// A provider that asks the server of `config`.
+    ///
+    /// # Errors
+    ///
+    /// When its URL is none.
+    pub fn new(config: Config, meters: Meters) -> Result<Self, ConfigError> {
+        Ok(Self { client: Client::new(&config)?, config, meters })
+    }
+}
+
+impl Provider for Prometheus {
+    fn source(&self) -> Source {
+        Source::Prometheus
+    }
+
+    fn spawn(
+        self,
+        wanted: watch::Receiver<Arc<Wanted>>,
+        samples: mpsc::Sender<Vec<PodSample>>,
+        health: HealthBoard,
+        shutdown: CancellationToken,
+    ) -> JoinHandle<()> {
+        health.set_prometheus();
+        let Self { client, config, meters } = self;
+        let shared = Shared {
+            client,
+            config,
+            meters,
+            health,
+            gate: Mutex::default(),
+            reopened: Notify::new(),
+            permits: Semaphore::new(CONCURRENCY),
+            outbox: Outbox::default(),
+        };
+        tokio::spawn(supervise(Arc::new(shared), wanted, samples, shutdown))
+    }
+}
+
+/// What the tasks of all texts share.
+struct Shared {
+    client: Client,
+    config: Config,
+    meters: Meters,
+    health: HealthBoard,
+    gate: Mutex<Gate>,
+    reopened: Notify,
+    permits: Semaphore,
+    outbox: Outbox,
+}
+
+/// A text that is asked, and the task that does.
+struct Running {
+    askers: watch::Sender<Arc<Vec<Asker>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+async fn supervise(
+    shared: Arc<Shared>,
+    mut wanted: watch::Receiver<Arc<Wanted>>,
+    samples: mpsc::Sender<Vec<PodSample>>,
+    shutdown: CancellationToken,
+) {
+    let mut running: BTreeMap<Arc<str>, Running> = BTreeMap::new();
+    wanted.mark_changed();
+    let draining = shared.outbox.drain(&samples);
+    tokio::pin!(draining);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = &mut draining => return,
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now_wanted = Arc::clone(&wanted.borrow_and_update());
+                reconcile(&shared, &mut running, plan(&now_wanted.queries, shared.config.lookback));
+            }
+        }
+    }
+}
+
+/// Each text once, with those who share it.
+fn plan(queries: &[Query], lookback: Duration) -> BTreeMap<Arc<str>, Vec<Asker>> {
+    let mut plan: BTreeMap<Arc<str>, Vec<Asker>> = BTreeMap::new();
+    for Query { service, word, promql, pods } in queries {
+        let (text, by) = match promql {
+            Some(promql) => (promql.clone(), None),
+            None => match builtin(word) {
+                Some(Builtin { promql, by }) => (promql, Some(by)),
+                None => continue,
+            },
+        };
+        // An object whose query has a mistake was not accepted.
+        let Ok(template) = Template::parse(&text) else { continue };
+        let mut text = template.render(&service.namespace, &service.name, pods);
+        if promql::is_selector(&text) {
+            let seconds = lookback.as_secs_f64();
+            text = format!("{text} and timestamp({text}) > time() - {seconds}");
+        }
+        let asker = Asker { service: service.clone(), word: word.clone(), pods: pods.clone(), by };
+        plan.entry(text.into()).or_default().push(asker);
+    }
+    plan
+}
+
+/// Starts tasks for new texts, ends those that nobody asks, and tells the others who asks now.
+fn reconcile(
+    shared: &Arc<Shared>,
+    running: &mut BTreeMap<Arc<str>, Running>,
+    mut plan: BTreeMap<Arc<str>, Vec<Asker>>,
+) {
+    let asked: std::collections::BTreeSet<_> =
+        plan.values().flatten().map(|asker| (asker.service.clone(), asker.word.clone())).collect();
+    let mut gone = Vec::new();
+    running.retain(|text, task| {
+        let before = Arc::clone(&task.askers.borrow());
+        gone.extend(before.iter().map(|asker| (asker.service.clone(), asker.word.clone())));
+        let Some(askers) = plan.remove(text) else { return false };
+        if *before != askers {
+            task.askers.send_replace(Arc::new(askers));
+        }
+        true
+    });
+    for (service, word) in gone.iter().filter(|one| !asked.contains(one)) {
+        shared.health.turn_query(service, word, None);
+    }
+    for (text, askers) in plan {
+        let (askers_tx, askers_rx) = watch::channel(Arc::new(askers));
+        let task = tokio::spawn(ask(Arc::clone(shared), Arc::clone(&text), askers_rx));
+        running.insert(text, Running { askers: askers_tx, _task: AbortOnDropHandle::new(task) });
+    }
+}
+
+/// Asks one text for as long as it is wanted.
+async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Vec<Asker>>>) {
+    let Config { interval, timeout, .. } = shared.config;
+    let mut failures = 0;
+    let mut next = Instant::now() + interval.mul_f64(spread(&text, 0));
+    loop {
+        tokio::time::sleep_until(next).await;
+        let tick = Instant::now();
+        let admitted = shared.gate.lock().pass(tick, timeout);
+        if let Err((until, why)) = admitted {
+            shared.report(&text, &askers.borrow(), Some(&why));
+            next = tokio::select! {
+                () = tokio::time::sleep_until(until) => Instant::now(),
+                // Everyone is woken at once, and spreads again.
+                () = shared.reopened.notified() => Instant::now() + interval.mul_f64(spread(&text, 0)),
+            };
+            continue;
+        }
+        let outcome = {
+            let _permit = shared.permits.acquire().await.expect("the semaphore is never closed");
+            let asked = Instant::now();
+            let outcome = shared.client.ask(&text).await;
+            let ended = match &outcome {
+                Ok(data) if data.is_empty() => "empty",
+                Ok(_) => "ok",
+                Err(client::Error::Deadline(_)) => "timeout",
+                Err(client::Error::Refused(_) | client::Error::Text) => "refused",
+                Err(client::Error::TooLarge) => "too_large",
+                Err(_) => "unreachable",
+            };
+            shared.meters.count(ended, asked.elapsed().as_secs_f64());
+            outcome
+        };
+        let jitter = spread(&text, failures + 1);
+        // What is wrong, and how long the pause may get.
+        let wrong = match outcome {
+            Ok(data) => {
+                shared.reopen();
+                // A value counts until the third question after it, and questions wait for each other.
+                let fresh_for = (interval + tick.elapsed()) * 3;
+                let fresh_for_ms = u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX);
+                match Answer::new(data, fresh_for_ms, Timestamp::now()) {
+                    Ok(answer) => {
+                        shared.take(&text, &askers.borrow(), &answer);
+                        None
+                    }
+                    Err(wrong) => Some((wrong, MAX_PAUSE)),
+                }
+            }
+            Err(error) if error.concerns_all() => {
+                let why = error.to_string();
+                if shared.gate.lock().failed(Instant::now(), interval, jitter, why.clone()) {
+                    tracing::warn!(%error, "Prometheus gives no answers; what is in force holds");
+                }
+                shared.report(&text, &askers.borrow(), Some(&why));
+                next = Instant::now();
+                continue;
+            }
+            // Slow or hung: who can tell. It may be back at any moment.
+            Err(error @ client::Error::Deadline(_)) => Some((error.to_string(), gate::MAX_PAUSE)),
+            Err(error) => {
+                shared.reopen();
+                Some((error.to_string(), MAX_PAUSE))
+            }
+        };
+        let pause = match wrong {
+            None => {
+                failures = 0;
+                interval
+            }
+            Some((trouble, most)) => {
+                shared.report(&text, &askers.borrow(), Some(&trouble));
+                failures = failures.saturating_add(1);
+                backoff(interval, failures, most.max(interval), jitter)
+            }
+        };
+        next = (tick + pause).max(Instant::now());
+    }
+}
+
+impl Shared {
+    fn reopen(&self) {
+        if self.gate.lock().reached() {
+            tracing::info!("Prometheus answers again");
+            self.reopened.notify_waiters();
+        }
+    }
+
+    fn take(&self, text: &str, askers: &[Asker], answer: &Answer) {
+        for asker in askers {
+            let reading = answer.read(asker);
+            self.report(text, std::slice::from_ref(asker), reading.trouble.as_deref());
+            if !reading.samples.is_empty() {
+                self.outbox.put(reading.samples);
+            }
+        }
+    }
+
+    /// Keeps what is wrong for each asker, and logs when it turns, not at every question.
+    fn report(&self, text: &str, askers: &[Asker], trouble: Option<&str>) {
+        for Asker { service, word, by, .. } in askers {
+            let turned = self.health.turn_query(service, word, trouble);
+            match (trouble, by) {
+                _ if !turned => {}
+                (None, _) => tracing::info!(%service, %word, "Prometheus gives a value again"),
+                // Not every mesh has the exporters of every word, and another source may have it.
+                (Some(why), Some(_)) => tracing::debug!(%service, %word, why, text, "Prometheus gives no value"),
+                (Some(why), None) => tracing::warn!(%service, %word, why, text, "Prometheus gives no value"),
+            }
+        }
+    }
+}
+
+/// A number from 0 to 1 that differs from text to text, attempt to attempt and process to process.
+fn spread(text: &str, attempt: u32) -> f64 {
+    let seed = u64::from(std::process::id()) << 32 | u64::from(attempt);
+    (xxhash_rust::xxh3::xxh3_64_with_seed(text.as_bytes(), seed) % 1000) as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests;

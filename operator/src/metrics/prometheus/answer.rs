@@ -1,0 +1,184 @@
+//! From an answer of Prometheus to samples, for each of those who share the question. Pure.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use limiter::metric::Word;
+use prometheus_http_query::response::{Data, Sample};
+
+use super::words::{By, SERVICE};
+use crate::{
+    intent::ServiceKey,
+    metrics::{Measure, PodSample, Source},
+};
+
+/// Most series that an answer may have.
+pub const MAX_SERIES: usize = 10_000;
+
+/// Someone who waits for the answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asker {
+    /// The service that the answer is for.
+    pub service: ServiceKey,
+    /// What the answer becomes.
+    pub word: Word,
+    /// The service's ready pods, in order.
+    pub pods: Vec<String>,
+    /// For a query of many services at once, how its own series are told; absent: the query is its own.
+    pub by: Option<By>,
+}
+
+/// What one asker gets of an answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Reading {
+    /// The samples.
+    pub samples: Vec<PodSample>,
+    /// Why there are none, or less than there could be.
+    pub trouble: Option<String>,
+}
+
+/// An answer with its series by whom they speak of.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// By the label `pod` or [`SERVICE`]; `None` for what has no such label.
+    series: HashMap<(By, Option<String>), Vec<Sample>>,
+    count: usize,
+    /// Longest time that samples of it count, in milliseconds.
+    fresh_for_ms: u64,
+    now: Timestamp,
+}
+
+impl Answer {
+    /// Sorts an answer that came at `now`.
+    ///
+    /// # Errors
+    ///
+    /// When it is of a kind that has no value per pod or service, or too large.
+    pub(super) fn new(data: Data, fresh_for_ms: u64, now: Timestamp) -> Result<Self, String> {
+        let mut series: HashMap<_, Vec<Sample>> = HashMap::new();
+        let count = match data {
+            Data::Scalar(sample) => {
+                series.insert((By::Pod, None), vec![sample]);
+                1
+            }
+            Data::Vector(vector) => {
+                let count = vector.len();
+                if count > MAX_SERIES {
+                    return Err(format!(
+                        "the query gives {count} series, more than {MAX_SERIES}: choose fewer by their labels, or aggregate them"
+                    ));
+                }
+                for one in vector {
+                    let (mut labels, sample) = one.into_inner();
+                    if let Some(service) = labels.remove(SERVICE) {
+                        series.entry((By::Service, Some(service))).or_default().push(sample);
+                    }
+                    series.entry((By::Pod, labels.remove("pod"))).or_default().push(sample);
+                }
+                count
+            }
+            Data::Matrix(_) => {
+                return Err("the query gives ranges, not values: take a function over the range, such as \
+                            rate(…[1m]) or max_over_time(…[1m])"
+                    .to_owned());
+            }
+        };
+        Ok(Self { series, count, fresh_for_ms, now })
+    }
+
+    /// The part of one asker.
+    #[must_use]
+    pub(super) fn read(&self, asker: &Asker) -> Reading {
+        if self.count == 0 {
+            return Reading { samples: Vec::new(), trouble: Some("the query gives no series".to_owned()) };
+        }
+        let mut reading = Reading::default();
+        match asker.by {
+            Some(By::Service) => {
+                let samples = self.series.get(&(By::Service, Some(asker.service.name.clone())));
+                self.whole(asker, samples.map_or(&[], Vec::as_slice), &mut reading);
+            }
+            Some(By::Pod) => self.pods(asker, &mut reading),
+            None => {
+                let whole = self.series.get(&(By::Pod, None)).map_or(&[][..], Vec::as_slice);
+                if whole.is_empty() {
+                    self.pods(asker, &mut reading);
+                } else if whole.len() < self.count {
+                    reading.trouble = Some(format!(
+                        "{} of {} series have no label `pod`: give it to all, as with `sum by (pod) (…)`, or to none",
+                        whole.len(),
+                        self.count
+                    ));
+                } else {
+                    self.whole(asker, whole, &mut reading);
+                }
+            }
+        }
+        reading
+    }
+
+    fn whole(&self, asker: &Asker, samples: &[Sample], reading: &mut Reading) {
+        match samples {
+            [] => reading.trouble = Some(format!("none of the {} series speaks of this service", self.count)),
+            [one] => self.sample(asker, None, one, reading),
+            many => {
+                reading.trouble = Some(format!(
+                    "the query gives {} series without a label `pod`: aggregate them to one, as with `sum(…)`, or to one for \
+                     each pod, as with `sum by (pod) (…)`",
+                    many.len()
+                ));
+            }
+        }
+    }
+
+    fn pods(&self, asker: &Asker, reading: &mut Reading) {
+        for pod in &asker.pods {
+            match self.series.get(&(By::Pod, Some(pod.clone()))).map(Vec::as_slice) {
+                None | Some([]) => {}
+                Some([one]) => self.sample(asker, Some(pod), one, reading),
+                Some(many) => {
+                    let message = format!(
+                        "the query gives {} series for pod {pod}: aggregate them, as with `sum by (pod) (…)`",
+                        many.len()
+                    );
+                    reading.trouble.get_or_insert(message);
+                }
+            }
+        }
+        if reading.samples.is_empty() && reading.trouble.is_none() {
+            let message = format!("none of the {} series is of a ready pod of this service (label `pod`)", self.count);
+            reading.trouble = Some(message);
+        }
+    }
+
+    fn sample(&self, asker: &Asker, pod: Option<&String>, sample: &Sample, reading: &mut Reading) {
+        let value = sample.value();
+        if !value.is_finite() {
+            let of = pod.map(|pod| format!(" for pod {pod}")).unwrap_or_default();
+            let zero = if value.is_nan() { " (as 0/0 does)" } else { "" };
+            reading.trouble.get_or_insert(format!("the query gives {value}{of}, which is no number{zero}"));
+            return;
+        }
+        // Prometheus gives seconds with three decimals. Out of range is as good as very old.
+        let at = Timestamp::from_millisecond((sample.timestamp() * 1000.0).round() as i64).unwrap_or(Timestamp::MIN);
+        let age_ms = self.now.as_millisecond().saturating_sub(at.as_millisecond());
+        if age_ms > i64::try_from(self.fresh_for_ms).unwrap_or(i64::MAX) {
+            let age = age_ms as f64 / 1000.0;
+            let message = format!(
+                "the answer was evaluated {age:.0} s ago by its own clock: a cache stands before Prometheus, or a clock is wrong"
+            );
+            reading.trouble.get_or_insert(message);
+        }
+        reading.samples.push(PodSample {
+            service: asker.service.clone(),
+            pod: pod.cloned(),
+            measure: Measure::Number(asker.word.clone(), value),
+            at,
+            fresh_for_ms: self.fresh_for_ms,
+            source: Source::Prometheus,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
