@@ -6,7 +6,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# Arguments for the program that a target runs: make demo ARGS=--without-limit
+# Arguments for the program that a target runs: make demo ARGS="adapt --keep"
 ARGS ?=
 DEMO_PROFILE ?= bench
 

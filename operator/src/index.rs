@@ -12,7 +12,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 
 use limiter::{
-    policy::{EnforceAt, Kind, Policy, PolicyKey, Targets},
+    policy::{Conflict, EnforceAt, Kind, Policy, PolicyKey, Targets, conflicts},
     problem::Problem,
 };
 use serde::Serialize;
@@ -436,8 +436,23 @@ impl Index {
         Some(view)
     }
 
-    /// Accepted policies that apply to a service, in the order of their keys.
+    /// Accepted policies that apply to a service, in the order of their keys, without those that others stand in the way of.
     fn applying(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Policy> {
+        let mut applying = self.wishing(key, model);
+        for conflict in conflicts(applying.iter().copied()) {
+            applying.retain(|policy| policy.key != conflict.policy);
+        }
+        applying
+    }
+
+    /// The policies that would apply to a service but for others that do, each with one of these.
+    #[must_use]
+    pub fn conflicts(&self, key: &ServiceKey) -> Vec<Conflict> {
+        let Some(model) = self.services.get(key) else { return Vec::new() };
+        conflicts(self.wishing(key, model))
+    }
+
+    fn wishing(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Policy> {
         let naming = self.naming.get(key).into_iter().flatten();
         let selecting = self.selecting.get(&key.namespace).into_iter().flatten();
         let named: BTreeSet<&PolicyKey> = naming.chain(selecting).collect();

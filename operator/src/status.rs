@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
     engine::{Decision, Phase},
-    policy::{EnforceAt, PolicyKey, Rule},
+    policy::{Conflict, EnforceAt, PolicyKey, Rule},
     problem::Problem,
     quota,
 };
@@ -141,6 +141,8 @@ struct Target<'a> {
     /// Pods whose proxies enforce the policy.
     enforcers: Vec<Enforcer>,
     paused: bool,
+    /// Policies that others of this service stand in the way of.
+    conflicts: Vec<Conflict>,
     /// `None`: the Service does not exist.
     view: Option<Endpoints>,
 }
@@ -179,6 +181,7 @@ impl<'a> Target<'a> {
         Self {
             built: builder.built(&service),
             paused: builder.pauses().covers(&service),
+            conflicts: index.conflicts(&service),
             elsewhere: elsewhere.iter().filter_map(|other| builder.built(other)).collect(),
             enforcers,
             view: view.map(|view| Endpoints::of(&view)),

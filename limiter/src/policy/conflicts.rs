@@ -15,7 +15,7 @@ pub struct Conflict {
     pub with_rule: String,
 }
 
-/// The conflicts among policies of one target: `adapt` rules for the same requests. The older object stays; of two as old,
+/// The conflicts among policies of one target: `adapt` rules for the same requests, enforced at the same place. The older object stays; of two as old,
 /// or of unknown age, the one whose key comes first.
 #[must_use]
 pub fn conflicts<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Vec<Conflict> {
@@ -27,7 +27,9 @@ pub fn conflicts<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Vec<Conf
         let steering = || policy.rules.iter().filter(|rule| matches!(rule.action, Action::Adapt(_)));
         let before = conflicts.len();
         conflicts.extend(steering().filter_map(|rule| {
-            let (with, with_rule) = standing.iter().find(|(_, other)| same_requests(rule, other))?;
+            let conflicts =
+                |(with, other): &&(&Policy, &Rule)| with.enforce_at == policy.enforce_at && same_requests(rule, other);
+            let (with, with_rule) = standing.iter().find(conflicts)?;
             let (policy, with) = (policy.key.clone(), with.key.clone());
             Some(Conflict { policy, rule: rule.name.clone(), with, with_rule: with_rule.name.clone() })
         }));

@@ -145,3 +145,34 @@ fn an_undecodable_object_is_reported_and_costs_only_itself() {
     apply(&mut index, POD);
     assert!(index.other_problems().is_empty());
 }
+
+#[test]
+fn of_two_that_steer_the_same_requests_one_applies_until_it_goes() {
+    let mut index = Index::default();
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: cart, namespace: shop}\n";
+    let policy = |name: &str| {
+        format!(
+            "---\napiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
+             targetRefs: [{{kind: Service, name: cart}}]\n  rules:\n  - name: keep\n    \
+             adapt: keep cpu below 70%, between 20 and 500 requests per second per pod\n"
+        )
+    };
+    let changes = changes(&format!("{service}{}{}", policy("a"), policy("b")));
+    let mut keys = Vec::new();
+    for change in changes {
+        if let Change::Apply { key, .. } = &change {
+            keys.push(key.clone());
+        }
+        index.apply(change);
+    }
+    let cart = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
+    let applying = |index: &Index| -> Vec<String> {
+        index.service(&cart).expect("it exists").policies.iter().map(|policy| policy.key.name.clone()).collect()
+    };
+    assert_eq!(applying(&index), ["a"]);
+    let conflicts = index.conflicts(&cart);
+    assert_eq!((conflicts.len(), &*conflicts[0].policy.name, &*conflicts[0].with.name), (1, "b", "a"));
+    let touched = index.apply(Change::Delete(keys[1].clone()));
+    assert!(touched.services.contains(&cart));
+    assert_eq!((applying(&index), index.conflicts(&cart)), (vec!["b".to_owned()], Vec::new()));
+}

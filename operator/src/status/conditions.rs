@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use limiter::{
     engine::Phase,
     metric::{Metric, Word},
-    policy::{EnforceAt, MetricSource, Mode, Policy, Rule},
+    policy::{Conflict, EnforceAt, MetricSource, Mode, Policy, Rule},
     problem,
 };
 
@@ -117,6 +117,18 @@ fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
     }
     if targets.is_empty() {
         return (false, Reason::TargetNotFound, "no Service of the namespace has these labels".to_owned());
+    }
+    let key = entry.accepted.as_ref().map(|policy| &policy.key);
+    let conflict = targets.iter().find_map(|target| {
+        let conflict = target.conflicts.iter().find(|conflict| Some(&conflict.policy) == key)?;
+        Some((&target.service, conflict))
+    });
+    if let Some((service, Conflict { rule, with, with_rule, .. })) = conflict {
+        let message = format!(
+            "rule {rule} steers the same requests of {service} as {with_rule} of {with}, which is older and stays: remove one, or give \
+             them different matches; nothing of this object applies to {service}"
+        );
+        return (false, Reason::Conflicted, message);
     }
     (true, Reason::Accepted, "the policy is understood and its targets exist".to_owned())
 }
