@@ -129,9 +129,7 @@ fn every_domain_leads_to_one_host_and_bytes_to_none() {
 
 #[test]
 fn a_bound_goes_along_with_the_limit_to_every_port_of_the_target() {
-    let index = index(
-        "  - {name: cool, adapt: 'keep cpu below 70%, between 20 and 500 requests per second across all pods'}\n",
-    );
+    let index = index("  - {name: cool, limit: 500 requests per second across all pods}\n");
     let (intent, _) = callers(&index, |decisions| {
         for decision in decisions.values_mut() {
             decision.bound = Some(9);
