@@ -347,14 +347,29 @@ fn destinations(
     slices: Option<&BTreeMap<String, EndpointSliceModel>>,
 ) -> Vec<Arc<Destination>> {
     let slices = || slices.into_iter().flat_map(BTreeMap::values);
+    // A pod's proxy listens on the first address that it has with a port, and takes requests when all of its slices say so.
+    let mut listeners: BTreeMap<(&str, u16), SocketAddr> = BTreeMap::new();
+    let mut not_ready: BTreeSet<&str> = BTreeSet::new();
+    for slice in slices() {
+        for endpoint in &slice.endpoints {
+            if !endpoint.ready {
+                not_ready.insert(&endpoint.pod);
+            }
+            for port in &slice.ports {
+                let address = SocketAddr::new(endpoint.address, port.port);
+                listeners.entry((&endpoint.pod, port.port)).or_insert(address);
+            }
+        }
+    }
     let endpoints = |wanted: &dyn Fn(&super::model::PortModel) -> bool| {
         let mut found = BTreeSet::new();
         let mut protocol = None;
         for slice in slices() {
             for port in slice.ports.iter().filter(|port| wanted(port)) {
                 protocol = protocol.or(port.protocol);
-                let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
-                found.extend(ready.map(|endpoint| SocketAddr::new(endpoint.address, port.port)));
+                let pods = slice.endpoints.iter().map(|endpoint| endpoint.pod.as_str());
+                let ready = pods.filter(|pod| !not_ready.contains(pod));
+                found.extend(ready.filter_map(|pod| listeners.get(&(pod, port.port))));
             }
         }
         (found.into_iter().collect::<Vec<_>>(), protocol)

@@ -86,8 +86,10 @@ pub(super) fn build<'a>(
             entry.ready &= endpoint.ready;
             for port in &slice.ports {
                 let listener = SocketAddr::new(endpoint.address, port.port);
-                if listens(port.port) || entry.inbound.iter().any(|inbound| inbound.listener == listener) {
-                    continue; // the Gateway's own, or the same pod in a second slice, as with two address families of one port
+                // Of a pod's port there is one proxy listener, by whose port resources are named: on the first address, when slices
+                // of two address families, or of two names, have the port.
+                if listens(port.port) || entry.inbound.iter().any(|inbound| inbound.listener.port() == port.port) {
+                    continue;
                 }
                 let by_name = || service.ports.iter().find(|own| own.name == port.name).map(|own| own.protocol);
                 let protocol = port.protocol.or_else(by_name).unwrap_or(Protocol::Http);
