@@ -135,7 +135,7 @@ impl Proxies {
     pub fn register(&self, registry: &mut Registry) {
         let metrics = &self.0.metrics;
         let registry = registry.sub_registry_with_prefix("weir_xds");
-        registry.register("streams", "Open delta ADS streams", metrics.streams.clone());
+        registry.register("streams", "Open xDS streams", metrics.streams.clone());
         registry.register("pushes", "Responses sent, by type", metrics.pushes.clone());
         registry.register("resources", "Resources sent, by type", metrics.resources.clone());
         registry.register("acks", "Responses acknowledged, by type", metrics.acks.clone());
