@@ -296,8 +296,10 @@ fn excess(rule: &Rule, observations: &Observations, now: Timestamp) -> Option<f6
     if counters.is_empty() {
         return None;
     }
-    let known = counters.iter().filter_map(|metric| condition::read(metric, observations, now));
-    let excess = known.reduce(|one, other| one + other);
+    let read = |metric: &Metric| condition::read(metric, observations, now);
+    // A request may be over the rule's own limit and over its class's; it would be refused once.
+    let classes = counters[1..].iter().filter_map(read).reduce(|one, other| one + other);
+    let excess = counters.first().and_then(read).into_iter().chain(classes).reduce(f64::max);
     excess.or_else(|| condition::read(&Rule::offered(), observations, now).map(|_| 0.0))
 }
 
