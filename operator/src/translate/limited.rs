@@ -7,15 +7,13 @@
 
 use limiter::{
     engine::Decision,
-    policy::{Action, Key, Mode, Policy, Rule, Scope, default_burst},
+    policy::{Action, Key, Mode, NAMELESS, Policy, Rule, Scope, default_burst},
     quota::{self, Rate},
 };
 
 use super::RuleKey;
 use crate::intent::{LimitShape, LimitValue, Priority};
 
-/// Bucket of the requests of a rule that no class fits.
-const NAMELESS: &str = "*";
 /// A lower class's limit is this part of the rule's lowest one, or nothing, at the least.
 const LOWER_PART: u64 = 20;
 

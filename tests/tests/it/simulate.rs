@@ -82,7 +82,7 @@ fn mistakes_name_the_argument_and_the_mend() {
     let (path, bad) = (folder.path().join("policy.yaml"), folder.path().join("bad.yaml"));
     let each = "apiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {name: each, namespace: shop}\n\
                 spec: {targetRefs: [{kind: Service, name: search}], rules: [{name: each, \
-                limit: 5 requests per second per pod per client ip}]}\n";
+                limit: 5 requests per second per client ip across all pods}]}\n";
     put(folder.path(), "each.yaml", each);
     let (trace, each) = (folder.path().join("load.csv"), folder.path().join("each.yaml"));
     let (path, bad, trace) = (path.to_str().unwrap(), bad.to_str().unwrap(), trace.to_str().unwrap());

@@ -13,6 +13,7 @@ mod mesh;
 mod rates;
 mod report;
 mod rig;
+mod scale;
 mod step;
 
 use std::{io::Write, process::ExitCode};
@@ -44,6 +45,8 @@ enum Name {
     Rates,
     /// From a step of a metric to the first 429, through a whole `weir run` that reads a metrics page.
     Step,
+    /// CPU of Weir for 500 policies with five rules each, decided four times a second from a real Prometheus.
+    Scale,
     /// GOV-1: a service above its capacity without protection, under Envoy's own, and under each of Weir's.
     Gov,
 }
@@ -104,6 +107,7 @@ fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
         Name::Enforce => enforce::run(),
         Name::Rates => rates::run(),
         Name::Step => step::run(),
+        Name::Scale => scale::run(),
         // Its table has columns of its own.
         Name::Gov => return gov::run(gov).map(|table| format!("\n{table}\n")),
     };
