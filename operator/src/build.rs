@@ -339,7 +339,7 @@ type Unseen = BTreeMap<ServiceKey, (Timestamp, States)>;
 
 /// What a run before knew of the rules that are there now, as they go on. Those whose policy has not come yet stay.
 fn resumed(kept: &mut Unseen, view: &ServiceView<'_>, now: Timestamp) -> States {
-    let Some((written, states)) = kept.remove(&view.key) else { return States::new() };
+    let Some((written, states)) = kept.remove(view.key) else { return States::new() };
     let is_there = |key: &RuleKey| {
         let mut policies = view.policies.iter().filter(|policy| policy.key == key.policy);
         policies.any(|policy| policy.rules.iter().any(|rule| rule.name == key.rule))

@@ -103,10 +103,11 @@ fn a_counter_that_a_streaming_pod_has_not_named_is_zero() {
         let seen =
             |samples: Vec<PodSample>, now| metric(word.clone(), Reduce::Sum, samples, &["a", "b", "c", "d"], now);
         let all = ["a", "b", "c", "d"].map(|pod| requests(pod, 1_000));
-        let fresh = seen([&all[..], &[named.clone()]].concat(), 1_000).unwrap();
+        let fresh = seen([&all[..], std::slice::from_ref(&named)].concat(), 1_000).unwrap();
         assert_eq!((fresh.value, fresh.at, fresh.source.as_str()), (8.0, at(1_000), "envoy"));
         assert_eq!(seen(all.to_vec(), 1_000).map(|sample| sample.value), Some(0.0), "nobody has counted any");
-        let restarted = [&["a", "b", "c", "d"].map(|pod| requests(pod, 5_000))[..], &[named.clone()]].concat();
+        let restarted =
+            [&["a", "b", "c", "d"].map(|pod| requests(pod, 5_000))[..], std::slice::from_ref(&named)].concat();
         assert_eq!(seen(restarted, 5_000).map(|sample| sample.value), Some(0.0), "and what it counted before is past");
         assert_eq!(seen(vec![named.clone(), requests("a", 1_000)], 1_000), None, "the others do not stream");
         assert_eq!(seen(all.to_vec(), 9_000), None, "they fell silent");
