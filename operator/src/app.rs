@@ -222,40 +222,62 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 let _ = reply_tx.send(answer);
             }
             Some(mut samples) = inputs.samples_rx.recv() => {
-                while let Ok(more) = inputs.samples_rx.try_recv() {
-                    samples.extend(more);
+                for _ in 0..inputs.samples_rx.len() {
+                    samples.extend(inputs.samples_rx.try_recv().into_iter().flatten());
                 }
                 builder.observe(samples, Timestamp::now());
+                // Samples may come without end; whatever else waits has its turn after them.
+                builder.tick(Timestamp::now());
+                if let Ok(batch) = inputs.batches_rx.try_recv() {
+                    take(&mut builder, &inputs, batch);
+                }
+                if let Ok(question) = inputs.question_rx.try_recv() {
+                    answer(&builder, &proxies, &inputs.health, &mut transitions, question);
+                }
             }
             () = timer => builder.tick(Timestamp::now()),
-            Some(batch) = inputs.batches_rx.recv() => {
-                let touched = builder.apply(batch.changes, Timestamp::now());
-                if touched {
-                    let wanted = builder.wanted();
-                    inputs.wanted_tx.send_if_modified(|old| {
-                        let differs = **old != *wanted;
-                        *old = wanted;
-                        differs
-                    });
-                }
-                if batch.initial {
-                    builder.forget_unseen(Timestamp::now());
-                    inputs.ready_tx.send_replace(true);
-                }
+            Some(batch) = inputs.batches_rx.recv() => take(&mut builder, &inputs, batch),
+            Some(question) = inputs.question_rx.recv() => {
+                answer(&builder, &proxies, &inputs.health, &mut transitions, question);
             }
-            Some(question) = inputs.question_rx.recv() => match question {
-                Question::Status(reply_tx) => {
-                    let mut status = status::status(&builder, &proxies, &inputs.health, Timestamp::now());
-                    transitions.keep(&mut status);
-                    let _ = reply_tx.send(status);
-                }
-                Question::Pauses(LookRequest { service, reply_tx }) => {
-                    let _ = reply_tx.send(pauses::look_at(&builder, &proxies, service.as_ref()));
-                }
-            },
             else => return,
         }
         inputs.counters.set(builder.counts());
+    }
+}
+
+/// Takes in what files say now.
+fn take(builder: &mut Builder, inputs: &Inputs, batch: files::Batch) {
+    if builder.apply(batch.changes, Timestamp::now()) {
+        let wanted = builder.wanted();
+        inputs.wanted_tx.send_if_modified(|old| {
+            let differs = **old != *wanted;
+            *old = wanted;
+            differs
+        });
+    }
+    if batch.initial {
+        builder.forget_unseen(Timestamp::now());
+        inputs.ready_tx.send_replace(true);
+    }
+}
+
+fn answer(
+    builder: &Builder,
+    proxies: &Proxies,
+    health: &HealthBoard,
+    transitions: &mut status::Transitions,
+    question: Question,
+) {
+    match question {
+        Question::Status(reply_tx) => {
+            let mut status = status::status(builder, proxies, health, Timestamp::now());
+            transitions.keep(&mut status);
+            let _ = reply_tx.send(status);
+        }
+        Question::Pauses(LookRequest { service, reply_tx }) => {
+            let _ = reply_tx.send(pauses::look_at(builder, proxies, service.as_ref()));
+        }
     }
 }
 
