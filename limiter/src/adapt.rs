@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     condition::elapsed,
-    language::ast::Adapt,
+    language::ast::{Adapt, Goal},
     metric::{Observations, Word},
     policy::{LawKind, Rule, Scope},
     quota::Rate,
@@ -162,8 +162,14 @@ pub struct Trial {
     pub limit: Rate,
     /// The bound before.
     pub bound: Option<u32>,
+    /// When they began, or were last seen to need more time.
+    #[serde(default)]
+    pub at: Timestamp,
     /// When the effect of the bound shows.
     pub settled_at: Timestamp,
+    /// The time of the last sample that they were judged by: another goal's report does not make it count again.
+    #[serde(default)]
+    pub judged: Option<Timestamp>,
     /// Samples in a row since then that speak against the cuts.
     pub failed: u8,
 }
@@ -238,24 +244,23 @@ pub(crate) fn steer(
         Some(before) => before.clone().kept_within(adapt, range, now),
         None => Steering::start(adapt)?,
     };
-    let seen: Vec<_> = adapt.goals.iter().map(|goal| reading::sampled_at(&goal.metric, observations, now)).collect();
+    let seen = next.newest_seen(adapt, observations, now);
     if next.seen == seen {
         return Some(next);
     }
     let before = std::mem::replace(&mut next.seen, seen);
+    let is_missed = match verdict(adapt, observations, now) {
+        Verdict::Unknown => return Some(next),
+        Verdict::Missed => true,
+        Verdict::Kept => false,
+    };
     next.count_answers(observations, now);
     let reading = Reading::new(rule, adapt, range, &next, observations, now);
-    match verdict(adapt, observations, now) {
-        Verdict::Unknown => {}
-        Verdict::Missed => {
-            if next.weigh(&reading, &before) >= SURE {
-                next.on_miss(adapt, &reading, now);
-            }
-        }
-        Verdict::Kept => {
-            next.weigh(&reading, &before);
-            next.on_kept(adapt, &reading, now);
-        }
+    let evidence = next.weigh(&reading, &before);
+    if !is_missed {
+        next.on_kept(adapt, &reading, now);
+    } else if evidence >= SURE {
+        next.on_miss(adapt, &reading, now);
     }
     Some(next)
 }
@@ -279,8 +284,10 @@ impl Steering {
 
     /// The policy may have been edited, and the clock set back.
     fn kept_within(mut self, adapt: &Adapt, range: Range, now: Timestamp) -> Self {
-        if !(range.floor..=range.ceiling).contains(&self.limit.per_second()) || self.limit.interval != adapt.interval {
-            self.limit = rate(adapt, range, self.limit.per_second()).unwrap_or(self.limit);
+        for limit in [&mut self.limit].into_iter().chain(self.trial.as_mut().map(|trial| &mut trial.limit)) {
+            if !(range.floor..=range.ceiling).contains(&limit.per_second()) || limit.interval != adapt.interval {
+                *limit = rate(adapt, range, limit.per_second()).unwrap_or(*limit);
+            }
         }
         for at in [&mut self.grown_at, &mut self.refused_at] {
             *at = at.map(|at| at.min(now));
@@ -291,17 +298,31 @@ impl Steering {
             cut.settled_at = add(now, elapsed(cut.at, cut.settled_at));
             cut.at = now;
         }
+        if let Some(trial) = &mut self.trial
+            && trial.at > now
+        {
+            trial.settled_at = add(now, elapsed(trial.at, trial.settled_at));
+            (trial.at, trial.judged) = (now, None);
+        }
         self.futile = self.futile.map(|futile| Futile { until: futile.until.min(add(now, FUTILE_FOR)), ..futile });
         self
     }
 
-    /// Completions are smoothed over about twenty requests, so that a slow service does not look stopped when a short
-    /// window has none.
-    fn count_answers(&mut self, observations: &Observations, now: Timestamp) {
-        let Some(sample) = reading::total(Word::Answers, observations, now) else {
-            self.answers = None;
-            return;
+    /// The time of the newest sample of each goal. One that is older than what was seen is no news, unless a clock was set
+    /// back.
+    fn newest_seen(&self, adapt: &Adapt, observations: &Observations, now: Timestamp) -> Vec<Option<Timestamp>> {
+        let newest = |(position, goal): (usize, &Goal)| {
+            let seen = self.seen.get(position).copied().flatten();
+            let Some(at) = reading::sampled_at(&goal.metric, observations, now) else { return seen };
+            Some(seen.filter(|seen| *seen <= now).map_or(at, |seen| seen.max(at)))
         };
+        adapt.goals.iter().enumerate().map(newest).collect()
+    }
+
+    /// Completions are smoothed over about twenty requests, so that a slow service does not look stopped when a short
+    /// window has none. While they are missing the last ones stay, for the bound.
+    fn count_answers(&mut self, observations: &Observations, now: Timestamp) {
+        let Some(sample) = reading::total(Word::Answers, observations, now) else { return };
         let before = self.answers.map_or(sample.value, |milli| milli as f64 / 1000.0);
         // Counted by what is offered: a weight that moved with the value would draw the mean towards the large ones.
         let traffic = reading::total(Word::Requests, observations, now).map_or(before, |offered| offered.value);
@@ -350,7 +371,7 @@ impl Steering {
             && let Some(answers) = self.answers
         {
             let (severity, (limit, bound)) = (worst.thousandths(), before);
-            self.trial = Some(Trial { severity, answers, limit, bound, settled_at, failed: 0 });
+            self.trial = Some(Trial { severity, answers, limit, bound, at: now, settled_at, judged: None, failed: 0 });
         }
     }
 
@@ -366,11 +387,16 @@ impl Steering {
         if !reading.queue_fits() {
             // What is answered now came when the queue was longer.
             trial.settled_at = add(worst.at, reading.drain().unwrap_or(LONGEST_DRAIN).saturating_add(worst.interval));
+            trial.at = now;
         }
         trial.severity = trial.severity.max(worst.thousandths());
         if worst.at < trial.settled_at {
             return false;
         }
+        if trial.judged.is_some_and(|judged| worst.at <= judged) {
+            return trial.failed > 0;
+        }
+        trial.judged = Some(worst.at);
         let left = self.answers.unwrap_or(0) as f64;
         if left > FAILED * trial.answers as f64 || !reading.is_slow_by_itself() {
             trial.failed = 0;

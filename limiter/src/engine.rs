@@ -16,8 +16,8 @@
 //! - What cannot be evaluated (see [`condition`]) changes nothing: phase, limit and ramp stand still.
 //!   Only after `on_missing.after` may its action change something, and only what the author asked for.
 //! - A limit whose amount cannot be computed keeps the last good one.
-//! - A limit that steers itself ([`adapt`](crate::adapt)) begins at its ceiling each time the rule begins to limit, moves while the rule
-//!   limits, and is released like any other, up to its ceiling.
+//! - A limit that steers itself ([`adapt`](crate::adapt)) begins at its ceiling, moves while the rule limits, and is released like any
+//!   other, up to its ceiling. A rule that limits again before its release has ended goes on from the limit that was being released.
 //!
 //! Cold start: without `when` a rule limits from the first step, otherwise it is idle until its condition has been seen
 //! true. `now` may repeat or go backwards; then no time passes.
@@ -27,7 +27,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::classes::{FLOOR_SHARE, HEADROOM, SLACK};
+pub use self::classes::{FLOOR_SHARE, HEADROOM, SLACK, STILL};
 use self::view::View;
 use crate::{
     adapt::Steering,
@@ -70,6 +70,8 @@ pub struct RuleState {
     pub steering: Option<Steering>,
     /// The limits of the rule's classes.
     pub classes: Vec<Rate>,
+    /// The bound in force.
+    pub bound: Option<u32>,
     /// When the first sample that is fresh now becomes stale.
     pub stale_at: Option<Timestamp>,
     /// `now` of the last step.
@@ -244,6 +246,7 @@ pub fn step(
         (None, Phase::Idle | Phase::Pending) => (stage, None),
     };
     next.classes = classes::limits(rule, in_force, &next.classes, observations, now);
+    next.bound = view.bound(shown.phase, &next);
     let missing = view.missing();
     let facts = explain::Facts { view: &view, state: &next, shown, in_force, blind, missing: &missing, outcome, until };
     let explanation = explain::sentence(&facts);
@@ -251,7 +254,7 @@ pub fn step(
         phase: shown.phase,
         limit: in_force,
         lowest,
-        bound: view.bound(shown.phase, &next),
+        bound: next.bound,
         classes: next.classes.clone(),
         excess: excess(rule, observations, now),
         since: shown.since,
@@ -286,9 +289,17 @@ fn stays(condition: Outcome) -> bool {
     condition.truth == Truth::True || condition.momentary == Truth::True
 }
 
-/// What a rule in shadow mode would refuse. A proxy names only what it has counted at least once.
+/// What a rule in shadow mode would refuse, by its own limit and by those of its classes. A proxy names only what it has
+/// counted at least once.
 fn excess(rule: &Rule, observations: &Observations, now: Timestamp) -> Option<f64> {
-    let excess = condition::read(&rule.excess()?, observations, now);
+    let counters = rule.excess();
+    if counters.is_empty() {
+        return None;
+    }
+    let read = |metric: &Metric| condition::read(metric, observations, now);
+    // A request may be over the rule's own limit and over its class's; it would be refused once.
+    let classes = counters[1..].iter().filter_map(read).reduce(|one, other| one + other);
+    let excess = counters.first().and_then(read).into_iter().chain(classes).reduce(f64::max);
     excess.or_else(|| condition::read(&Rule::offered(), observations, now).map(|_| 0.0))
 }
 

@@ -31,8 +31,8 @@ pub enum Word {
     Refused,
     /// Offered requests per second of one priority class: `<rule>/<class>`. Not a word of sentences.
     Demand(String),
-    /// Requests per second over the limit of a rule in shadow mode, by the rule's name: what it would have refused. Not a
-    /// word of sentences.
+    /// Requests per second over a limit of a rule in shadow mode, which it would have refused: `<rule>` for its own limit,
+    /// `<rule>/<class>` for a class's. Not a word of sentences.
     Excess(String),
     /// A word that the object's own `metrics` list defines.
     Named(String),

@@ -107,8 +107,8 @@ impl Rule {
             metrics.extend(adapt::supporting_metrics());
         }
         metrics.extend(self.classes.iter().map(|class| self.demand(class)));
-        if let Some(excess) = self.excess() {
-            metrics.extend([excess, Self::offered()]);
+        if self.mode == Mode::Shadow {
+            metrics.extend(self.excess().into_iter().chain([Self::offered()]));
         }
         metrics
     }
@@ -118,10 +118,17 @@ impl Rule {
         Metric { word: Word::Requests, reduce: Reduce::Sum }
     }
 
-    /// What a rule in shadow mode would refuse, as the proxies count it.
-    pub(crate) fn excess(&self) -> Option<Metric> {
-        let metric = || Metric { word: Word::Excess(self.name.clone()), reduce: Reduce::Sum };
-        (self.mode == Mode::Shadow).then(metric)
+    /// What a rule in shadow mode would refuse, as the proxies count it: by its own limit, then by each of its classes'.
+    /// Empty for a rule that is enforced.
+    pub(crate) fn excess(&self) -> Vec<Metric> {
+        if self.mode != Mode::Shadow {
+            return Vec::new();
+        }
+        let nameless = (!self.classes.is_empty()).then_some(NAMELESS);
+        let classes = self.classes.iter().map(|class| class.name.as_str()).chain(nameless);
+        let classes = classes.map(|class| format!("{}/{class}", self.name));
+        let metric = |name| Metric { word: Word::Excess(name), reduce: Reduce::Sum };
+        [self.name.clone()].into_iter().chain(classes).map(metric).collect()
     }
 
     /// What is offered in `class`, which is one of the rule's.
@@ -186,6 +193,9 @@ pub struct Rule {
     /// belongs to a last, nameless class. Empty: all requests are equal.
     pub classes: Vec<Class>,
 }
+
+/// How the last class of a rule is called, which has no name: what fits no other.
+pub const NAMELESS: &str = "*";
 
 /// Requests of one priority.
 #[derive(Clone, Debug, PartialEq, Serialize)]

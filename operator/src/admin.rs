@@ -19,15 +19,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::app::StatusRequest;
+use crate::app::Question;
 
 /// What the page shows.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// Weir's own metrics.
     pub registry: Arc<Registry>,
-    /// Asks the builder for a status.
-    pub status_tx: mpsc::Sender<StatusRequest>,
+    /// Asks the builder what is so.
+    pub question_tx: mpsc::Sender<Question>,
     /// Asks the builder to move the kill switch.
     pub pause_tx: mpsc::Sender<pauses::PauseRequest>,
     /// Whether everything was read and built once.
@@ -72,7 +72,7 @@ async fn metrics(State(page): State<Page>) -> impl IntoResponse {
 
 async fn status(State(page): State<Page>) -> impl IntoResponse {
     let (reply_tx, reply_rx) = oneshot::channel();
-    if page.status_tx.send(reply_tx).await.is_err() {
+    if page.question_tx.send(Question::Status(reply_tx)).await.is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, "weir is stopping\n").into_response();
     }
     match reply_rx.await {

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     admin::{
         self,
-        pauses::{self, PauseRequest},
+        pauses::{self, LookRequest, PauseRequest},
     },
     build::Builder,
     checkpoint::{self, Folder, Kept},
@@ -58,8 +58,14 @@ pub struct Config {
     pub traces: Option<traces::Config>,
 }
 
-/// Asks the builder for a status.
-pub type StatusRequest = oneshot::Sender<Status>;
+/// What the builder answers when there is nothing else to do, in the order asked.
+#[derive(Debug)]
+pub enum Question {
+    /// The status of everything.
+    Status(oneshot::Sender<Status>),
+    /// How far a pause, or its end, has come.
+    Pauses(LookRequest),
+}
 
 /// Runs Weir until `shutdown`, then drains.
 ///
@@ -81,7 +87,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (batches_tx, batches_rx) = mpsc::channel(16);
     let (samples_tx, samples_rx) = mpsc::channel(1024);
     let (wanted_tx, wanted_rx) = watch::channel(Arc::default());
-    let (status_tx, status_rx) = mpsc::channel(16);
+    let (question_tx, question_rx) = mpsc::channel(16);
     let (pause_tx, pause_rx) = mpsc::channel(16);
     let (ready_tx, ready_rx) = watch::channel(false);
 
@@ -115,9 +121,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     tasks.spawn(async move { drop(scraping.await) });
     let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
-    let page = admin::Page { registry: Arc::new(registry), status_tx, pause_tx, ready_rx: ready_rx.clone() };
+    let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
-    let inputs = Inputs { batches_rx, samples_rx, status_rx, pause_rx, wanted_tx, ready_tx, health, counters };
+    let inputs = Inputs { batches_rx, samples_rx, question_rx, pause_rx, wanted_tx, ready_tx, health, counters };
     tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
@@ -182,7 +188,7 @@ async fn serve_when_ready(
 struct Inputs {
     batches_rx: mpsc::Receiver<files::Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
-    status_rx: mpsc::Receiver<StatusRequest>,
+    question_rx: mpsc::Receiver<Question>,
     pause_rx: mpsc::Receiver<PauseRequest>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
@@ -216,34 +222,114 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 let _ = reply_tx.send(answer);
             }
             Some(mut samples) = inputs.samples_rx.recv() => {
-                while let Ok(more) = inputs.samples_rx.try_recv() {
-                    samples.extend(more);
+                for _ in 0..inputs.samples_rx.len() {
+                    samples.extend(inputs.samples_rx.try_recv().into_iter().flatten());
                 }
                 builder.observe(samples, Timestamp::now());
+                // Samples may come without end; whatever else waits has its turn after them.
+                builder.tick(Timestamp::now());
+                if let Ok(batch) = inputs.batches_rx.try_recv() {
+                    take(&mut builder, &inputs, batch);
+                }
+                if let Ok(question) = inputs.question_rx.try_recv() {
+                    answer(&builder, &proxies, &inputs.health, &mut transitions, question);
+                }
             }
             () = timer => builder.tick(Timestamp::now()),
-            Some(batch) = inputs.batches_rx.recv() => {
-                let touched = builder.apply(batch.changes, Timestamp::now());
-                if touched {
-                    let wanted = builder.wanted();
-                    inputs.wanted_tx.send_if_modified(|old| {
-                        let differs = **old != *wanted;
-                        *old = wanted;
-                        differs
-                    });
-                }
-                if batch.initial {
-                    builder.forget_unseen(Timestamp::now());
-                    inputs.ready_tx.send_replace(true);
-                }
-            }
-            Some(reply) = inputs.status_rx.recv() => {
-                let mut status = status::status(&builder, &proxies, &inputs.health, Timestamp::now());
-                transitions.keep(&mut status);
-                let _ = reply.send(status);
+            Some(batch) = inputs.batches_rx.recv() => take(&mut builder, &inputs, batch),
+            Some(question) = inputs.question_rx.recv() => {
+                answer(&builder, &proxies, &inputs.health, &mut transitions, question);
             }
             else => return,
         }
         inputs.counters.set(builder.counts());
+    }
+}
+
+/// Takes in what files say now.
+fn take(builder: &mut Builder, inputs: &Inputs, batch: files::Batch) {
+    if builder.apply(batch.changes, Timestamp::now()) {
+        let wanted = builder.wanted();
+        inputs.wanted_tx.send_if_modified(|old| {
+            let differs = **old != *wanted;
+            *old = wanted;
+            differs
+        });
+    }
+    if batch.initial {
+        builder.forget_unseen(Timestamp::now());
+        inputs.ready_tx.send_replace(true);
+    }
+}
+
+fn answer(
+    builder: &Builder,
+    proxies: &Proxies,
+    health: &HealthBoard,
+    transitions: &mut status::Transitions,
+    question: Question,
+) {
+    match question {
+        Question::Status(reply_tx) => {
+            let mut status = status::status(builder, proxies, health, Timestamp::now());
+            transitions.keep(&mut status);
+            let _ = reply_tx.send(status);
+        }
+        Question::Pauses(LookRequest { service, reply_tx }) => {
+            let _ = reply_tx.send(pauses::look_at(builder, proxies, service.as_ref()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::decode;
+
+    const OBJECTS: &str = "apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: a}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-1, namespace: a, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: cart-0}}]
+---
+apiVersion: weir.dev/v1alpha1
+kind: SmartLimiter
+metadata: {name: cart, namespace: a}
+spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 requests per second per pod}]}
+";
+
+    #[tokio::test]
+    async fn looks_wait_for_files_and_the_switch_does_not() {
+        let (batches_tx, batches_rx) = mpsc::channel(1);
+        let (_samples_tx, samples_rx) = mpsc::channel(1);
+        let (question_tx, question_rx) = mpsc::channel(1);
+        let (pause_tx, pause_rx) = mpsc::channel(1);
+        let (wanted_tx, _wanted_rx) = watch::channel(Arc::default());
+        let (ready_tx, _ready_rx) = watch::channel(false);
+        let (look_tx, look_rx) = oneshot::channel();
+        let (moved_tx, moved_rx) = oneshot::channel();
+
+        // All three are there before the builder looks for the first time.
+        question_tx.send(Question::Pauses(LookRequest { service: None, reply_tx: look_tx })).await.unwrap();
+        let objects = decode::decode(OBJECTS.as_bytes()).unwrap().objects.into_iter();
+        let changes = objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect();
+        batches_tx.send(files::Batch { changes, initial: true }).await.unwrap();
+        let pause = PauseRequest { switch: pauses::Switch::Pause, service: None, reply_tx: moved_tx };
+        pause_tx.send(pause).await.unwrap();
+
+        let (health, counters) = (HealthBoard::default(), Arc::default());
+        let inputs = Inputs { batches_rx, samples_rx, question_rx, pause_rx, wanted_tx, ready_tx, health, counters };
+        let shutdown = CancellationToken::new();
+        let building = tokio::spawn(build(Builder::new(Table::new()), Proxies::new(), inputs, shutdown.clone()));
+        assert_eq!(moved_rx.await.unwrap().unwrap().proxies, 0, "before the files");
+        let looked = look_rx.await.unwrap().unwrap();
+        assert_eq!((looked.proxies, looked.paused.all), (1, true), "after them");
+        shutdown.cancel();
+        building.await.unwrap();
     }
 }

@@ -20,12 +20,12 @@ use tracing::{info, warn};
 
 use crate::{
     checkpoint::{Keeper, Kept, States},
-    index::{Change, Index},
+    index::{Change, Index, ServiceView},
     intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Wanted, store::Store},
     telemetry::traces::{Decided, Tracer},
     translate::{
-        self, Report,
+        self, Report, RuleKey,
         decide::{Rules, decide},
     },
     xds::{
@@ -70,13 +70,13 @@ pub struct Builder {
     table: Table,
     counts: Counts,
     pauses: Pauses,
-    /// Decisions of a run before about services that have not been seen yet, and when they were written.
-    kept: BTreeMap<ServiceKey, (Timestamp, States)>,
+    /// Decisions of a run before about services and rules that have not been seen yet, and when they were written.
+    kept: Unseen,
     keeper: Option<Keeper>,
     tracer: Option<Tracer>,
 }
 
-/// Decisions about a service that is not there are kept for this long: a folder may be incomplete for a while.
+/// Decisions about a service or rule that is not there are kept for this long: a folder may be incomplete for a while.
 const KEPT_UNSEEN: SignedDuration = SignedDuration::from_hours(24);
 
 impl Builder {
@@ -128,7 +128,7 @@ impl Builder {
     pub fn keep_all(&self, now: Timestamp) {
         let Some(keeper) = &self.keeper else { return };
         for (service, built) in &self.built {
-            keeper.keep(service, built.rules.states.clone(), now);
+            keeper.keep(service, with_unseen(&self.kept, service, &built.rules.states), now);
         }
     }
 
@@ -147,7 +147,12 @@ impl Builder {
 
     /// Takes samples in and decides their services again.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
-        let services = self.store.insert(samples);
+        // One that was under way when its service or pod went brings neither back.
+        let is_there = |sample: &PodSample| {
+            let built = self.built.get(&sample.service);
+            built.is_some_and(|built| sample.pod.as_ref().is_none_or(|pod| built.intent.pods.contains_key(pod)))
+        };
+        let services = self.store.insert(samples.into_iter().filter(is_there), now);
         self.build(&services, now, false);
     }
 
@@ -214,6 +219,7 @@ impl Builder {
     fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> Moved {
         let Some(view) = self.index.service(key) else {
             if let Some(built) = self.built.remove(key) {
+                self.kept.remove(key);
                 forget_timer(&mut self.timers, key, &built.rules);
                 self.store.forget_service(key);
                 self.table.remove(key);
@@ -223,10 +229,10 @@ impl Builder {
             }
             return Moved::default();
         };
-        let built = self.built.entry(key.clone()).or_insert_with(|| Built {
-            rules: Rules { states: resumed(&mut self.kept, key, now), ..Rules::default() },
-            ..Built::default()
-        });
+        let built = self.built.entry(key.clone()).or_default();
+        if changed {
+            built.rules.states.extend(resumed(&mut self.kept, &view, now));
+        }
         forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
@@ -240,7 +246,7 @@ impl Builder {
         if let Some(keeper) = &self.keeper
             && is_news(&built.rules.states, &rules.states)
         {
-            keeper.keep(key, rules.states.clone(), now);
+            keeper.keep(key, with_unseen(&self.kept, key, &rules.states), now);
         }
         let numbers = !same_numbers(&built.rules, &rules);
         let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
@@ -328,10 +334,27 @@ fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey
     }
 }
 
-/// What a run before knew of a service's rules, as they go on now.
-fn resumed(kept: &mut BTreeMap<ServiceKey, (Timestamp, States)>, key: &ServiceKey, now: Timestamp) -> States {
-    let states = kept.remove(key).map(|(_, states)| states).unwrap_or_default();
-    states.into_iter().map(|(key, state)| (key, state.resume(now))).collect()
+/// What a run before knew of a service's rules, by service, and when it was written.
+type Unseen = BTreeMap<ServiceKey, (Timestamp, States)>;
+
+/// What a run before knew of the rules that are there now, as they go on. Those whose policy has not come yet stay.
+fn resumed(kept: &mut Unseen, view: &ServiceView<'_>, now: Timestamp) -> States {
+    let Some((written, states)) = kept.remove(view.key) else { return States::new() };
+    let is_there = |key: &RuleKey| {
+        let mut policies = view.policies.iter().filter(|policy| policy.key == key.policy);
+        policies.any(|policy| policy.rules.iter().any(|rule| rule.name == key.rule))
+    };
+    let (there, unseen): (States, States) = states.into_iter().partition(|(key, _)| is_there(key));
+    if !unseen.is_empty() && now.duration_since(written) < KEPT_UNSEEN {
+        kept.insert(view.key.clone(), (written, unseen));
+    }
+    there.into_iter().map(|(key, state)| (key, state.resume(now))).collect()
+}
+
+/// What is to be written of a service: a record is written whole.
+fn with_unseen(kept: &Unseen, key: &ServiceKey, states: &States) -> States {
+    let unseen = kept.get(key).map(|(_, unseen)| unseen.clone()).unwrap_or_default();
+    unseen.into_iter().chain(states.clone()).collect()
 }
 
 fn is_news(old: &States, new: &States) -> bool {

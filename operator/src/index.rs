@@ -223,6 +223,11 @@ impl Index {
             }
             Object::Pod(model) => {
                 let pod = (key.namespace.clone(), key.name.clone());
+                if model.outbound.is_some() {
+                    self.edges.origins.insert(key, origin);
+                } else {
+                    self.edges.origins.remove(&key);
+                }
                 if self.pods.get(&pod) == Some(&model) {
                     return Dirty::default();
                 }
@@ -310,6 +315,7 @@ impl Index {
             ObjectKind::Pod => {
                 let pod = (key.namespace.clone(), key.name.clone());
                 found |= self.pods.remove(&pod).is_some();
+                self.edges.origins.remove(key);
                 self.services_of_pod(&pod)
             }
             ObjectKind::Gateway => {
@@ -475,8 +481,8 @@ impl Index {
         self.policies.get(key)
     }
 
-    /// What is wrong outside of policies: files that cannot be read, objects that cannot be decoded, routes that lead nowhere;
-    /// by origin.
+    /// What is wrong outside of policies: files that cannot be read, objects that cannot be decoded, routes that lead nowhere,
+    /// ways out whose port is taken; by origin.
     #[must_use]
     pub fn other_problems(&self) -> BTreeMap<String, Vec<Problem>> {
         let mut all = self.sources.clone();

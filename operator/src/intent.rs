@@ -167,6 +167,13 @@ impl Bounds {
             *held = Some(held.map_or(bound, |held| held.min(bound)));
         }
     }
+
+    /// What both allow.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let both = |one: Option<u32>, other: Option<u32>| one.into_iter().chain(other).min();
+        Self { default: both(self.default, other.default), high: both(self.high, other.high) }
+    }
 }
 
 /// A port of the pod: the proxy listens, the application answers.

@@ -140,6 +140,7 @@ struct Target<'a> {
     elsewhere: Vec<&'a Built>,
     /// Pods whose proxies enforce the policy.
     enforcers: Vec<Enforcer>,
+    /// Nothing of it is enforced: it is paused, or all who would enforce it are.
     paused: bool,
     /// Policies that others of this service stand in the way of.
     conflicts: Vec<Conflict>,
@@ -178,9 +179,10 @@ impl<'a> Target<'a> {
             EnforceAt::Client | EnforceAt::Gateway => index.enforcers(&service, place),
         };
         let elsewhere = index.enforcing(&service, place);
+        let at_rest = |enforcer: &Enforcer| enforcer.services.iter().all(|owner| builder.pauses().covers(owner));
         Self {
             built: builder.built(&service),
-            paused: builder.pauses().covers(&service),
+            paused: builder.pauses().covers(&service) || !enforcers.is_empty() && enforcers.iter().all(at_rest),
             conflicts: index.conflicts(&service),
             elsewhere: elsewhere.iter().filter_map(|other| builder.built(other)).collect(),
             enforcers,

@@ -120,8 +120,8 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
 
     let (numbered, limits) = number(&rules);
     let (routes, left_out) = build_routes(routes::Regions::new(), &numbered, limits.len());
-    for number in left_out {
-        if let Some(report) = reports.get_mut(&rules[number].key) {
+    for number in &left_out {
+        if let Some(report) = reports.get_mut(&rules[*number].key) {
             report.trouble.get_or_insert(Trouble::TooManyRoutes);
         }
     }
@@ -135,7 +135,9 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
             ((*pod).to_owned(), PodIntent { inbound: endpoint.inbound.clone(), values, ..PodIntent::default() })
         })
         .collect();
-    for (limited, first) in &numbered {
+    // A rule that no request counts in bounds nothing either.
+    let carried = numbered.iter().enumerate().filter(|(number, _)| !left_out.contains(number));
+    for (limited, first) in carried.map(|(_, numbered)| numbered) {
         let Some(decision) = decisions.get(&limited.key) else { continue };
         let mut report = reports.get_mut(&limited.key);
         if let Some((all, below)) = limited.bounds(decision, ready.len()) {

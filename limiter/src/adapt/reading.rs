@@ -109,6 +109,8 @@ pub(super) struct Reading {
     pub(super) bounded: bool,
     /// Completions; not known for a rule that concerns only some requests.
     pub(super) answers: Option<f64>,
+    /// The last completions that were known.
+    last_answers: Option<f64>,
     /// Requests before any limit; as above.
     pub(super) offered: Option<f64>,
     refused: Option<f64>,
@@ -145,13 +147,15 @@ impl Reading {
                 interval: interval(sample.map_or(0, |sample| sample.fresh_for_ms)),
             })
         });
+        let last_answers = steering.answers.filter(|_| whole).map(|milli| milli as f64 / 1000.0 / scale);
         let latencies = adapt.goals.iter().filter(|goal| matches!(goal.metric.word, Word::Latency(_)));
         Self {
             range,
             limit: steering.limit.per_second(),
             bound: steering.bound,
             bounded: whole,
-            answers: steering.answers.filter(|_| whole).map(|milli| milli as f64 / 1000.0 / scale),
+            answers: last_answers.filter(|_| total(Word::Answers, observations, now).is_some()),
+            last_answers,
             offered: scoped(Word::Requests),
             refused: scoped(Word::Refused),
             inflight: scoped(Word::Inflight),
@@ -241,7 +245,8 @@ impl Reading {
 
     /// The bound while all goals are kept and nothing is refused: so many that only a step of the load which also makes
     /// requests slow is refused, and what piles up before the first cut is soon worked off. What the ceiling would need
-    /// is too much wherever the ceiling is a guess. A power of two, so that it stands still while the traffic does not.
+    /// is too much wherever the ceiling is a guess. It stands on what is remembered alone, so that a sample that is missing
+    /// does not move it. A power of two, so that it stands still while the traffic does not.
     pub(super) fn generous_bound(&self) -> Option<u32> {
         if !self.bounded {
             return None;
@@ -251,7 +256,8 @@ impl Reading {
             None => (2.0 * USUAL_FACTOR * self.usual?).max(DEFAULT_TIME.as_secs_f64()),
         };
         let most = (self.range.ceiling * time).max(GENEROUS * self.sharing);
-        let grown = self.answers.map_or(f64::INFINITY, |answers| (SPARE * answers * time).max(QUIET * self.sharing));
+        let grown =
+            self.last_answers.map_or(f64::INFINITY, |answers| (SPARE * answers * time).max(QUIET * self.sharing));
         let grown = if grown < most { f64::from(self.whole(grown).next_power_of_two()) } else { most };
         Some(self.whole(grown.min(most)))
     }

@@ -72,6 +72,12 @@ impl Walk {
         decision
     }
 
+    /// Weir goes, and is back knowing no sample.
+    fn restart(&mut self) {
+        self.state = std::mem::take(&mut self.state).resume(self.now);
+        self.observations.samples.clear();
+    }
+
     /// A report about `answers` of `offered` requests a second, and a goal's word.
     fn traffic(&mut self, word: Word, value: f64, offered: f64, answers: f64) -> Decision {
         let refused = offered - answers;
@@ -210,26 +216,12 @@ fn aimd_adds_and_multiplies() {
 #[test]
 fn what_does_not_help_is_taken_back() {
     let mut walk = Walk::new(LATENCY);
-    // The application needs 400 ms without any queue: fewer at a time only means fewer answers.
-    let slow = |inflight: f64| {
-        let answers = inflight / 0.4;
-        [
-            (P99, 0.6),
-            (Word::Requests, 400.0),
-            (Word::Answers, answers),
-            (Word::Refused, 400.0 - answers),
-            (Word::Inflight, inflight),
-        ]
-    };
     let mut least = f64::MAX;
     for _ in 0..12 {
-        let bound = walk.state.steering.as_ref().and_then(|steering| steering.bound);
-        let inflight = bound.map_or(160.0, f64::from).min(160.0);
-        least = least.min(inflight);
-        walk.report(&slow(inflight));
+        least = least.min(numbers(&slow(&mut walk)).1.map_or(f64::MAX, f64::from));
     }
     assert!(least < 40.0, "it was tried: {least}");
-    let decision = walk.report(&slow(160.0));
+    let decision = slow(&mut walk);
     assert_eq!(numbers(&decision), (1000.0, Some(400)), "as before, now that 400 ms are known to be usual");
     assert!(decision.explanation.ends_with("(cutting did not help, tried again in 58s)"), "{}", decision.explanation);
 }
@@ -286,6 +278,114 @@ fn a_clock_that_is_set_back_does_not_freeze_it() {
         walk.traffic(P99, 0.1, 800.0, 440.0);
     }
     assert!(numbers(&walk.step()).0 > 440.0);
+}
+
+#[test]
+fn what_is_missing_leaves_the_bound_where_it_is() {
+    let mut walk = Walk::new(LATENCY);
+    assert_eq!(numbers(&walk.traffic(P99, 0.1, 100.0, 100.0)).1, Some(64));
+    let before = walk.state.clone();
+    assert_eq!(numbers(&walk.traffic(P99, 0.1, 300.0, 300.0)).1, Some(128));
+    assert!(walk.state.is_news_after(&before), "a bound that moved outlives Weir");
+    let before = walk.state.clone();
+    assert_eq!(numbers(&walk.traffic(P99, 0.1, 301.0, 301.0)).1, Some(128));
+    assert!(!walk.state.is_news_after(&before));
+    walk.now += jiff::SignedDuration::from_secs(2);
+    assert_eq!(numbers(&walk.report(&[(P99, 0.1)])).1, Some(128), "completions are missing");
+    walk.now += jiff::SignedDuration::from_secs(2);
+    assert_eq!(numbers(&walk.step()).1, Some(128), "everything is missing");
+    walk.restart();
+    assert_eq!(numbers(&walk.step()).1, Some(128), "after a restart");
+}
+
+#[test]
+fn what_has_let_go_stays_so_after_a_restart() {
+    let mut walk = Walk::new(LATENCY);
+    walk.on_missing.action = MissingAction::Release;
+    walk.traffic(P99, 0.4, 800.0, 400.0);
+    let go_on = |walk: &mut Walk, seconds, phase| {
+        walk.now += jiff::SignedDuration::from_secs(seconds);
+        let before = walk.step();
+        assert_eq!(before.phase, phase);
+        before
+    };
+    for (seconds, phase) in [(2, Phase::Limiting), (5, Phase::Releasing)] {
+        let before = go_on(&mut walk, seconds, phase);
+        walk.restart();
+        let after = walk.step();
+        assert_eq!((after.phase, after.limit, after.bound), (phase, before.limit, before.bound));
+    }
+    go_on(&mut walk, 5, Phase::Releasing);
+    go_on(&mut walk, 2, Phase::Idle);
+    walk.restart();
+    assert_eq!(walk.step().phase, Phase::Idle);
+    assert_eq!(walk.traffic(P99, 0.1, 300.0, 300.0).phase, Phase::Limiting);
+}
+
+#[test]
+fn an_older_sample_is_no_new_one() {
+    let mut walk = Walk::new(LATENCY);
+    walk.traffic(P99, 0.22, 400.0, 400.0);
+    let metric = Metric { word: P99, reduce: Reduce::Mean };
+    for back in [100, 0, 100, 0] {
+        let at = walk.now - jiff::SignedDuration::from_millis(back);
+        walk.observations.samples.get_mut(&metric).unwrap().at = at;
+        assert_eq!(numbers(&walk.step()).0, 1000.0);
+    }
+}
+
+/// The next report of an application that needs 400 ms without any queue: fewer at a time only means fewer answers.
+fn slow(walk: &mut Walk) -> Decision {
+    let bound = walk.state.steering.as_ref().and_then(|steering| steering.bound);
+    let inflight = bound.map_or(160.0, f64::from).min(160.0);
+    let answers = inflight / 0.4;
+    walk.report(&[
+        (P99, 0.6),
+        (Word::Requests, 400.0),
+        (Word::Answers, answers),
+        (Word::Refused, 400.0 - answers),
+        (Word::Inflight, inflight),
+    ])
+}
+
+fn is_futile(walk: &Walk) -> bool {
+    walk.state.steering.as_ref().is_some_and(|steering| steering.futile.is_some())
+}
+
+#[test]
+fn a_sample_is_judged_once_though_another_goal_reports() {
+    let mut walk =
+        Walk::new("keep p99 latency below 200ms and cpu below 70%, between 20 and 1000 requests per second per pod");
+    walk.report(&[(Word::Cpu, 0.3)]);
+    for _ in 0..16 {
+        slow(&mut walk);
+        let before = is_futile(&walk);
+        walk.report(&[(Word::Cpu, 0.3)]);
+        assert_eq!(is_futile(&walk), before, "by the same latency");
+    }
+    assert!(is_futile(&walk));
+}
+
+#[test]
+fn what_is_taken_back_stays_within_an_edited_range() {
+    let mut walk = Walk::new(LATENCY);
+    slow(&mut walk);
+    walk.rule = rule(&LATENCY.replace("1000", "500"), LawKind::CompletionRate);
+    let limits: Vec<_> = (0..12).map(|_| numbers(&slow(&mut walk)).0).collect();
+    assert!(is_futile(&walk));
+    assert!(limits.iter().all(|limit| *limit <= 500.0), "{limits:?}");
+    assert_eq!(limits[11], 500.0);
+}
+
+#[test]
+fn cuts_on_trial_are_judged_by_a_clock_that_was_set_back() {
+    let mut walk = Walk::new(LATENCY);
+    slow(&mut walk);
+    walk.now -= jiff::SignedDuration::from_hours(5);
+    for _ in 0..12 {
+        slow(&mut walk);
+    }
+    assert!(is_futile(&walk));
 }
 
 #[test]

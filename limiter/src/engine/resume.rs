@@ -6,6 +6,7 @@ use super::{Floor, RuleState, Stage};
 use crate::{
     adapt::Steering,
     condition::{Hold, Holds, elapsed},
+    quota::Rate,
 };
 
 impl RuleState {
@@ -24,6 +25,7 @@ impl RuleState {
             last_rate,
             steering,
             classes,
+            bound,
             ramp,
             missing_since,
             missing_deadline,
@@ -47,6 +49,7 @@ impl RuleState {
             // A goal that was missed then is judged anew, and so is whether a cut helped.
             steering: steering.map(|steering| Steering { evidence: 0, trial: None, ..steering }),
             classes,
+            bound,
             ramp,
             missing_since: floor.and_then(|_| overdue()),
             floor: floor.map(|floor| Floor { since: floor.since.min(now), ..floor }),
@@ -69,6 +72,7 @@ impl RuleState {
             last_rate,
             steering,
             classes,
+            bound,
             ramp,
             missing_since,
             missing_deadline: _,
@@ -83,9 +87,16 @@ impl RuleState {
             || streak.held < before.streak.held
             || (stage, last_rate, missing_since, floor)
                 != (&before.stage, &before.last_rate, &before.missing_since, &before.floor)
-            || (steered(steering), classes) != (steered(&before.steering), &before.classes)
+            || (steered(steering), bound) != (steered(&before.steering), &before.bound)
+            || quarters(classes) != quarters(&before.classes)
             || (ramp != &before.ramp && run(self) != run(before))
     }
+}
+
+/// The limit of each class in quarters of the rule's: demand moves them often, and the next samples tell them exactly.
+fn quarters(classes: &[Rate]) -> Vec<u32> {
+    let quarters = |class: &Rate| (4.0 * class.per_second() / classes[0].per_second()).round() as u32;
+    classes.iter().map(quarters).collect()
 }
 
 /// Whether something is held for less long than it was.

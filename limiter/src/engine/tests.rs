@@ -1,3 +1,4 @@
+mod classes;
 mod explanation;
 mod harness;
 mod missing;

@@ -62,15 +62,19 @@ impl<'a> View<'a> {
         Self { rule, on_missing, observations, now, metrics, amount_missing }
     }
 
-    /// What the condition says. A rule without one holds always, as far as its amount is known; one that steers itself also
-    /// before its goals are known, unless it has let go for want of them.
+    /// What the condition says. A rule without one holds always, as far as its amount is known; one that steers itself
+    /// begins before its goals are known, but when it has let go for want of them it waits for them.
     pub(super) fn condition(&self, phase: Phase, next: &mut RuleState) -> Outcome {
         let Some(when) = &self.rule.when else {
             next.holds.clear();
             next.streak = Hold::default();
             let unknown = match self.rule.action {
                 Action::Limit(_) => self.amount_missing,
-                Action::Adapt(_) => self.amount_missing && phase != Phase::Limiting && self.lets_go(next),
+                Action::Adapt(_) => {
+                    let at_once =
+                        matches!(self.on_missing.action, MissingAction::Release) && self.on_missing.after.is_zero();
+                    self.amount_missing && phase != Phase::Limiting && (next.stage.is_some() || at_once)
+                }
             };
             let truth = if unknown { Truth::Unknown } else { Truth::True };
             return Outcome { truth, momentary: truth };
@@ -186,7 +190,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Moves a limit that steers itself. It begins anew whenever the rule begins to limit.
+    /// Moves a limit that steers itself. It begins anew when the rule begins to limit, and goes on when a release is broken off.
     pub(super) fn steer(&self, phase: Phase, next: &mut RuleState) {
         let Action::Adapt(adapt) = &self.rule.action else {
             next.steering = None;

@@ -86,6 +86,14 @@ fn elsewhere(policy: &Policy, problems: &mut Problems) {
             "leave `priorities` out, or `enforceAt`",
         );
     }
+    let steered = policy.rules.iter().enumerate().filter(|(_, rule)| is_adapt(rule));
+    for (position, _) in steered.filter(|_| policy.enforce_at != EnforceAt::Server) {
+        problems.not_yet(
+            format!("spec.rules[{position}].adapt"),
+            "what is refused before it reaches the target is not measured, so a limit there cannot steer itself",
+            "use `when` and `limit`, or leave `enforceAt` out",
+        );
+    }
     // A caller's proxy has one client, the caller itself.
     if policy.enforce_at != EnforceAt::Client {
         return;

@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::Page;
 use crate::{
+    app::Question,
     build::Builder,
     intent::ServiceKey,
     status::pauses::{Progress, progress},
@@ -26,8 +27,6 @@ use crate::{
 /// What to do with the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Switch {
-    /// Nothing: only look.
-    Look,
     /// Enforce nothing.
     Pause,
     /// Enforce again.
@@ -40,6 +39,15 @@ pub struct PauseRequest {
     /// What to do.
     pub switch: Switch,
     /// With one service; absent: with everything.
+    pub service: Option<ServiceKey>,
+    /// Where the answer goes.
+    pub reply_tx: oneshot::Sender<Result<Progress, Refused>>,
+}
+
+/// Asks the builder how far it has come. Anybody may, so that it waits for whatever else there is to do.
+#[derive(Debug)]
+pub struct LookRequest {
+    /// Of one service; absent: of everything.
     pub service: Option<ServiceKey>,
     /// Where the answer goes.
     pub reply_tx: oneshot::Sender<Result<Progress, Refused>>,
@@ -68,14 +76,8 @@ pub fn switch(
     now: Timestamp,
 ) -> Result<Progress, Refused> {
     let mut pauses = builder.pauses().clone();
-    if let Some(service) = service
-        && builder.index().service(service).is_none()
-        && !pauses.services.contains(service)
-    {
-        return Err(Refused::Unknown(service.clone()));
-    }
+    known(builder, service)?;
     match (switch, service) {
-        (Switch::Look, _) => {}
         (Switch::Pause, None) => pauses.all = true,
         (Switch::Pause, Some(service)) => {
             pauses.services.insert(service.clone());
@@ -94,6 +96,24 @@ pub fn switch(
     Ok(progress(builder, proxies, service))
 }
 
+/// Says how far it has come.
+///
+/// # Errors
+/// When the service is not known.
+pub fn look_at(builder: &Builder, proxies: &Proxies, service: Option<&ServiceKey>) -> Result<Progress, Refused> {
+    known(builder, service)?;
+    Ok(progress(builder, proxies, service))
+}
+
+fn known(builder: &Builder, service: Option<&ServiceKey>) -> Result<(), Refused> {
+    match service {
+        Some(service) if builder.index().service(service).is_none() && !builder.pauses().services.contains(service) => {
+            Err(Refused::Unknown(service.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Parameters {
@@ -101,7 +121,7 @@ pub(super) struct Parameters {
 }
 
 pub(super) async fn look(State(page): State<Page>, Query(parameters): Query<Parameters>) -> Response {
-    ask(&page, Switch::Look, parameters).await
+    ask(&page, None, parameters).await
 }
 
 pub(super) async fn pause(
@@ -111,7 +131,7 @@ pub(super) async fn pause(
     Query(parameters): Query<Parameters>,
 ) -> Response {
     match lock(peer, &headers) {
-        None => ask(&page, Switch::Pause, parameters).await,
+        None => ask(&page, Some(Switch::Pause), parameters).await,
         Some(refused) => refused,
     }
 }
@@ -123,7 +143,7 @@ pub(super) async fn resume(
     Query(parameters): Query<Parameters>,
 ) -> Response {
     match lock(peer, &headers) {
-        None => ask(&page, Switch::Resume, parameters).await,
+        None => ask(&page, Some(Switch::Resume), parameters).await,
         Some(refused) => refused,
     }
 }
@@ -140,7 +160,7 @@ fn lock(peer: SocketAddr, headers: &HeaderMap) -> Option<Response> {
     Some((StatusCode::FORBIDDEN, reason).into_response())
 }
 
-async fn ask(page: &Page, switch: Switch, parameters: Parameters) -> Response {
+async fn ask(page: &Page, switch: Option<Switch>, parameters: Parameters) -> Response {
     let service = match parameters.service.as_deref().map(str::parse) {
         None => None,
         Some(Ok(service)) => Some(service),
@@ -148,7 +168,11 @@ async fn ask(page: &Page, switch: Switch, parameters: Parameters) -> Response {
     };
     let (reply_tx, reply_rx) = oneshot::channel();
     let stopping = || (StatusCode::SERVICE_UNAVAILABLE, "weir is stopping\n").into_response();
-    if page.pause_tx.send(PauseRequest { switch, service, reply_tx }).await.is_err() {
+    let taken = match switch {
+        Some(switch) => page.pause_tx.send(PauseRequest { switch, service, reply_tx }).await.is_ok(),
+        None => page.question_tx.send(Question::Pauses(LookRequest { service, reply_tx })).await.is_ok(),
+    };
+    if !taken {
         return stopping();
     }
     match reply_rx.await {

@@ -278,3 +278,60 @@ async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     assert_eq!(kept.decisions.len(), 999);
     assert!(!kept.decisions.contains_key(&service("s1")));
 }
+
+#[test]
+fn a_late_sample_brings_nothing_back() {
+    let mut builder = Builder::new(Table::new());
+    let start: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    let all = changes(&mesh());
+    builder.apply(all.clone(), start);
+    let gone = all.into_iter().filter_map(|change| match change {
+        Change::Apply { key, .. } if key.name == "s7" || key.name == "s8-1" => Some(Change::Delete(key)),
+        _ => None,
+    });
+    builder.apply(gone.collect(), start);
+    builder.observe(vec![sample("s7", 0.9, start), sample("s8", 0.9, start), sample("s9", 0.9, start)], start);
+    let held = |name: &str| builder.store.pod(&sample(name, 0.0, start).service, &format!("{name}-0"), &Word::Cpu);
+    assert_eq!(["s7", "s8", "s9"].map(|name| held(name).is_some()), [false, false, true]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_waits_for_a_policy_that_is_not_there_yet() {
+    let home = tempfile::tempdir().expect("a folder");
+    let start: Timestamp = "2026-01-03T00:00:00Z".parse().expect("a time");
+    let service = |name: &str| ServiceKey { namespace: "ns-a".to_owned(), name: name.to_owned() };
+    let (policies, others): (Vec<_>, Vec<_>) = changes(&mesh()).into_iter().partition(|change| match change {
+        Change::Apply { key, .. } => key.to_string().starts_with("smartlimiters"),
+        _ => false,
+    });
+    assert_eq!((policies.len(), others.len()), (1000, 2000));
+    let open = || {
+        let (folder, kept) = crate::checkpoint::Folder::open(home.path(), start).expect("opens");
+        let (keeper, writing) = crate::checkpoint::spawn(folder, crate::checkpoint::Metrics::default());
+        (Builder::new(Table::new()).with_checkpoint(kept, keeper), writing)
+    };
+    let (mut first, writing) = open();
+    first.apply([others.clone(), policies.clone()].concat(), start);
+    first.observe(vec![sample("s1", 0.9, start)], start);
+    first.keep_all(start);
+    drop(first);
+    writing.await.expect("written");
+
+    // Two restarts: the first one ends before the policies come.
+    let (mut second, writing) = open();
+    second.apply(others.clone(), start);
+    second.forget_unseen(start);
+    second.tick(start);
+    second.keep_all(start);
+    drop(second);
+    writing.await.expect("written");
+    let (mut third, _writing) = open();
+    third.apply(others, start);
+    third.forget_unseen(start);
+    third.apply(policies, start);
+    let phase = |builder: &Builder| {
+        let built = builder.built(&service("s1")).expect("built");
+        built.rules.decisions.values().next().expect("a rule").phase
+    };
+    assert_eq!(phase(&third), Phase::Limiting);
+}

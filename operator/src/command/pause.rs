@@ -9,7 +9,11 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::say;
-use crate::{args::PauseArgs, status::pauses::Progress};
+use crate::{
+    args::PauseArgs,
+    intent::{Pauses, ServiceKey},
+    status::pauses::Progress,
+};
 
 /// Between two looks at how far it has come.
 const LOOK: Duration = Duration::from_millis(50);
@@ -35,6 +39,12 @@ pub(super) async fn run(args: &PauseArgs, path: &str) -> anyhow::Result<ExitCode
             obey = now;
             say!("{obey} of {} proxies obey", progress.proxies);
         }
+        if !stands(&progress.paused, path, args.service.as_ref()) {
+            say!(
+                "somebody has moved the switch meanwhile: {what} is no longer {done}; `weir status` says what is paused"
+            );
+            return Ok(ExitCode::FAILURE);
+        }
     }
     if progress.waiting.is_empty() {
         return Ok(ExitCode::SUCCESS);
@@ -47,6 +57,16 @@ pub(super) async fn run(args: &PauseArgs, path: &str) -> anyhow::Result<ExitCode
     }
     say!("{} proxies are not known to obey after {:?}; it stays {done} for them", progress.waiting.len(), args.timeout);
     Ok(ExitCode::FAILURE)
+}
+
+/// Whether what was asked for by `path` is so.
+fn stands(paused: &Pauses, path: &str, service: Option<&ServiceKey>) -> bool {
+    match (path, service) {
+        ("/pause", None) => paused.all,
+        ("/pause", Some(service)) => paused.covers(service),
+        (_, None) => paused.is_empty(),
+        (_, Some(service)) => !paused.covers(service),
+    }
 }
 
 async fn ask(args: &PauseArgs, method: Method, path: &str, deadline: Instant) -> anyhow::Result<Progress> {
@@ -70,4 +90,33 @@ async fn ask(args: &PauseArgs, method: Method, path: &str, deadline: Instant) ->
         bail!("{}", String::from_utf8_lossy(&body).trim());
     }
     serde_json::from_slice(&body).context("the answer does not say how far it has come")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_no_longer_stands_once_somebody_moves_the_switch() {
+        let key = |name: &str| ServiceKey { namespace: "a".to_owned(), name: name.to_owned() };
+        let (cart, all) = (key("cart"), Pauses { all: true, ..Pauses::default() });
+        let only = |name| Pauses { services: [key(name)].into(), ..Pauses::default() };
+        let resumed = Pauses::default();
+        let one = Some(&cart);
+        for (paused, path, service, expected) in [
+            (&all, "/pause", None, true),
+            (&only("cart"), "/pause", None, false),
+            (&resumed, "/pause", None, false),
+            (&all, "/pause", one, true),
+            (&only("cart"), "/pause", one, true),
+            (&only("blog"), "/pause", one, false),
+            (&resumed, "/resume", None, true),
+            (&only("blog"), "/resume", None, false),
+            (&only("blog"), "/resume", one, true),
+            (&only("cart"), "/resume", one, false),
+            (&all, "/resume", one, false),
+        ] {
+            assert_eq!(stands(paused, path, service), expected, "{paused:?} {path} {service:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use limiter::{
-    policy::{Policy, Rule},
+    policy::{Action, Limit, Policy, Rule},
     simulation::{self, Guard, Scenario, Service},
 };
 
@@ -81,6 +81,13 @@ fn scenario(args: &SimulateArgs, policy: &Policy, rule: &Rule) -> anyhow::Result
         "rule {}: the model has no paths or headers, so `matches` cannot be played",
         rule.name
     );
+    if let Action::Limit(Limit { per: Some(_), .. }) = &rule.action {
+        anyhow::bail!(
+            "rule {}: the model's requests have no address or headers, so a limit counted `per` them cannot be played; try the same \
+             limit without `per`",
+            rule.name
+        );
+    }
     let service = Service {
         pods: args.pods,
         workers: args.workers,

@@ -107,7 +107,7 @@ async fn play(
                 return Ok((report, history));
             }
             Some(batch) = samples.recv() => {
-                store.insert(batch);
+                store.insert(batch, Timestamp::now());
                 let seen = store.observe(&CAST.key(), &pods, &BTreeSet::from([cpu.clone()]), Timestamp::now());
                 if let Some(sample) = seen.samples.get(&cpu) {
                     picture.cpu = Some(sample.value);

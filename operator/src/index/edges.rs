@@ -18,7 +18,8 @@ use limiter::{
 use super::{
     Dirty, Index, ObjectKey, ObjectKind,
     gateway::{GatewayModel, RouteModel},
-    model::{EndpointSliceModel, ServiceModel},
+    model::{EndpointSliceModel, OUTBOUND, ServiceModel},
+    view::Ports,
 };
 use crate::intent::{Destination, DestinationKey, ServiceKey};
 
@@ -59,7 +60,7 @@ pub(super) struct Edges {
     callers: BTreeMap<String, BTreeSet<ServiceKey>>,
     pub(super) gateways: BTreeMap<ServiceKey, GatewayModel>,
     pub(super) routes: BTreeMap<RouteKey, RouteModel>,
-    /// Where Gateways and HTTPRoutes stand.
+    /// Where Gateways, HTTPRoutes and Pods with a way out stand.
     pub(super) origins: BTreeMap<ObjectKey, String>,
     /// Routes by the Gateways they name.
     by_parent: BTreeMap<ServiceKey, BTreeSet<RouteKey>>,
@@ -181,10 +182,12 @@ impl Index {
             policies: applying.filter(|policy| policy.enforce_at != EnforceAt::Server).cloned().collect(),
             ..Face::default()
         };
-        let is_gateway = self.edges.gateways.contains_key(key);
+        let gateway = self.edges.gateways.get(key);
+        let is_gateway = gateway.is_some();
+        let ports = Ports::new(model, slices, gateway);
         for endpoint in slices.into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.endpoints) {
             let pod = self.pods.get(&(key.namespace.clone(), endpoint.pod.clone()));
-            let calls = pod.is_some_and(|pod| pod.outbound.is_some());
+            let calls = pod.is_some_and(|pod| ports.way_out(&endpoint.pod, pod).is_some());
             for (wanted, list) in [(calls, &mut face.callers), (is_gateway, &mut face.gateway)] {
                 if wanted {
                     *list.entry(endpoint.pod.clone()).or_insert(true) &= endpoint.ready;
@@ -270,7 +273,32 @@ impl Index {
         routes.filter_map(|key| self.edges.routes.get_key_value(key))
     }
 
-    /// What a route or a Gateway names and is not there, by the object.
+    /// Ways out on a port that the pod's proxy listens on already.
+    fn ways_out_taken(&self) -> impl Iterator<Item = (ObjectKey, Problem)> {
+        let calling = self.pods.iter().filter_map(|(pod, model)| Some((pod, model.outbound?)));
+        calling.filter_map(|(pod, listen)| {
+            let (namespace, name) = pod;
+            let service = self.services_of_pod(pod).into_iter().find(|key| {
+                let service = self.services.get(key);
+                let ports = service.map(|s| Ports::new(s, self.slices.get(key), self.edges.gateways.get(key)));
+                ports.is_some_and(|ports| ports.taken(name, listen.port()))
+            })?;
+            let problem = Problem {
+                field: format!("metadata.annotations[{OUTBOUND}]"),
+                reason: Reason::Invalid,
+                message: format!(
+                    "there is no way out: the proxy takes requests for the Service {service} on the port {}",
+                    listen.port()
+                ),
+                help: Some("choose a port that is not taken, such as 15001".to_owned()),
+                place: None,
+            };
+            let key = ObjectKey { kind: ObjectKind::Pod, namespace: namespace.clone(), name: name.clone() };
+            Some((key, problem))
+        })
+    }
+
+    /// What a route or a Gateway names and is not there, and ways out that cannot be, by the object.
     #[must_use]
     pub fn dangling(&self) -> Vec<(ObjectKey, Problem)> {
         let object = |kind, key: &ServiceKey| {
@@ -284,7 +312,7 @@ impl Index {
             help: Some(help.to_owned()),
             place: None,
         };
-        let mut found = Vec::new();
+        let mut found: Vec<_> = self.ways_out_taken().collect();
         for key in self.edges.gateways.keys().filter(|key| !self.services.contains_key(key)) {
             let message =
                 format!("no proxy can serve it: there is no Service {key}, whose endpoints would be its proxies");
@@ -347,14 +375,29 @@ fn destinations(
     slices: Option<&BTreeMap<String, EndpointSliceModel>>,
 ) -> Vec<Arc<Destination>> {
     let slices = || slices.into_iter().flat_map(BTreeMap::values);
+    // A pod's proxy listens on the first address that it has with a port, and takes requests when all of its slices say so.
+    let mut listeners: BTreeMap<(&str, u16), SocketAddr> = BTreeMap::new();
+    let mut not_ready: BTreeSet<&str> = BTreeSet::new();
+    for slice in slices() {
+        for endpoint in &slice.endpoints {
+            if !endpoint.ready {
+                not_ready.insert(&endpoint.pod);
+            }
+            for port in &slice.ports {
+                let address = SocketAddr::new(endpoint.address, port.port);
+                listeners.entry((&endpoint.pod, port.port)).or_insert(address);
+            }
+        }
+    }
     let endpoints = |wanted: &dyn Fn(&super::model::PortModel) -> bool| {
         let mut found = BTreeSet::new();
         let mut protocol = None;
         for slice in slices() {
             for port in slice.ports.iter().filter(|port| wanted(port)) {
                 protocol = protocol.or(port.protocol);
-                let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
-                found.extend(ready.map(|endpoint| SocketAddr::new(endpoint.address, port.port)));
+                let pods = slice.endpoints.iter().map(|endpoint| endpoint.pod.as_str());
+                let ready = pods.filter(|pod| !not_ready.contains(pod));
+                found.extend(ready.filter_map(|pod| listeners.get(&(pod, port.port))));
             }
         }
         (found.into_iter().collect::<Vec<_>>(), protocol)

@@ -126,9 +126,32 @@ struct Listener {
     port: i64,
     protocol: String,
     hostname: Option<String>,
-    allowed_routes: Option<Value>,
+    allowed_routes: Option<AllowedRoutes>,
     #[serde(flatten)]
     rest: Rest,
+}
+
+#[derive(Default, Deserialize)]
+struct AllowedRoutes {
+    namespaces: Option<RouteNamespaces>,
+    #[serde(default)]
+    kinds: Vec<RouteKind>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Default, Deserialize)]
+struct RouteNamespaces {
+    from: Option<String>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteKind {
+    group: Option<String>,
+    kind: String,
 }
 
 /// The object as it is written.
@@ -269,18 +292,36 @@ impl Listener {
         }
         not_read(&self.rest, field, &[], problems);
         let allowed = self.allowed_routes.unwrap_or_default();
-        let from = allowed.pointer("/namespaces/from").and_then(Value::as_str).unwrap_or("Same");
-        if !matches!(from, "Same" | "All") {
-            let message = format!("routes cannot be chosen by {from:?}: Weir does not read Namespaces");
-            let field = format!("{field}.allowedRoutes.namespaces.from");
-            problems.push(problem(field, Reason::NotYetSupported, message, "write Same or All"));
-        }
+        let any_namespace = allowed.any_namespace(&format!("{field}.allowedRoutes"), problems);
         let port = port(self.port, &format!("{field}.port"), problems);
         let host = |text: String| hostname(&text, &format!("{field}.hostname"), problems);
         let hostname = self.hostname.filter(|text| !text.is_empty()).and_then(host);
         (problems.len() == before)
             .then_some(())
-            .and_then(|()| Some(ListenerModel { name: self.name, port: port?, hostname, any_namespace: from == "All" }))
+            .and_then(|()| Some(ListenerModel { name: self.name, port: port?, hostname, any_namespace }))
+    }
+}
+
+impl AllowedRoutes {
+    /// Whether HTTPRoutes of every namespace may attach, not only those of the Gateway's own.
+    fn any_namespace(self, field: &str, problems: &mut Vec<Problem>) -> bool {
+        not_read(&self.rest, field, &[], problems);
+        let http = |kind: &RouteKind| kind.group.as_deref().unwrap_or(GROUP) == GROUP && kind.kind == "HTTPRoute";
+        if !self.kinds.is_empty() && !self.kinds.iter().any(http) {
+            let message = "the listener takes no HTTPRoute, and other routes are not carried out";
+            let field = format!("{field}.kinds");
+            problems.push(problem(field, Reason::NotYetSupported, message, "leave it out, or add HTTPRoute"));
+        }
+        let RouteNamespaces { from, rest } = self.namespaces.unwrap_or_default();
+        // Gateway API: a selector counts only where `from` says so.
+        not_read(&rest, &format!("{field}.namespaces"), &["selector"], problems);
+        let from = from.as_deref().unwrap_or("Same");
+        if !matches!(from, "Same" | "All") {
+            let message = format!("routes cannot be chosen by {from:?}: Weir does not read Namespaces");
+            let field = format!("{field}.namespaces.from");
+            problems.push(problem(field, Reason::NotYetSupported, message, "write Same or All"));
+        }
+        from == "All"
     }
 }
 

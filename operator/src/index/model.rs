@@ -21,7 +21,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Annotation of a Pod, with the port at the end: where the application answers what arrives at that port.
 const INBOUND: &str = "inbound.weir.dev/";
 /// Annotation of a Pod: where its proxy takes the requests that the application sends to other services.
-const OUTBOUND: &str = "outbound.weir.dev/listen";
+pub(super) const OUTBOUND: &str = "outbound.weir.dev/listen";
 /// Containers that are proxies, not the application.
 const PROXY_CONTAINERS: [&str; 3] = ["envoy", "istio-proxy", "weir-proxy"];
 

@@ -176,3 +176,24 @@ fn of_two_that_steer_the_same_requests_one_applies_until_it_goes() {
     assert!(touched.services.contains(&cart));
     assert_eq!((applying(&index), index.conflicts(&cart)), (vec!["b".to_owned()], Vec::new()));
 }
+
+#[test]
+fn a_pod_with_two_address_families_has_one_listener_by_port() {
+    let mut index = Index::default();
+    for text in [SERVICE, SLICE] {
+        apply(&mut index, text);
+    }
+    let second = SLICE.replace("checkout-1", "checkout-2").replace("IPv4", "IPv6");
+    apply(&mut index, &second.replace("[127.0.1.1]", "['fd00::1']").replace("[127.0.1.2]", "['fd00::2']"));
+    let view = index.service(&checkout()).expect("it exists");
+    let listeners = |pod: &str| -> Vec<String> {
+        view.endpoints[pod].inbound.iter().map(|inbound| inbound.listener.to_string()).collect()
+    };
+    assert_eq!(
+        (listeners("pod-1"), listeners("pod-2")),
+        (vec!["127.0.1.1:8080".into()], vec!["127.0.1.2:8080".into()])
+    );
+    let (_, destinations) = index.destinations().next().expect("one service");
+    let called: Vec<String> = destinations[0].endpoints.iter().map(ToString::to_string).collect();
+    assert_eq!(called, ["127.0.1.1:8080"], "callers know the same address");
+}

@@ -45,7 +45,7 @@ pub struct Endpoint {
     pub ready: bool,
     /// Its address; the first one of several.
     pub address: IpAddr,
-    /// Where its proxy takes what the application sends to other services.
+    /// Where its proxy takes what the application sends to other services; never a port of `inbound` or of the Gateway.
     pub outbound: Option<SocketAddr>,
     /// Ports on which its proxy listens.
     pub inbound: Vec<Inbound>,
@@ -57,6 +57,45 @@ pub struct Endpoint {
     pub memory_bytes: Option<Resource>,
 }
 
+/// What the pods of a service listen on, by the pods' numbers.
+pub(super) struct Ports<'a> {
+    slices: Option<&'a BTreeMap<String, EndpointSliceModel>>,
+    gateway: Option<&'a GatewayModel>,
+    /// By the number that callers use.
+    pod_ports: BTreeMap<u16, u16>,
+}
+
+impl<'a> Ports<'a> {
+    pub(super) fn new(
+        service: &ServiceModel,
+        slices: Option<&'a BTreeMap<String, EndpointSliceModel>>,
+        gateway: Option<&'a GatewayModel>,
+    ) -> Self {
+        let slice_ports = || slices.into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.ports);
+        let pod_port = |name: &str| slice_ports().find(|port| port.name == name).map(|port| port.port);
+        let mapped = service.ports.iter().filter_map(|port| Some((port.port, pod_port(&port.name)?)));
+        Self { slices, gateway, pod_ports: mapped.collect() }
+    }
+
+    /// Whether the Gateway listens on this port of the pods.
+    fn of_gateway(&self, port: u16) -> bool {
+        self.gateway.is_some_and(|gateway| gateway.listens(port, &self.pod_ports))
+    }
+
+    /// Whether the pod's proxy listens on this port for requests to the service.
+    pub(super) fn taken(&self, pod: &str, port: u16) -> bool {
+        let mut slices = self.slices.into_iter().flat_map(BTreeMap::values);
+        self.of_gateway(port)
+            || slices.any(|slice| slice.ports.iter().any(|own| own.port == port) && slice.names_pod(pod))
+    }
+
+    /// Where the pod's proxy takes what the application sends to other services, unless that port is taken: one proxy has
+    /// one listener by port.
+    pub(super) fn way_out(&self, pod: &str, model: &PodModel) -> Option<SocketAddr> {
+        model.outbound.filter(|listen| !self.taken(pod, listen.port()))
+    }
+}
+
 pub(super) fn build<'a>(
     key: &'a ServiceKey,
     service: &'a ServiceModel,
@@ -65,11 +104,7 @@ pub(super) fn build<'a>(
     policies: Vec<&'a Policy>,
     gateway: Option<&'a GatewayModel>,
 ) -> ServiceView<'a> {
-    let slice_ports = || slices.into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.ports);
-    let pod_port = |name: &str| slice_ports().find(|port| port.name == name).map(|port| port.port);
-    let pod_ports: BTreeMap<u16, u16> =
-        service.ports.iter().filter_map(|port| Some((port.port, pod_port(&port.name)?))).collect();
-    let listens = |port: u16| gateway.is_some_and(|gateway| gateway.listens(port, &pod_ports));
+    let ports = Ports::new(service, slices, gateway);
     let mut endpoints: BTreeMap<&str, Endpoint> = BTreeMap::new();
     for slice in slices.into_iter().flat_map(BTreeMap::values) {
         for endpoint in &slice.endpoints {
@@ -77,7 +112,7 @@ pub(super) fn build<'a>(
             let entry = endpoints.entry(&endpoint.pod).or_insert_with(|| Endpoint {
                 ready: endpoint.ready,
                 address: endpoint.address,
-                outbound: pod.and_then(|pod| pod.outbound),
+                outbound: pod.and_then(|pod| ports.way_out(&endpoint.pod, pod)),
                 inbound: Vec::new(),
                 metrics: None,
                 cpu_cores: pod.and_then(|pod| pod.cpu_cores),
@@ -86,8 +121,12 @@ pub(super) fn build<'a>(
             entry.ready &= endpoint.ready;
             for port in &slice.ports {
                 let listener = SocketAddr::new(endpoint.address, port.port);
-                if listens(port.port) || entry.inbound.iter().any(|inbound| inbound.listener == listener) {
-                    continue; // the Gateway's own, or the same pod in a second slice, as with two address families of one port
+                // Of a pod's port there is one proxy listener, by whose port resources are named: on the first address, when slices
+                // of two address families, or of two names, have the port.
+                if ports.of_gateway(port.port)
+                    || entry.inbound.iter().any(|inbound| inbound.listener.port() == port.port)
+                {
+                    continue;
                 }
                 let by_name = || service.ports.iter().find(|own| own.name == port.name).map(|own| own.protocol);
                 let protocol = port.protocol.or_else(by_name).unwrap_or(Protocol::Http);
@@ -105,7 +144,7 @@ pub(super) fn build<'a>(
             }
         }
     }
-    ServiceView { key, endpoints, policies, enforcers: BTreeMap::new(), gateway, pod_ports }
+    ServiceView { key, endpoints, policies, enforcers: BTreeMap::new(), gateway, pod_ports: ports.pod_ports }
 }
 
 /// Where an application listens that shares the port with its proxy: the loopback of the same family.

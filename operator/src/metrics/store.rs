@@ -28,6 +28,13 @@ struct Point {
     fresh_for_ms: u64,
 }
 
+impl Point {
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        let age_ms = now.as_millisecond().saturating_sub(self.at.as_millisecond());
+        age_ms <= i64::try_from(self.fresh_for_ms).unwrap_or(i64::MAX)
+    }
+}
+
 /// What one source says of one quantity.
 #[derive(Clone, Debug, Default)]
 struct Points {
@@ -41,9 +48,20 @@ impl Points {
         self.whole.is_none() && self.pods.is_empty()
     }
 
-    fn samples(&self, metric: &Metric, ready_pods: &[String]) -> impl Iterator<Item = Sample> {
+    fn forget_after(&mut self, now: Timestamp) {
+        self.whole.take_if(|point| point.at > now);
+        self.pods.retain(|_, point| point.at <= now);
+    }
+
+    /// Where a pod stands in `zeros` that counts.
+    fn samples(
+        &self,
+        metric: &Metric,
+        ready_pods: &[String],
+        zeros: &BTreeMap<&str, Point>,
+    ) -> impl Iterator<Item = Sample> {
         let whole = self.whole.as_ref().and_then(|point| reduce(metric, vec![point], 1));
-        let pods = ready_pods.iter().filter_map(|pod| self.pods.get(pod)).collect();
+        let pods = ready_pods.iter().filter_map(|pod| zeros.get(pod.as_str()).or_else(|| self.pods.get(pod))).collect();
         whole.into_iter().chain(reduce(metric, pods, ready_pods.len()))
     }
 }
@@ -61,9 +79,9 @@ impl Store {
         Self::default()
     }
 
-    /// Takes samples. One that is older than what is held, or makes no sense, changes nothing. Returns the services that
-    /// have something new.
-    pub fn insert(&mut self, samples: impl IntoIterator<Item = PodSample>) -> BTreeSet<ServiceKey> {
+    /// Takes samples at `now`. One that is older than what is held, or makes no sense, changes nothing. What is held and lies
+    /// in the future is from before the clock was set back, and is forgotten. Returns the services that have something new.
+    pub fn insert(&mut self, samples: impl IntoIterator<Item = PodSample>, now: Timestamp) -> BTreeSet<ServiceKey> {
         let mut touched = BTreeSet::new();
         for PodSample { service, pod, measure, at, fresh_for_ms, source } in samples {
             if !makes_sense(&measure) {
@@ -72,7 +90,12 @@ impl Store {
             let quantities = self.services.entry(service.clone()).or_default();
             let points = quantities.entry((measure.kind(), source)).or_default();
             let held = pod.as_ref().map_or(points.whole.as_ref(), |pod| points.pods.get(pod));
-            if held.is_none_or(|held| held.at <= at) {
+            let held_at = held.map(|held| held.at);
+            let set_back = held_at.is_some_and(|held| held > now);
+            if set_back {
+                points.forget_after(now);
+            }
+            if set_back || held_at.is_none_or(|held| held <= at) {
                 let point = Point { measure, at, fresh_for_ms };
                 match pod {
                     Some(pod) => drop(points.pods.insert(pod, point)),
@@ -164,10 +187,12 @@ fn believed(
     };
     let kinds: Vec<Kind> = parts.into_iter().chain([Kind::Number(metric.word.clone())]).collect();
     let mut newest: Option<Sample> = None;
+    let none = Points::default();
     for source in Source::ALL {
         for kind in &kinds {
-            let Some(points) = quantities.get(&(kind.clone(), source)) else { continue };
-            for mut sample in points.samples(metric, ready_pods) {
+            let zeros = zeros(quantities, kind, source, ready_pods, now);
+            let points = quantities.get(&(kind.clone(), source)).unwrap_or(&none);
+            for mut sample in points.samples(metric, ready_pods, &zeros) {
                 source.name().clone_into(&mut sample.source);
                 if sample.is_fresh(now) {
                     return Some(sample);
@@ -181,6 +206,27 @@ fn believed(
     newest
 }
 
+/// Envoy names a counter only once it has counted. Pods that stream and have not named this one: they have counted none.
+fn zeros<'a>(
+    quantities: &BTreeMap<(Kind, Source), Points>,
+    kind: &Kind,
+    source: Source,
+    ready_pods: &'a [String],
+    now: Timestamp,
+) -> BTreeMap<&'a str, Point> {
+    let (Kind::Number(word @ (Word::Demand(_) | Word::Excess(_))), Source::Envoy) = (kind, source) else {
+        return BTreeMap::new();
+    };
+    let Some(streaming) = quantities.get(&(Kind::Number(Word::Requests), source)) else { return BTreeMap::new() };
+    let named = quantities.get(&(kind.clone(), source));
+    let zero = |pod: &'a String| {
+        let known = named.and_then(|points| points.pods.get(pod)).is_some_and(|point| point.is_fresh(now));
+        let requests = streaming.pods.get(pod).filter(|requests| !known && requests.is_fresh(now))?;
+        Some((pod.as_str(), Point { measure: Measure::Number(word.clone(), 0.0), ..requests.clone() }))
+    };
+    ready_pods.iter().filter_map(zero).collect()
+}
+
 fn reduce(metric: &Metric, mut points: Vec<&Point>, ready: usize) -> Option<Sample> {
     let quorum = ready.div_ceil(2).max(1);
     if points.len() < quorum {
@@ -188,12 +234,8 @@ fn reduce(metric: &Metric, mut points: Vec<&Point>, ready: usize) -> Option<Samp
     }
     points.sort_by_key(|point| std::cmp::Reverse(point.at));
     let newest = points[0].at;
-    let counts = |point: &Point| {
-        let age_ms = newest.as_millisecond().saturating_sub(point.at.as_millisecond());
-        age_ms <= i64::try_from(point.fresh_for_ms).unwrap_or(i64::MAX)
-    };
     let half = points[quorum - 1].at;
-    let fresh: Vec<&Point> = points.iter().copied().filter(|point| counts(point)).collect();
+    let fresh: Vec<&Point> = points.iter().copied().filter(|point| point.is_fresh(newest)).collect();
     let (counted, at) = if fresh.len() >= quorum { (fresh, newest) } else { (points, half) };
     let fresh_for_ms = counted.iter().map(|point| point.fresh_for_ms).min()?;
     let measures: Vec<&Measure> = counted.iter().map(|point| &point.measure).collect();

@@ -39,9 +39,10 @@ pub(super) fn listeners<'a>(
     let listeners = view.gateway.map_or(&[][..], |gateway| &gateway.listeners);
     let mut by_port: BTreeMap<u16, Vec<&ListenerModel>> = BTreeMap::new();
     for listener in listeners {
-        by_port.entry(listener.port).or_default().push(listener);
+        // Two of the Gateway's ports may be one of the pods'; its listener then has the hosts of both.
+        by_port.entry(GatewayModel::pod_port(listener.port, &view.pod_ports)).or_default().push(listener);
     }
-    let mut all: BTreeMap<u16, Vec<Plan>> = BTreeMap::new();
+    let mut all = Vec::new();
     for (port, listeners) in by_port {
         let mut hosts: BTreeMap<String, Vec<Entry<'_>>> = BTreeMap::new();
         for listener in &listeners {
@@ -54,10 +55,9 @@ pub(super) fn listeners<'a>(
             }
         }
         let plans = hosts.into_iter().map(|(host, entries)| plan(host, entries, index, decided, troubles)).collect();
-        // Two of the Gateway's ports may be one of the pods'; then the lower number counts, as only one can.
-        all.entry(GatewayModel::pod_port(port, &view.pod_ports)).or_insert(plans);
+        all.push((port, plans));
     }
-    all.into_iter().collect()
+    all
 }
 
 fn entries<'a>(key: &'a RouteKey, route: &'a RouteModel) -> impl Iterator<Item = Entry<'a>> {

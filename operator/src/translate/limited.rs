@@ -7,17 +7,15 @@
 
 use limiter::{
     engine::Decision,
-    policy::{Action, Key, Mode, Policy, Rule, Scope, default_burst},
+    policy::{Action, Key, Mode, NAMELESS, Policy, Rule, Scope, default_burst},
     quota::{self, Rate},
 };
 
 use super::RuleKey;
 use crate::intent::{LimitShape, LimitValue, Priority};
 
-/// Bucket of the requests of a rule that no class fits.
-const NAMELESS: &str = "*";
-/// Most requests of a lower class that may pass at once.
-const LOWER_BURST: u32 = 5;
+/// A lower class's limit is this part of the rule's lowest one, or nothing, at the least.
+const LOWER_PART: u64 = 20;
 
 /// A rule, and what its numbers count.
 pub(super) struct Limited<'a> {
@@ -65,20 +63,25 @@ impl<'a> Limited<'a> {
         Some(format!("{}#{}/{}", self.policy.key, self.rule.name, class.name))
     }
 
-    /// Which queue bound the requests of a class count against. Without classes all are equal.
+    /// Whether the rule can bound the queue at all.
+    /// Envoy counts what is in flight for a whole port, so a rule about some of the requests cannot bound them; nor
+    /// can it count what a bound in shadow mode would refuse.
+    fn may_bound(&self) -> bool {
+        self.rule.matches.is_empty() && self.rule.mode == Mode::Enforce
+    }
+
+    /// Which queue bound the requests of a class count against. Without classes, or a bound, all are equal.
     pub(super) fn priority(&self, class: usize) -> Priority {
         match &self.rule.action {
-            Action::Adapt(_) if class == 0 && !self.rule.classes.is_empty() => Priority::High,
+            Action::Adapt(_) if class == 0 && !self.rule.classes.is_empty() && self.may_bound() => Priority::High,
             _ => Priority::Default,
         }
     }
 
     /// Most requests in flight at each pod: of all classes, and of those below the first. A total is divided and rounded
     /// up: the sum may exceed it by less than one request per pod, which is better than a pod that takes none.
-    /// Envoy counts what is in flight for a whole port, so a rule about some of the requests cannot bound them; nor
-    /// can it count what a bound in shadow mode would refuse.
     pub(super) fn bounds(&self, decision: &Decision, ready: usize) -> Option<(u32, u32)> {
-        if !self.rule.matches.is_empty() || self.rule.mode == Mode::Shadow {
+        if !self.may_bound() {
             return None;
         }
         let bound = match self.scope {
@@ -112,14 +115,29 @@ impl<'a> Limited<'a> {
         });
         let of = |(shape, rate): (usize, &Rate)| {
             let shares = divide(*rate).into_iter().zip(divide(lowest)).map(|(rate, lowest)| {
+                if shape > 1 {
+                    return lower(rate, lowest);
+                }
                 let burst = burst.unwrap_or_else(|| default_burst(lowest)).max(1);
-                // What may pass at once is kept for the first class. A lower one may fall below the lowest limit of the rule;
-                // its bucket is sized as if it did not, or it would let seconds of requests through whenever it stands high.
-                let burst = if shape > 1 { burst.min(LOWER_BURST) } else { burst };
                 LimitValue { rate, burst, lowest }
             });
             shares.collect()
         };
         Some([rate].iter().chain(&decision.classes).enumerate().map(of).collect())
     }
+}
+
+/// The number of a lower class, which may fall far below the `lowest` limit of its rule. A bucket's fill time `T` must not
+/// follow it: another `T` is another bucket, which is full. One request at the least rate sizes it for good:
+///
+/// ```text
+/// least = lowest / 20     T = 1 / least = 20 / lowest     burst at `rate` = rate * T = 20 * rate / lowest
+/// ```
+///
+/// What all lower classes let through at once is besides bounded by the rule's own bucket, in which they count too.
+fn lower(rate: Rate, lowest: Rate) -> LimitValue {
+    let least = Rate { milli_requests: (lowest.milli_requests / LOWER_PART).max(1), ..lowest };
+    // Nothing is nothing; a rate that a bucket of this `T` cannot express becomes the least.
+    let rate = if rate.milli_requests == 0 { rate } else { rate.max(least) };
+    LimitValue { rate, burst: 1, lowest: least }
 }

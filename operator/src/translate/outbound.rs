@@ -48,21 +48,31 @@ pub fn outbound<'a>(
             let (Some(listener), Some(pod_intent)) = (listener, intent.pods.get_mut(*pod)) else { continue };
             let hosts = hosts.iter().map(|plan| plan.of_pod(&view.key.namespace, pod)).collect();
             pod_intent.outbound.push(Outbound { place, listener, hosts });
-            let known = used.iter().map(|key| index.destination(key).cloned().unwrap_or_else(|| nowhere(key)));
+            // Bytes have no proxy of theirs that speaks HTTP: the status says that they are answered 503.
+            let known = used.iter().map(|key| {
+                let known = index.destination(key).filter(|known| known.protocol != Protocol::Tcp);
+                known.cloned().unwrap_or_else(|| nowhere(key))
+            });
             pod_intent.destinations.extend(known);
             pod_intent.destinations.sort_by(|one, other| one.key.cmp(&other.key));
             pod_intent.destinations.dedup_by(|one, other| one.key == other.key);
-            // A destination's bound is the same wherever it is reached from.
+            // Two places may bound one destination: what both allow.
             let bounds = bounds.iter().map(|(key, bounds)| (DestinationKey::clone(key), *bounds));
             pod_intent.outbound_bounds.extend(bounds);
             pod_intent.outbound_bounds.sort_by(|(one, _), (other, _)| one.cmp(other));
-            pod_intent.outbound_bounds.dedup_by(|(one, _), (other, _)| one == other);
+            pod_intent.outbound_bounds.dedup_by(|(key, bounds), (kept, both)| {
+                let same = key == kept;
+                if same {
+                    *both = both.and(*bounds);
+                }
+                same
+            });
         }
     }
     troubles.0.into_values().collect()
 }
 
-/// A cluster that is named and unknown: its requests are answered 503, and the status says which route names it.
+/// A cluster that is named and is not there for HTTP: its requests are answered 503, and the status says which route names it.
 fn nowhere(key: &DestinationKey) -> Arc<Destination> {
     Arc::new(Destination { key: key.clone(), protocol: Protocol::Http, endpoints: Vec::new() })
 }

@@ -206,6 +206,9 @@ fn a_rule_whose_classes_overlap_in_too_many_ways_is_left_out_whole() {
     let trouble: Vec<_> =
         reports.iter().filter(|report| report.trouble.is_some()).map(|report| report.key.rule.as_str()).collect();
     assert_eq!(trouble, ["last"]);
+    let last = reports.iter().find(|report| report.key.rule == "last").expect("it is reported");
+    assert_eq!((last.shares.len(), last.bound), (0, None));
+    assert!(intent.pods.values().all(|pod| pod.values[8..].iter().all(Option::is_none)));
     assert!(intent.routes.iter().all(|route| route.limits.iter().all(|limit| *limit < 8) && route.classes.is_empty()));
 }
 
@@ -218,4 +221,34 @@ fn a_service_without_an_http_port_says_so() {
     }
     let (_, reports) = translated(&index);
     assert_eq!(reports[0].trouble, Some(Trouble::NoHttpPort));
+}
+
+#[test]
+fn the_first_class_has_a_queue_of_its_own_only_where_a_queue_is_bounded() {
+    let shadow = CLASSES.replace("adapt:", "mode: Shadow\n    adapt:");
+    let narrow = CLASSES.replace("adapt:", "matches: [{method: POST}]\n    adapt:");
+    for (rules, has_high) in [(CLASSES, true), (&shadow, false), (&narrow, false)] {
+        let (intent, _) = translated(&index(rules));
+        assert_eq!(intent.routes.iter().any(|route| route.priority == Priority::High), has_high, "{rules}");
+    }
+}
+
+#[test]
+fn a_lower_class_keeps_its_bucket_whatever_its_rate() {
+    let index = index(CLASSES);
+    let key = checkout();
+    let view = index.service(&key).expect("it exists");
+    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
+    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let rate = |milli_requests| Rate { milli_requests, interval: std::time::Duration::from_secs(1) };
+    let mut class_of = |lower: u64| {
+        let decision = rules.decisions.values_mut().next().expect("one rule");
+        (decision.limit, decision.lowest) = (Some(rate(400_000)), Some(rate(20_000)));
+        decision.classes = vec![rate(400_000), rate(lower), rate(0)];
+        let (intent, _) = translate(&view, &rules.decisions);
+        let value = intent.pods["pod-1"].values[2].expect("a limit is in force");
+        crate::xds::resources::limiter::charge(&value).class
+    };
+    let classes = [1, 900, 1_100, 19_000, 20_000, 100_000, 399_000].map(&mut class_of);
+    assert_eq!(classes, ["1"; 7]);
 }

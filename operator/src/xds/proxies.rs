@@ -35,10 +35,16 @@ pub struct Refusal {
     pub resource_type: ResourceType,
     /// Names and versions refused. More than one when Envoy did not say which of them it meant.
     pub resources: Vec<(String, String)>,
-    /// What Envoy said, cut to 1,000 characters.
+    /// What Envoy said, as far as it is kept ([`said`]).
     pub message: String,
     /// When.
     pub at: Timestamp,
+}
+
+/// What is kept of what a proxy said, in status, logs and traces: its first 1,000 characters.
+#[must_use]
+pub fn said(message: &str) -> &str {
+    message.char_indices().nth(MAX_MESSAGE).map_or(message, |(end, _)| &message[..end])
 }
 
 /// One proxy, for status.
@@ -135,7 +141,7 @@ impl Proxies {
     pub fn register(&self, registry: &mut Registry) {
         let metrics = &self.0.metrics;
         let registry = registry.sub_registry_with_prefix("weir_xds");
-        registry.register("streams", "Open delta ADS streams", metrics.streams.clone());
+        registry.register("streams", "Open xDS streams", metrics.streams.clone());
         registry.register("pushes", "Responses sent, by type", metrics.pushes.clone());
         registry.register("resources", "Resources sent, by type", metrics.resources.clone());
         registry.register("acks", "Responses acknowledged, by type", metrics.acks.clone());
@@ -265,9 +271,8 @@ impl Connection {
     }
 
     /// The proxy refused a response.
-    pub fn refused(&self, mut refusal: Refusal) {
+    pub fn refused(&self, refusal: Refusal) {
         self.proxies.0.metrics.nacks.get_or_create(&TypeLabel { r#type: refusal.resource_type.label() }).inc();
-        refusal.message = refusal.message.chars().take(MAX_MESSAGE).collect();
         self.update(|node| {
             // A newer refusal of the same resource replaces the older one.
             for old in node.refusals.iter_mut().filter(|old| old.resource_type == refusal.resource_type) {

@@ -19,7 +19,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::xds::{
     NodeKey, ResourceType, names,
-    proxies::{Connection, Proxies, Refusal},
+    proxies::{Connection, Proxies, Refusal, said},
     session::{Meaning, Protocol, Push, Session},
     sotw::SotwSession,
     subscription::Outcome,
@@ -342,7 +342,8 @@ impl<P: Protocol> ProxyStream<P> {
     }
 
     fn learned(&mut self, request: &P::Request, resource_type: ResourceType, outcome: Outcome) {
-        let refusal = request.error().map(|error| error.message.as_str());
+        // Cut before anybody keeps it: a proxy may say as much as a request holds.
+        let refusal = request.error().map(|error| said(&error.message));
         self.trail.answered(request.nonce(), refusal);
         if outcome.acknowledged {
             self.connection.count_ack(resource_type);
@@ -352,7 +353,7 @@ impl<P: Protocol> ProxyStream<P> {
         }
         let Some(refused) = outcome.refused else { return };
         let resources: Vec<_> = refused.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect();
-        let message = request.error().map(|error| error.message.clone()).unwrap_or_default();
+        let message = refusal.unwrap_or_default().to_owned();
         warn!(
             node = %self.node,
             type_url = request.type_url(),

@@ -1,7 +1,7 @@
 //! Protocol state of one stream: the subscriptions and the order of pushes. No I/O, no clock.
 //!
-//! Order: the runtime layer, changed clusters, endpoints, listeners, routes; then removals, the other way round. Envoy warms
-//! a changed EDS cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is
+//! Order: the runtime layer, changed clusters, endpoints, extension configurations, listeners, routes; then removals, the
+//! other way round. Envoy warms a changed EDS cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is
 //! followed by its endpoints, changed or not. Envoy ignores the removal of endpoints, so they are emptied instead.
 
 use std::{collections::VecDeque, sync::Arc};

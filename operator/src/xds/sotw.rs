@@ -69,8 +69,13 @@ impl Protocol for SotwSession {
             delta.error_detail.clone_from(&request.error_detail);
         } else if !kept.started {
             kept.resume(resource_type, request, view, &mut delta);
-        } else if !resource_type.has_wildcard() && !kept.unanswered && delta.resource_names_subscribe.is_empty() {
-            // Nothing new is asked for, so what is known is asked for again: Envoy does when it makes a cluster anew.
+        } else if !resource_type.has_wildcard()
+            && !kept.unanswered
+            && delta.resource_names_subscribe.is_empty()
+            && delta.resource_names_unsubscribe.is_empty()
+        {
+            // The same names again ask for what is known: Envoy does when it makes a cluster anew. Fewer names ask for nothing;
+            // should a cluster be made anew at the same moment, its endpoints follow it in any case.
             delta.resource_names_subscribe.extend(request.resource_names.iter().filter(|name| *name != "*").cloned());
         }
         kept.started = true;

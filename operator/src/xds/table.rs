@@ -129,8 +129,10 @@ impl Table {
             if differences > 0 {
                 changed.resources += differences;
                 changed.nodes += 1;
-                if let Some(mark) = &mark {
-                    state.marks.insert(node.clone(), mark.clone());
+                // What nobody follows must not be told in the name of an older change.
+                match &mark {
+                    Some(mark) => drop(state.marks.insert(node.clone(), mark.clone())),
+                    None => drop(state.marks.remove(node)),
                 }
                 state.wake(node);
             }

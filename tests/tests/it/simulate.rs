@@ -80,14 +80,20 @@ fn mistakes_name_the_argument_and_the_mend() {
     put(folder.path(), "bad.yaml", &POLICY.replace("keep p99", "keep p98"));
     put(folder.path(), "load.csv", "0,100\nnow,5\n");
     let (path, bad) = (folder.path().join("policy.yaml"), folder.path().join("bad.yaml"));
-    let trace = folder.path().join("load.csv");
+    let each = "apiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {name: each, namespace: shop}\n\
+                spec: {targetRefs: [{kind: Service, name: search}], rules: [{name: each, \
+                limit: 5 requests per second per client ip across all pods}]}\n";
+    put(folder.path(), "each.yaml", each);
+    let (trace, each) = (folder.path().join("load.csv"), folder.path().join("each.yaml"));
     let (path, bad, trace) = (path.to_str().unwrap(), bad.to_str().unwrap(), trace.to_str().unwrap());
+    let each = each.to_str().unwrap();
     for (arguments, part) in [
         (&["/nowhere"][..], "/nowhere cannot be read"),
         (&[bad], "spec.rules[0].adapt"),
         (&[path], "choose one with --rule among fast of smartlimiters.weir.dev/shop/search, fixed of"),
         (&[path, "--rule", "slow"], "--rule: there is no rule \"slow\""),
         (&[path, "--rule", "some"], "`matches` cannot be played"),
+        (&[each], "try the same limit without `per`"),
         (&[path, "--rule", "fast", "--surge", "fast"], "expected 0.1x to 100x, found \"fast\""),
         (&[path, "--rule", "fast", "--classes", "20"], "expected a percentage such as 20%"),
         (&[path, "--rule", "fast", "--classes", "20%,30%"], "--classes: expected the part of each of the 1 classes"),

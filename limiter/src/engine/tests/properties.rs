@@ -5,9 +5,13 @@ use proptest::{collection::vec, prelude::*};
 use super::harness::*;
 use crate::{
     engine::{Decision, Phase, RuleState, next_change, step},
-    language::ast::{Arithmetic, Comparison, Condition, Expression},
-    metric::{Observations, Reduce, Sample, Word},
-    policy::{MissingAction, OnMissing, Rule},
+    language::{
+        Vocabulary,
+        ast::{Arithmetic, Comparison, Condition, Expression},
+        parse_adapt,
+    },
+    metric::{Metric, Observations, Reduce, Sample, Word},
+    policy::{Action, MissingAction, OnMissing, Rule, When},
     quota::shares,
 };
 
@@ -16,7 +20,11 @@ fn number() -> impl Strategy<Value = f64> {
 }
 
 fn word() -> impl Strategy<Value = Word> {
-    prop_oneof![Just(Word::Cpu), Just(Word::Memory), Just(Word::Pods)]
+    prop_oneof![Just(Word::Cpu), Just(Word::Memory), Just(Word::Pods), Just(Word::Latency(99))]
+}
+
+fn traffic() -> impl Strategy<Value = Word> {
+    prop_oneof![Just(Word::Requests), Just(Word::Answers), Just(Word::Refused), Just(Word::Inflight)]
 }
 
 fn expression() -> impl Strategy<Value = Expression> {
@@ -74,10 +82,24 @@ fn number_holds(condition: &mut Condition, next: &mut usize) {
     }
 }
 
+/// A rule that steers itself by cpu and latency.
+fn steered(when: Option<When>) -> Rule {
+    let text = "keep cpu below 70% and p99 latency below 500ms, between 20 and 1000 requests per second per pod";
+    let adapt = parse_adapt(text, &Vocabulary::default()).unwrap();
+    Rule { action: Action::Adapt(adapt), ..rule(when, Expression::Number(1.0)) }
+}
+
 fn any_rule() -> impl Strategy<Value = Rule> {
     let amount = prop_oneof![3 => (1.0..1000.0_f64).prop_map(Expression::Number), 1 => expression()];
-    (proptest::option::weighted(0.9, (condition(), condition())), amount)
-        .prop_map(|(conditions, amount)| rule(conditions.map(|(condition, until)| when(condition, until)), amount))
+    (proptest::option::weighted(0.8, (condition(), condition())), proptest::option::weighted(0.7, amount)).prop_map(
+        |(conditions, amount)| {
+            let when = conditions.map(|(condition, until)| when(condition, until));
+            match amount {
+                Some(amount) => rule(when, amount),
+                None => steered(when),
+            }
+        },
+    )
 }
 
 fn action() -> impl Strategy<Value = MissingAction> {
@@ -99,7 +121,8 @@ type Event = (i64, Option<(Word, f64)>, u32);
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let value = prop_oneof![6 => 0.0..1.2_f64, 1 => any::<f64>()];
     let step = prop_oneof![8 => 0_i64..2000, 1 => -5000_i64..60_000];
-    vec((step, proptest::option::weighted(0.8, (word(), value)), 0_u32..5), 1..40)
+    let word = prop_oneof![3 => word(), 2 => traffic()];
+    vec((step, proptest::option::weighted(0.8, (word, value)), 0_u32..5), 1..40)
 }
 
 fn replay(rule: &Rule, on_missing: &OnMissing, events: &[Event]) -> Vec<(RuleState, Decision, u32)> {
@@ -110,6 +133,10 @@ fn replay(rule: &Rule, on_missing: &OnMissing, events: &[Event]) -> Vec<(RuleSta
         observations.pods = *pods;
         if let Some((word, value)) = sample {
             put(&mut observations, word.clone(), *value, at_ms(clock));
+            // Sums over all pods, of a service with up to a thousand requests.
+            let (sum, value) = (Metric { word: word.clone(), reduce: Reduce::Sum }, *value * 1000.0);
+            let sample = Sample { value, at: at_ms(clock), fresh_for_ms: 1500, source: "envoy".to_owned() };
+            observations.samples.insert(sum, sample);
         }
         let (next, decision) = step(rule, on_missing, &state, &observations, at_ms(clock));
         let again = step(rule, on_missing, &next, &observations, at_ms(clock));
@@ -150,16 +177,20 @@ proptest! {
         gaps in vec(0_i64..100_000, 1..10),
         (up, down) in (0.0..1.0_f64, 0.0..1.0_f64),
         (wait, rest) in (0_u64..4, 0_u64..4),
+        (gated, steers) in (any::<bool>(), any::<bool>()),
     ) {
         let when = when(held(0, wait, above(Word::Cpu, up)), held(0, rest, below(Word::Cpu, down)));
-        let rule = rule(Some(when), Expression::Number(30.0));
+        let rule = match steers {
+            true => steered(gated.then_some(when)),
+            false => rule(Some(when), Expression::Number(30.0)),
+        };
         let on_missing = on_missing(MissingAction::Hold);
-        let (mut state, last, _) = replay(&rule, &on_missing, &events).pop().unwrap();
+        let (mut state, last, pods) = replay(&rule, &on_missing, &events).pop().unwrap();
         let mut clock = 10_000_000;
         for gap in gaps {
             clock += gap;
-            let (next, decision) = step(&rule, &on_missing, &state, &Observations::default(), at_ms(clock));
-            prop_assert_eq!((decision.phase, decision.limit), (last.phase, last.limit));
+            let (next, decision) = step(&rule, &on_missing, &state, &Observations { pods, ..Observations::default() }, at_ms(clock));
+            prop_assert_eq!((decision.phase, decision.limit, decision.bound), (last.phase, last.limit, last.bound));
             prop_assert_eq!(next_change(&rule, &next, at_ms(clock)).is_some(), next.missing_deadline > Some(at_ms(clock)));
             state = next;
         }
@@ -169,12 +200,23 @@ proptest! {
     fn a_restart_without_metrics_changes_nothing(
         (rule, on_missing) in policy(), events in events(), away in -5000_i64..10_000_000,
     ) {
-        let (state, last, pods) = replay(&rule, &on_missing, &events).pop().unwrap();
+        let steps = replay(&rule, &on_missing, &events);
+        // Only what was news has been written down.
+        let (mut before, mut written) = (RuleState::default(), RuleState::default());
+        for (state, ..) in &steps {
+            if state.is_news_after(&before) {
+                written = state.clone();
+            }
+            before = state.clone();
+        }
+        let (_, last, pods) = steps.last().unwrap();
         let back = at_ms(events.iter().map(|(passed, ..)| passed).sum::<i64>() + away);
         let on_missing = OnMissing { after: on_missing.after.max(Duration::from_millis(1)), ..on_missing };
-        let resumed = state.resume(back);
-        let (_, decision) = step(&rule, &on_missing, &resumed, &Observations { pods, ..Observations::default() }, back);
-        prop_assert_eq!((decision.limit, decision.lowest), (last.limit, last.lowest), "{}", decision.explanation);
+        let resumed = written.resume(back);
+        let (_, decision) = step(&rule, &on_missing, &resumed, &Observations { pods: *pods, ..Observations::default() }, back);
+        prop_assert_eq!(
+            (decision.limit, decision.lowest, decision.bound), (last.limit, last.lowest, last.bound), "{}", decision.explanation
+        );
     }
 
     #[test]

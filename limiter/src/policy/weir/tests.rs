@@ -179,6 +179,15 @@ fn a_caller_has_no_client_addresses_to_tell_apart() {
         "spec.rules[0].priorities",
         "measured",
     );
+    let rule = json!({"name": "a", "adapt": "keep cpu below 70%, between 20 and 500 requests per second per pod"});
+    for place in ["Client", "Gateway"] {
+        refuses(
+            with(rule.clone(), json!({"enforceAt": place})),
+            Reason::NotYetSupported,
+            "spec.rules[0].adapt",
+            "measured",
+        );
+    }
     let floor = json!({"enforceAt": "Client", "onMissingMetric": {"action": "Floor", "after": "15s", "floor": limit}});
     let rule = json!({"name": "a", "limit": "30 requests per second across all pods"});
     refuses(with(rule, floor), Reason::Invalid, "spec.onMissingMetric.floor", "one client");

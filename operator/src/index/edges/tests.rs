@@ -143,3 +143,31 @@ fn what_a_route_names_and_is_not_there_is_said() {
     apply(&mut index, &route("cart", "cart"));
     assert_eq!(said(&index), [""; 0]);
 }
+
+#[test]
+fn a_way_out_on_a_port_that_is_taken_is_none_and_said() {
+    let mut index = mesh();
+    apply(&mut index, &policy("a", "cart", "Client", 10));
+    let page = ServiceKey { namespace: "a".to_owned(), name: "page".to_owned() };
+    let cart = ServiceKey { namespace: "a".to_owned(), name: "cart".to_owned() };
+    let seen = |index: &Index| {
+        let callers: Vec<_> = index.enforcers(&cart, EnforceAt::Client).into_iter().map(|one| one.pod).collect();
+        let way_out = index.service(&page).expect("it exists").endpoints["page-0"].outbound.is_some();
+        let mut said = index.other_problems().remove("a.yaml").unwrap_or_default();
+        said.retain(|problem| problem.field == "metadata.annotations[outbound.weir.dev/listen]");
+        (way_out, callers.contains(&"page-0".to_owned()), said.len())
+    };
+    assert_eq!(seen(&index), (true, true, 0));
+    let pod = |port: u16| {
+        let annotation = format!("outbound.weir.dev/listen: '127.0.0.1:{port}'");
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: page-0, namespace: a, annotations: {{{annotation}}}}}\n")
+    };
+    apply(&mut index, &pod(8080));
+    assert_eq!(seen(&index), (false, false, 1), "a port of its own");
+    apply(&mut index, &pod(81));
+    assert_eq!(seen(&index), (true, true, 0));
+    apply(&mut index, &GATEWAY.replace("edge", "page").replace("port: 80", "port: 81"));
+    assert_eq!(seen(&index), (false, false, 1), "the Gateway's");
+    delete(&mut index, &pod(81));
+    assert_eq!(seen(&index), (false, false, 0));
+}

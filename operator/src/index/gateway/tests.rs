@@ -28,12 +28,14 @@ fn route(spec: &str) -> Result<RouteModel, Vec<String>> {
 fn a_listener_that_is_not_carried_out_costs_only_itself() {
     let (model, problems) = gateway(
         "{gatewayClassName: any, infrastructure: {labels: {a: b}}, listeners: [
-          {name: a, port: 80, protocol: HTTP, hostname: '*.Example.com', allowedRoutes: {namespaces: {from: All}}},
+          {name: a, port: 80, protocol: HTTP, hostname: '*.Example.com', allowedRoutes: {namespaces: {from: All}, kinds: [{kind: HTTPRoute}]}},
           {name: b, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}},
           {name: a, port: 81, protocol: HTTP},
           {name: c, port: 0, protocol: HTTP},
           {name: d, port: 82, protocol: HTTP, hostname: 'a:80'},
-          {name: e, port: 83, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}]}",
+          {name: e, port: 83, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {a: b}}}}},
+          {name: f, port: 84, protocol: HTTP, allowedRoutes: {kinds: [{kind: GRPCRoute}]}},
+          {name: g, port: 85, protocol: HTTP, allowedRoutes: {namespace: {from: All}}}]}",
     );
     let listener = ListenerModel {
         name: "a".to_owned(),
@@ -50,6 +52,8 @@ fn a_listener_that_is_not_carried_out_costs_only_itself() {
         listeners(3, "port"),
         listeners(4, "hostname"),
         listeners(5, "allowedRoutes.namespaces.from"),
+        listeners(6, "allowedRoutes.kinds"),
+        listeners(7, "allowedRoutes.namespace"),
     ];
     assert_eq!(fields, wanted, "{problems:?}");
 }

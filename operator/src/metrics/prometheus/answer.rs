@@ -12,6 +12,9 @@ use crate::{
     metrics::{Measure, PodSample, Source},
 };
 
+/// So far Prometheus's clock may be ahead of ours, in milliseconds, before it is worth a word.
+const MOST_AHEAD_MS: i64 = 2_000;
+
 /// Most series that an answer may have.
 pub const MAX_SERIES: usize = 10_000;
 
@@ -168,12 +171,18 @@ impl Answer {
                 "the answer was evaluated {age:.0} s ago by its own clock: a cache stands before Prometheus, or a clock is wrong"
             );
             reading.trouble.get_or_insert(message);
+        } else if age_ms < -MOST_AHEAD_MS {
+            let ahead = age_ms.saturating_neg() as f64 / 1000.0;
+            let message =
+                format!("the answer was evaluated {ahead:.0} s from now by its own clock: one of the two is wrong");
+            reading.trouble.get_or_insert(message);
         }
         reading.samples.push(PodSample {
             service: asker.service.clone(),
             pod: pod.cloned(),
             measure: Measure::Number(asker.word.clone(), value),
-            at,
+            // From the future it would be fresh for longer than it may be.
+            at: at.min(self.now),
             fresh_for_ms: self.fresh_for_ms,
             source: Source::Prometheus,
         });

@@ -39,7 +39,7 @@ fn cpu(reduce: Reduce) -> Metric {
 
 fn observe(samples: &[PodSample], pods: &[&str], reduce: Reduce) -> Option<Sample> {
     let mut store = Store::new();
-    store.insert(samples.iter().cloned());
+    store.insert(samples.iter().cloned(), at(20_000));
     let observations = store.observe(&service(), &ready(pods), &BTreeSet::from([cpu(reduce)]), at(10_000));
     assert_eq!(observations.pods as usize, pods.len());
     observations.samples.get(&cpu(reduce)).cloned()
@@ -79,20 +79,50 @@ fn a_minority_does_not_speak_for_all() {
 #[test]
 fn older_and_unusable_samples_change_nothing() {
     let mut store = Store::new();
-    assert_eq!(store.insert([sample("a", 0.5, 1000)]), BTreeSet::from([service()]));
-    assert_eq!(store.insert([sample("a", 0.1, 900), sample("a", f64::NAN, 2000)]), BTreeSet::new());
+    assert_eq!(store.insert([sample("a", 0.5, 1000)], at(2000)), BTreeSet::from([service()]));
+    assert_eq!(store.insert([sample("a", 0.1, 900), sample("a", f64::NAN, 2000)], at(2000)), BTreeSet::new());
     assert_eq!(store.pod(&service(), "a", &Word::Cpu), Some((0.5, at(1000))));
+}
+
+#[test]
+fn a_clock_that_is_set_back_freezes_nothing() {
+    let mut store = Store::new();
+    store.insert([sample("a", 0.9, 60_000), sample("silent", 0.9, 60_000), sample("b", 0.2, 1_000)], at(60_000));
+    assert_eq!(store.insert([sample("a", 0.1, 1_000)], at(1_000)), BTreeSet::from([service()]));
+    assert_eq!(store.pod(&service(), "a", &Word::Cpu), Some((0.1, at(1_000))));
+    assert_eq!(store.pod(&service(), "silent", &Word::Cpu), None, "it would be fresh for a minute");
+    assert_eq!(store.pod(&service(), "b", &Word::Cpu), Some((0.2, at(1_000))));
+}
+
+#[test]
+fn a_counter_that_a_streaming_pod_has_not_named_is_zero() {
+    let number = |pod, word, value, millis| says(Some(pod), Measure::Number(word, value), Source::Envoy, millis);
+    let requests = |pod, millis| number(pod, Word::Requests, 9.0, millis);
+    for word in [Word::Demand("p#r/gold".into()), Word::Excess("p/r".into())] {
+        let named = number("a", word.clone(), 8.0, 1_000);
+        let seen =
+            |samples: Vec<PodSample>, now| metric(word.clone(), Reduce::Sum, samples, &["a", "b", "c", "d"], now);
+        let all = ["a", "b", "c", "d"].map(|pod| requests(pod, 1_000));
+        let fresh = seen([&all[..], std::slice::from_ref(&named)].concat(), 1_000).unwrap();
+        assert_eq!((fresh.value, fresh.at, fresh.source.as_str()), (8.0, at(1_000), "envoy"));
+        assert_eq!(seen(all.to_vec(), 1_000).map(|sample| sample.value), Some(0.0), "nobody has counted any");
+        let restarted =
+            [&["a", "b", "c", "d"].map(|pod| requests(pod, 5_000))[..], std::slice::from_ref(&named)].concat();
+        assert_eq!(seen(restarted, 5_000).map(|sample| sample.value), Some(0.0), "and what it counted before is past");
+        assert_eq!(seen(vec![named.clone(), requests("a", 1_000)], 1_000), None, "the others do not stream");
+        assert_eq!(seen(all.to_vec(), 9_000), None, "they fell silent");
+    }
 }
 
 #[test]
 fn forgets_pods_and_services() {
     let mut store = Store::new();
-    store.insert([sample("a", 0.5, 1000), sample("b", 0.5, 1000)]);
+    store.insert([sample("a", 0.5, 1000), sample("b", 0.5, 1000)], at(2000));
     store.forget_pod(&service(), "a");
     assert_eq!(store.pod(&service(), "a", &Word::Cpu), None);
     store.retain_pods(&service(), &[]);
     assert!(store.services.is_empty());
-    store.insert([sample("a", 0.5, 1000)]);
+    store.insert([sample("a", 0.5, 1000)], at(2000));
     store.forget_service(&service());
     assert!(store.services.is_empty());
 }
@@ -109,7 +139,7 @@ fn says(pod: Option<&str>, measure: Measure, source: Source, millis: i64) -> Pod
 
 fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], now: i64) -> Option<Sample> {
     let mut store = Store::new();
-    store.insert(samples);
+    store.insert(samples, at(now));
     let metric = Metric { word, reduce };
     store.observe(&service(), &ready(pods), &BTreeSet::from([metric.clone()]), at(now)).samples.remove(&metric)
 }

@@ -17,8 +17,6 @@ const SHORTEST_MS: i64 = 500;
 const FULL_MS: i64 = SHORTEST_MS * 9 / 10;
 /// Never called stale sooner than this, three intervals at the default.
 const SHORTEST_FRESH_MS: i64 = 750;
-/// For so long an application that has requests in flight and answers none is as slow as it was: the default timeout of a route.
-const STALLED_MS: i64 = 15_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -27,8 +25,6 @@ pub(super) struct Window {
     /// Between the last two messages.
     gap_ms: i64,
     last: Option<i64>,
-    /// The last latencies that there were, and when.
-    answered: Option<(i64, Histogram)>,
 }
 
 /// What the newest window says.
@@ -57,19 +53,16 @@ impl Window {
         if self.points.back().is_some_and(|before| snapshot.counters.since(&before.counters).is_none()) {
             self.points.clear();
         }
-        if snapshot.latency.count() > 0.0 {
-            self.answered = Some((now, snapshot.latency.clone()));
-        }
         self.points.push_back(snapshot);
         while self.points.len() > 2 && now - self.points[1].at_ms >= FULL_MS {
             self.points.pop_front();
         }
         let fresh_for_ms = self.gap_ms.saturating_mul(3).max(SHORTEST_FRESH_MS);
         let fresh_for = Duration::from_millis(u64::try_from(fresh_for_ms).unwrap_or_default());
-        Measures { measures: self.measures(now).unwrap_or_default(), fresh_for }
+        Measures { measures: self.measures().unwrap_or_default(), fresh_for }
     }
 
-    fn measures(&self, now: i64) -> Option<Vec<Measure>> {
+    fn measures(&self) -> Option<Vec<Measure>> {
         let (first, newest) = (self.points.front()?, self.points.back()?);
         let span_ms = newest.at_ms - first.at_ms;
         if span_ms < FULL_MS {
@@ -88,21 +81,22 @@ impl Window {
             number(Word::Refused, (limited + overflowed) / seconds),
             number(Word::ErrorsPerSecond, failed / seconds),
             number(Word::Inflight, newest.inflight),
-            Measure::Errors { failed, answered },
-            Measure::Latency(self.latency(now, newest.inflight)),
         ];
+        // An application that has requests and answers none is neither fast nor free of errors: nobody knows. One that has
+        // nothing to do is both.
+        let passed = offered - limited - overflowed > 0.0;
+        let stalled = answered == 0.0 && (passed || first.inflight > 0.0 && newest.inflight > 0.0);
+        // The first point's latencies lie before the window.
+        let latency = Histogram::merged(self.points.iter().skip(1).map(|point| &point.latency));
+        if !stalled {
+            measures.push(Measure::Errors { failed, answered });
+        }
+        if !stalled || latency.count() > 0.0 {
+            measures.push(Measure::Latency(latency));
+        }
         measures.extend(classes.into_iter().map(|(class, count)| number(Word::Demand(class), count / seconds)));
         measures.extend(excess.into_iter().map(|(bucket, count)| number(Word::Excess(bucket), count / seconds)));
         Some(measures)
-    }
-
-    fn latency(&self, now: i64, inflight: f64) -> Histogram {
-        // The first point's latencies lie before the window.
-        let seen = Histogram::merged(self.points.iter().skip(1).map(|point| &point.latency));
-        match &self.answered {
-            Some((at, last)) if seen.count() == 0.0 && inflight > 0.0 && now - at <= STALLED_MS => last.clone(),
-            _ => seen,
-        }
     }
 }
 

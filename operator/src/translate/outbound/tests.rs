@@ -129,9 +129,7 @@ fn every_domain_leads_to_one_host_and_bytes_to_none() {
 
 #[test]
 fn a_bound_goes_along_with_the_limit_to_every_port_of_the_target() {
-    let index = index(
-        "  - {name: cool, adapt: 'keep cpu below 70%, between 20 and 500 requests per second across all pods'}\n",
-    );
+    let index = index("  - {name: cool, limit: 500 requests per second across all pods}\n");
     let (intent, _) = callers(&index, |decisions| {
         for decision in decisions.values_mut() {
             decision.bound = Some(9);
@@ -155,4 +153,63 @@ fn a_rule_that_finds_no_room_here_is_reported_to_its_service() {
     let names: Vec<_> = reports.iter().map(|report| (report.key.rule.as_str(), &report.key.service)).collect();
     assert_eq!(names, [("r10", &key("reviews")), ("r9", &key("reviews"))]);
     assert!(reports.iter().all(|report| report.trouble == Some(Trouble::TooManyRoutes)));
+}
+
+#[test]
+fn two_places_bound_one_destination_by_what_both_allow() {
+    let bounds = |default, high| Bounds { default, high };
+    assert_eq!(bounds(Some(5), None).and(bounds(Some(9), Some(3))), bounds(Some(5), Some(3)));
+    assert_eq!(bounds(None, Some(7)).and(bounds(None, Some(9))), bounds(None, Some(7)));
+}
+
+/// `page` as a Gateway with two ports that are one of the pods'; one has a route to `reviews`, the other to bytes.
+const GATEWAY: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: page, namespace: a}
+spec: {ports: [{name: http, port: 80}, {name: http-alt, port: 81}, {name: tcp-db, port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: page-1, namespace: a, labels: {kubernetes.io/service-name: page}}
+addressType: IPv4
+ports: [{name: http, port: 8080}, {name: http-alt, port: 8080}, {name: tcp-db, port: 5432}]
+endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: page-0}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: page, namespace: a}
+spec: {listeners: [{name: one, port: 80, protocol: HTTP}, {name: two, port: 81, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: one, namespace: a}
+spec:
+  parentRefs: [{name: page, sectionName: one}]
+  hostnames: [one.example.com]
+  rules: [{backendRefs: [{name: page, port: 5432}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: two, namespace: a}
+spec:
+  parentRefs: [{name: page, sectionName: two}]
+  hostnames: [two.example.com]
+  rules: [{backendRefs: [{name: reviews, port: 80}]}]
+";
+
+#[test]
+fn gateway_ports_that_are_one_of_the_pods_share_its_listener_and_bytes_lead_nowhere() {
+    let mut index = index("  - {name: all, limit: 1 request per second per pod}\n");
+    for decoded in decode::decode(GATEWAY.as_bytes()).expect("readable").objects {
+        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+    }
+    let (intent, _) = callers(&index, |_| {});
+    let pod = &intent.pods["page-0"];
+    let gateway: Vec<_> = pod.outbound.iter().filter(|outbound| outbound.place == EnforceAt::Gateway).collect();
+    assert_eq!(gateway.len(), 1);
+    let hosts: Vec<_> = gateway[0].hosts.iter().map(|host| host.name.as_str()).collect();
+    assert_eq!(hosts, ["one.example.com", "two.example.com"]);
+    let bytes = pod.destinations.iter().find(|known| known.key.port == 5432).expect("a route names it");
+    assert_eq!((bytes.protocol, bytes.endpoints.len()), (Protocol::Http, 0), "answered 503");
 }

@@ -96,3 +96,22 @@ fn an_extension_configuration_is_made_for_the_stream_that_asks_and_for_nobody_el
     drop((watcher, elsewhere));
     assert!(!table.is_attached(&node) && table.0.read().attached.is_empty());
 }
+
+#[test]
+fn an_untraced_difference_is_not_told_in_the_name_of_an_older_one() {
+    #[derive(Debug)]
+    struct Nobody;
+    impl Traced for Nobody {
+        fn pushed(&self, _: &NodeKey, _: ResourceType, _: usize) -> Box<dyn crate::xds::trail::Answer> {
+            panic!("nothing is pushed")
+        }
+    }
+    let table = Table::new();
+    let mut watcher = table.watch(&NodeKey::of(&service(), "p-0"));
+    table.replace_traced(&service(), vec![route("p-0", "1")], Some(Arc::new(Nobody)));
+    assert!(watcher.marked_view().1.is_some());
+    table.replace(&service(), vec![route("p-0", "1")]);
+    assert!(watcher.marked_view().1.is_some(), "no difference");
+    table.replace(&service(), vec![route("p-0", "2")]);
+    assert!(watcher.marked_view().1.is_none());
+}

@@ -101,3 +101,22 @@ fn a_flood_of_series_is_refused_by_number() {
     let refused = Answer::new(data("vector", &many(MAX_SERIES + 1)), 1, now()).expect_err("it is too much");
     assert!(refused.contains("10001 series, more than 10000"), "{refused}");
 }
+
+#[test]
+fn a_clock_that_is_ahead_makes_nothing_fresh_for_longer() {
+    let ahead = |seconds: f64| {
+        let asker = Asker {
+            service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+            word: Word::Named("q".to_owned()),
+            pods: Vec::new(),
+            by: None,
+        };
+        let data = data("scalar", &json!([1_700_000_000.5 + seconds, "3"]));
+        let reading = Answer::new(data, 1500, now()).expect("a scalar").read(&asker);
+        (reading.samples[0].at, reading.trouble.unwrap_or_default())
+    };
+    assert_eq!(ahead(1.0), (now(), String::new()));
+    let (at, trouble) = ahead(3600.0);
+    assert_eq!(at, now());
+    assert!(trouble.contains("3600 s from now"), "{trouble}");
+}

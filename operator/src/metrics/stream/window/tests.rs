@@ -118,18 +118,32 @@ fn latencies_of_the_window_are_taken_together_and_no_traffic_is_none() {
     assert_eq!(latency(&mut window, snapshot(1_250, 0.0, 0.0)), Some(0.0), "nothing was asked");
 }
 
+fn knows_errors_and_latency(window: &mut Window, snapshot: Snapshot) -> (bool, bool) {
+    let measures = window.take(snapshot).measures;
+    assert!(number(&measures, &Word::Inflight).is_some(), "{measures:?}");
+    let has = |is: fn(&Measure) -> bool| measures.iter().any(is);
+    (has(|measure| matches!(measure, Measure::Errors { .. })), has(|measure| matches!(measure, Measure::Latency(_))))
+}
+
 #[test]
-fn an_application_that_answers_nothing_is_as_slow_as_it_was_for_a_while() {
+fn an_application_that_answers_nothing_is_neither_fast_nor_free_of_errors() {
+    let point = |at_ms, inflight, offered: f64, limited: f64, completed: f64| {
+        let counters = Counters { offered, limited, completed, ..Counters::default() };
+        Snapshot { inflight, ..at(at_ms, counters) }
+    };
+    // After a restart of Weir, so that nothing is known from before: it hangs, for longer than any timeout.
     let mut window = Window::default();
-    let snapshot = |at_ms, count| Snapshot { at_ms, latency: slow(count), inflight: 3.0, ..Snapshot::default() };
-    window.take(snapshot(0, 0.0));
-    window.take(snapshot(250, 7.0));
-    for n in 2..60 {
-        let seen = latency(&mut window, snapshot(250 * n, 0.0));
-        assert_eq!(seen, Some(7.0), "after {n} messages");
+    window.take(point(0, 50.0, 1_000.0, 0.0, 950.0));
+    for n in 1..100 {
+        assert_eq!(knows_errors_and_latency(&mut window, point(500 * n, 50.0, 1_000.0, 0.0, 950.0)), (false, false));
     }
-    window.take(snapshot(15_250, 0.0));
-    assert_eq!(latency(&mut window, snapshot(15_500, 0.0)), Some(0.0), "a stream that stays open is no sign of load");
+    // Callers that give up leave nothing in flight; what a limit refused has asked nothing of it.
+    let mut window = Window::default();
+    window.take(point(0, 0.0, 0.0, 0.0, 0.0));
+    assert_eq!(knows_errors_and_latency(&mut window, point(500, 0.0, 20.0, 5.0, 0.0)), (false, false));
+    assert_eq!(knows_errors_and_latency(&mut window, point(1_000, 0.0, 40.0, 25.0, 0.0)), (true, true), "all refused");
+    assert_eq!(knows_errors_and_latency(&mut window, point(1_500, 3.0, 60.0, 25.0, 1.0)), (true, true), "one answer");
+    assert_eq!(knows_errors_and_latency(&mut window, point(2_000, 0.0, 60.0, 25.0, 1.0)), (true, true), "idle");
 }
 
 proptest! {
