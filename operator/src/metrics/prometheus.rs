@@ -5,7 +5,7 @@
 //! ```
 //!
 //! One task a text, so that a query that is slow, wrong or huge costs only itself; a bound on how many are under way at once. A
-//! server that cannot be reached is tried by one question at a time ([`gate`]). What a value's age is worth stands in
+//! server that cannot be reached is tried by one question at a time (`gate`). What a value's age is worth stands in
 //! docs/reference/prometheus.md.
 
 mod answer;

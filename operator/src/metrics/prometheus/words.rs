@@ -19,7 +19,7 @@ pub struct Builtin {
 pub enum By {
     /// The pod in its label `pod`.
     Pod,
-    /// The service in its label [`SERVICE`].
+    /// The service in its label `SERVICE`.
     Service,
 }
 
