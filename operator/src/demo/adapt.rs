@@ -125,11 +125,12 @@ async fn play(
     addresses: &Addresses,
     stage: &mut Stage,
 ) -> anyhow::Result<(Report, Vec<(f64, Option<f64>)>)> {
-    let targets = addresses.proxies.iter().enumerate();
-    let targets =
-        targets.map(|(replica, address)| load::Target { name: CAST.pod(replica), address: *address }).collect();
-    let plan =
-        Plan { arrivals: Arrivals::Poisson(1), timeout: TIMEOUT, slo: SLO, ..Plan::new(targets, timeline.phases()) };
+    let plan = Plan {
+        arrivals: Arrivals::Poisson(1),
+        timeout: TIMEOUT,
+        slo: SLO,
+        ..Plan::new(addresses.load_targets(&CAST), timeline.phases())
+    };
     let (live_tx, live_rx) = watch::channel(Live::default());
     let load = load::run(plan, live_tx, CancellationToken::new());
     tokio::pin!(load);

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context;
 
+use super::load;
 use crate::intent::ServiceKey;
 
 /// Namespace of everything.
@@ -59,6 +60,13 @@ pub struct Addresses {
 }
 
 impl Addresses {
+    /// The proxies, as the load calls them by their replicas' names.
+    #[must_use]
+    pub fn load_targets(&self, cast: &Cast) -> Vec<load::Target> {
+        let proxies = self.proxies.iter().enumerate();
+        proxies.map(|(replica, address)| load::Target { name: cast.pod(replica), address: *address }).collect()
+    }
+
     /// Takes the usual ports, or free ones where those are taken.
     ///
     /// # Errors

@@ -79,11 +79,9 @@ async fn play(
     addresses: &Addresses,
     stage: &mut Stage,
 ) -> anyhow::Result<(Report, History)> {
-    let targets = addresses.proxies.iter().enumerate();
-    let targets =
-        targets.map(|(replica, address)| load::Target { name: CAST.pod(replica), address: *address }).collect();
     let (live_tx, live_rx) = watch::channel(Live::default());
-    let load = load::run(Plan::new(targets, timeline.phases()), live_tx, CancellationToken::new());
+    let load =
+        load::run(Plan::new(addresses.load_targets(&CAST), timeline.phases()), live_tx, CancellationToken::new());
     tokio::pin!(load);
 
     let scraping = CancellationToken::new();
