@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    app::{self, Config},
-    args::RunArgs,
+    app::{self, Config, Source},
+    args::{ClusterArgs, RunArgs},
     telemetry::traces,
+    watch::kubernetes,
 };
 
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -25,8 +26,12 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         }
         stop.cancel();
     });
+    let source = match args.config {
+        Some(folder) => Source::Folder(folder),
+        None => Source::Kubernetes(cluster(args.cluster).await?),
+    };
     let config = Config {
-        folder: args.config,
+        source,
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         scrape_interval: args.scrape_interval,
@@ -36,4 +41,10 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     app::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn cluster(args: ClusterArgs) -> anyhow::Result<kubernetes::Config> {
+    let ClusterArgs { kubernetes: _, kubeconfig, context, namespaces } = args;
+    let client = kubernetes::client(kubeconfig.as_deref(), context).await.context("--kubernetes")?;
+    Ok(kubernetes::Config { client, namespaces })
 }
