@@ -91,7 +91,7 @@ pub enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     /// Folder of YAML: policies, Services, EndpointSlices and Pods. Changes take effect at once.
-    #[arg(long, env = "WEIR_CONFIG", value_name = "DIR", required_unless_present = "kubernetes")]
+    #[arg(long, env = "WEIR_CONFIG", value_name = "DIR")]
     pub config: Option<PathBuf>,
     /// The API server that is watched instead of a folder.
     #[command(flatten)]
@@ -124,16 +124,16 @@ pub struct RunArgs {
 pub struct ClusterArgs {
     /// Watch a Kubernetes API server instead of a folder: that of --kubeconfig, of KUBECONFIG, of ~/.kube/config, or of the pod that
     /// this runs in.
-    #[arg(long, env = "WEIR_KUBERNETES", conflicts_with = "config")]
+    #[arg(long, env = "WEIR_KUBERNETES")]
     pub kubernetes: bool,
     /// How to reach the API server.
-    #[arg(long, env = "WEIR_KUBECONFIG", value_name = "FILE", requires = "kubernetes")]
+    #[arg(long, env = "WEIR_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig; its current one by default.
-    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// Watch only this namespace; may be given several times. All of them by default.
-    #[arg(long = "namespace", env = "WEIR_NAMESPACES", value_name = "NAME", value_delimiter = ',', requires = "kubernetes")]
+    #[arg(long = "namespace", env = "WEIR_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
     pub namespaces: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
 //! `weir run`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,10 +26,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         }
         stop.cancel();
     });
-    let source = match args.config {
-        Some(folder) => Source::Folder(folder),
-        None => Source::Kubernetes(cluster(args.cluster).await?),
-    };
+    let source = source(args.config, args.cluster).await?;
     let config = Config {
         source,
         xds_address: args.xds_address,
@@ -43,8 +40,21 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn cluster(args: ClusterArgs) -> anyhow::Result<kubernetes::Config> {
-    let ClusterArgs { kubernetes: _, kubeconfig, context, namespaces } = args;
-    let client = kubernetes::client(kubeconfig.as_deref(), context).await.context("--kubernetes")?;
-    Ok(kubernetes::Config { client, namespaces })
+/// What was typed says one source of objects, and nothing about the other.
+async fn source(folder: Option<PathBuf>, cluster: ClusterArgs) -> anyhow::Result<Source> {
+    let ClusterArgs { kubernetes, kubeconfig, context, namespaces } = cluster;
+    match (folder, kubernetes) {
+        (Some(_), true) => anyhow::bail!("--config and --kubernetes exclude each other: give one of them"),
+        (None, false) => anyhow::bail!("give --config DIR to read a folder, or --kubernetes to watch an API server"),
+        (Some(_), false) if kubeconfig.is_some() => anyhow::bail!("--kubeconfig is for --kubernetes, not for --config"),
+        (Some(_), false) if context.is_some() => anyhow::bail!("--context is for --kubernetes, not for --config"),
+        (Some(_), false) if !namespaces.is_empty() => {
+            anyhow::bail!("--namespace is for --kubernetes; of a folder everything is read")
+        }
+        (Some(folder), false) => Ok(Source::Folder(folder)),
+        (None, true) => {
+            let client = kubernetes::client(kubeconfig.as_deref(), context).await.context("--kubernetes")?;
+            Ok(Source::Kubernetes(kubernetes::Config { client, namespaces }))
+        }
+    }
 }

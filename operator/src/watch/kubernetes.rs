@@ -14,6 +14,7 @@ mod resource;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use limiter::problem::Problem;
 use tokio::{
     sync::mpsc,
     task::{JoinHandle, JoinSet},
@@ -24,13 +25,15 @@ use tracing::{info, warn};
 
 use self::{
     listing::Listing,
-    resource::{Resource, Seen},
+    resource::{Failure, Resource, Seen},
 };
 use super::{Batch, LONGEST_WAIT, QUIET, live::Live};
 use crate::index::{Change, ObjectKey};
 
 /// How often a start that waits says what for.
 const PROGRESS: Duration = Duration::from_secs(5);
+/// Where problems of the watches stand in the status.
+const ORIGIN: &str = "API server";
 /// The most that is built at once after the start.
 const LARGEST_BATCH: usize = 1024;
 
@@ -53,14 +56,14 @@ impl std::fmt::Debug for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
     /// The kubeconfig cannot be used.
-    #[error("the kubeconfig cannot be used")]
-    Kubeconfig(#[from] kube::config::KubeconfigError),
+    #[error("the kubeconfig cannot be used: {}", resource::chain(.0))]
+    Kubeconfig(kube::config::KubeconfigError),
     /// Neither a kubeconfig nor a pod's service account.
-    #[error("there is no kubeconfig, and this is no pod with a service account; set --kubeconfig")]
-    Nowhere(#[from] kube::config::InferConfigError),
+    #[error("no API server is known ({0}); set --kubeconfig")]
+    Nowhere(kube::config::InferConfigError),
     /// What was found makes no client.
-    #[error("no client can be made of it")]
-    Client(#[source] kube::Error),
+    #[error("no client can be made of the kubeconfig: {}", resource::chain(.0))]
+    Client(kube::Error),
 }
 
 /// A client for the API server that a kubeconfig names; without one, for that of `KUBECONFIG`, of `~/.kube/config`, or of the
@@ -71,9 +74,14 @@ pub enum Unreachable {
 pub async fn client(kubeconfig: Option<&Path>, context: Option<String>) -> Result<kube::Client, Unreachable> {
     let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
     let mut config = match kubeconfig {
-        Some(path) => kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
-        None if options.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
-        None => kube::Config::infer().await?,
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(Unreachable::Kubeconfig)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Unreachable::Kubeconfig)?
+        }
+        None if options.context.is_some() => {
+            kube::Config::from_kubeconfig(&options).await.map_err(Unreachable::Kubeconfig)?
+        }
+        None => kube::Config::infer().await.map_err(Unreachable::Nowhere)?,
     };
     let agent = concat!("weir/", env!("CARGO_PKG_VERSION"));
     config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
@@ -98,7 +106,7 @@ struct Source {
     listings: Vec<Listing>,
     live: Live,
     /// What is wrong with a watch now, by its place.
-    failures: BTreeMap<usize, String>,
+    failures: BTreeMap<usize, Failure>,
     changes: Vec<Change>,
     ready: bool,
 }
@@ -174,7 +182,7 @@ impl Source {
                     self.live.set(policy, live);
                 }
                 listing.saw(key.clone());
-                self.changes.push(Change::Apply { key, origin: String::new(), object: *object });
+                self.changes.push(Change::Apply { origin: key.to_string(), key, object: *object });
                 self.recovered(place);
             }
             Seen::Gone(key) => {
@@ -190,20 +198,35 @@ impl Source {
                 if failure.refused {
                     listing.refused();
                 }
-                let watch = &self.resources[place];
-                let turned = self.failures.insert(place, failure.problem.message.clone());
-                if turned.as_ref() != Some(&failure.problem.message) {
-                    if failure.optional {
-                        info!(%watch, problem = %failure.problem, "not watched for now");
-                        return;
-                    }
-                    warn!(%watch, problem = %failure.problem, "a watch failed; what was known stays in force");
-                }
-                if !failure.optional {
-                    self.changes.push(Change::Source { origin: watch.to_string(), problems: vec![failure.problem] });
-                }
+                self.failed(place, failure);
             }
         }
+    }
+
+    fn failed(&mut self, place: usize, failure: Failure) {
+        let (watch, problem) = (&self.resources[place], &failure.problem);
+        let is_new = self.failures.get(&place).is_none_or(|before| before.problem != *problem);
+        // An API server that is away fails them all alike.
+        let is_said = self.failures.values().any(|other| other.problem.message == problem.message);
+        if failure.optional && is_new {
+            info!(%watch, %problem, "not watched for now");
+        } else if is_new && !is_said {
+            warn!(%watch, %problem, "a watch failed; what was known stays in force");
+        }
+        self.failures.insert(place, failure);
+        self.report();
+    }
+
+    /// Says what is wrong with the watches now.
+    fn report(&mut self) {
+        let mut problems: Vec<Problem> = Vec::new();
+        for failure in self.failures.values().filter(|failure| !failure.optional) {
+            match problems.iter_mut().find(|problem| problem.message == failure.problem.message) {
+                Some(problem) => problem.field = format!("{}, {}", problem.field, failure.problem.field),
+                None => problems.push(failure.problem.clone()),
+            }
+        }
+        self.changes.push(Change::Source { origin: ORIGIN.to_owned(), problems });
     }
 
     fn delete(&mut self, key: ObjectKey) {
@@ -215,9 +238,8 @@ impl Source {
 
     fn recovered(&mut self, place: usize) {
         if self.failures.remove(&place).is_some() {
-            let watch = &self.resources[place];
-            info!(%watch, "watching again");
-            self.changes.push(Change::Source { origin: watch.to_string(), problems: Vec::new() });
+            info!(watch = %self.resources[place], "watching again");
+            self.report();
         }
     }
 }

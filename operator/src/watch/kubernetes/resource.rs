@@ -72,7 +72,7 @@ pub(super) struct Resource {
 
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "watch of {}", self.plural())?;
+        f.write_str(&self.plural())?;
         self.namespace.iter().try_for_each(|namespace| write!(f, " in {namespace}"))
     }
 }
@@ -168,12 +168,12 @@ impl Resource {
                 format!("the API server does not know {} {}", self.resource.api_version, self.resource.kind),
                 Some("apply its CustomResourceDefinition; the watch begins within ten seconds".to_owned()),
             ),
-            _ => (chain(error), None),
+            _ => (cause(error), None),
         };
         Some(Failure {
             refused: matches!(code, Some(403 | 404)),
             optional: code == Some(404) && self.resource.group == "gateway.networking.k8s.io",
-            problem: Problem { field: plural, reason: Reason::Invalid, message, help, place: None },
+            problem: Problem { field: self.to_string(), reason: Reason::Invalid, message, help, place: None },
         })
     }
 }
@@ -194,8 +194,22 @@ fn cannot_stream_lists(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| matches!(status.code, 400 | 422) && status.message.contains("sendInitialEvents"))
 }
 
+/// What is behind a failure of the client, without the names of the client's own stages.
+fn cause(error: &watcher::Error) -> String {
+    use watcher::Error;
+    match error {
+        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => match error {
+            kube::Error::Service(error) => chain(error.as_ref()),
+            kube::Error::HyperError(error) => chain(error),
+            kube::Error::ReadEvents(error) => chain(error),
+            other => chain(other),
+        },
+        other => chain(other),
+    }
+}
+
 /// An error with what is behind it, each once.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
