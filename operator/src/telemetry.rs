@@ -12,9 +12,9 @@ use crate::args::{LogArgs, LogFormat};
 pub fn init(args: &LogArgs) {
     // The filter was parsed when it was typed.
     let mut filter = EnvFilter::new(&args.log);
-    // It logs each failed request as an error; who asked says what that means.
-    if let Ok(quiet) = "kube_client::client::builder=off".parse() {
-        filter = filter.add_directive(quiet);
+    // They log each request that fails; who asked says what that means.
+    for quiet in ["kube_client::client::builder=off", "kube_runtime::watcher=off"] {
+        filter = filter.add_directive(quiet.parse().expect("a directive of ours"));
     }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = match args.log_format {
