@@ -55,7 +55,7 @@ async fn ready(State(page): State<Page>) -> (StatusCode, &'static str) {
     if *page.ready_rx.borrow() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the folder has not been read and built yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: not everything has been read and built yet\n")
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     },
     status::{self, Status},
     telemetry::traces::{self, Traces},
-    watch::files,
+    watch::{Batch, files, kubernetes, live::Live},
     xds::{proxies::Proxies, server, table::Table},
 };
 
@@ -42,8 +42,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// What `weir run` was told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Folder of YAML.
-    pub folder: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// Where xDS is served.
     pub xds_address: SocketAddr,
     /// Where health, metrics and status are served.
@@ -56,6 +56,15 @@ pub struct Config {
     pub state_folder: Option<PathBuf>,
     /// Where decisions are traced to. `None`: nowhere.
     pub traces: Option<traces::Config>,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder of YAML.
+    Folder(PathBuf),
+    /// An API server.
+    Kubernetes(kubernetes::Config),
 }
 
 /// What the builder answers when there is nothing else to do, in the order asked.
@@ -107,8 +116,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     if let Some(traces) = &traces {
         builder = builder.with_tracer(traces.tracer());
     }
-    files::spawn(config.folder.clone(), batches_tx, shutdown.clone())
-        .with_context(|| format!("--config: the folder {} cannot be listed", config.folder.display()))?;
+    match config.source {
+        Source::Folder(folder) => {
+            let watching = files::spawn(folder.clone(), batches_tx, shutdown.clone());
+            watching.with_context(|| format!("--config: the folder {} cannot be listed", folder.display()))?;
+        }
+        Source::Kubernetes(config) => {
+            let watching = kubernetes::spawn(config, Live::default(), batches_tx, shutdown.clone());
+            tasks.spawn(async move { drop(watching.await) });
+        }
+    }
     let scraper = Scraper { interval: config.scrape_interval };
     if let Some(config) = config.prometheus {
         let meters = prometheus::Meters::default();
@@ -126,7 +143,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let inputs = Inputs { batches_rx, samples_rx, question_rx, pause_rx, wanted_tx, ready_tx, health, counters };
     tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
-    info!(xds = %xds_address, admin = %admin_address, folder = %config.folder.display(), "weir is running");
+    info!(xds = %xds_address, admin = %admin_address, "weir is running");
 
     let mut failure = None;
     while let Some(ended) = tasks.join_next().await {
@@ -186,7 +203,7 @@ async fn serve_when_ready(
 }
 
 struct Inputs {
-    batches_rx: mpsc::Receiver<files::Batch>,
+    batches_rx: mpsc::Receiver<Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
     question_rx: mpsc::Receiver<Question>,
     pause_rx: mpsc::Receiver<PauseRequest>,
@@ -246,8 +263,8 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
     }
 }
 
-/// Takes in what files say now.
-fn take(builder: &mut Builder, inputs: &Inputs, batch: files::Batch) {
+/// Takes in what the source of objects says now.
+fn take(builder: &mut Builder, inputs: &Inputs, batch: Batch) {
     if builder.apply(batch.changes, Timestamp::now()) {
         let wanted = builder.wanted();
         inputs.wanted_tx.send_if_modified(|old| {
@@ -318,7 +335,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
         question_tx.send(Question::Pauses(LookRequest { service: None, reply_tx: look_tx })).await.unwrap();
         let objects = decode::decode(OBJECTS.as_bytes()).unwrap().objects.into_iter();
         let changes = objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect();
-        batches_tx.send(files::Batch { changes, initial: true }).await.unwrap();
+        batches_tx.send(Batch { changes, initial: true }).await.unwrap();
         let pause = PauseRequest { switch: pauses::Switch::Pause, service: None, reply_tx: moved_tx };
         pause_tx.send(pause).await.unwrap();
 

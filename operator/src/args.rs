@@ -53,7 +53,7 @@ pub enum LogFormat {
 /// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run Weir: watch a folder of YAML, decide from live metrics, serve Envoy.
+    /// Run Weir: watch a Kubernetes API server or a folder of YAML, decide from live metrics, serve Envoy.
     Run(RunArgs),
     /// Check files and folders; exit with 1 when something is wrong.
     Validate(ValidateArgs),
@@ -92,7 +92,10 @@ pub enum Command {
 pub struct RunArgs {
     /// Folder of YAML: policies, Services, EndpointSlices and Pods. Changes take effect at once.
     #[arg(long, env = "WEIR_CONFIG", value_name = "DIR")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+    /// The API server that is watched instead of a folder.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Where to serve xDS to Envoys. Keep it on loopback: standalone streams are not authenticated.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
@@ -114,6 +117,24 @@ pub struct RunArgs {
     /// Prometheus.
     #[command(flatten)]
     pub prometheus: PrometheusArgs,
+}
+
+/// Which API server is watched, and what of it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClusterArgs {
+    /// Watch a Kubernetes API server instead of a folder: that of --kubeconfig, of KUBECONFIG, of ~/.kube/config, or of the pod that
+    /// this runs in.
+    #[arg(long, env = "WEIR_KUBERNETES")]
+    pub kubernetes: bool,
+    /// How to reach the API server.
+    #[arg(long, env = "WEIR_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; its current one by default.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Watch only this namespace; may be given several times. All of them by default.
+    #[arg(long = "namespace", env = "WEIR_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
 }
 
 /// Where and how Prometheus is asked.

@@ -56,6 +56,15 @@ pub struct ObjectKey {
     pub name: String,
 }
 
+impl ObjectKey {
+    /// The policy that an object of this key becomes, if its kind does.
+    #[must_use]
+    pub fn policy(&self) -> Option<PolicyKey> {
+        let ObjectKind::Policy(kind) = self.kind else { return None };
+        Some(PolicyKey { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+    }
+}
+
 impl std::fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let resource = match self.kind {

@@ -88,12 +88,34 @@ impl Weir {
     /// When the binary cannot be started at all.
     #[must_use]
     pub fn spawn(config: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
-        Self::spawn_program(tokio::process::Command::new(binary()), config, xds, admin, arguments)
+        Self::spawn_program(tokio::process::Command::new(binary()), &folder(config), xds, admin, arguments)
+    }
+
+    /// Starts `weir run --kubernetes` with the rights of a kubeconfig, on free ports, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn watch(kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let mut weir = Self::spawn_watch(kubeconfig, ports::free(), ports::free(), arguments);
+        weir.ready().await;
+        weir
+    }
+
+    /// As [`Self::watch`], at these addresses, and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn_watch(kubeconfig: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
+        let source = [OsStr::new("--kubernetes"), OsStr::new("--kubeconfig"), kubeconfig.as_os_str()];
+        Self::spawn_program(tokio::process::Command::new(binary()), &source, xds, admin, arguments)
     }
 
     fn spawn_program(
         mut program: tokio::process::Command,
-        config: &Path,
+        source: &[&OsStr],
         xds: SocketAddr,
         admin: SocketAddr,
         arguments: &[&str],
@@ -102,8 +124,7 @@ impl Weir {
         let log = std::fs::File::create(home.path().join("log")).expect("a fresh folder can be written");
         let child = program
             .arg("run")
-            .arg("--config")
-            .arg(config)
+            .args(source)
             .args(["--xds-address", &xds.to_string(), "--admin-address", &admin.to_string()])
             .args(arguments)
             .stdin(Stdio::null())
@@ -232,6 +253,11 @@ impl Weir {
     }
 }
 
+/// What says that objects come from a folder.
+fn folder(config: &Path) -> [&OsStr; 2] {
+    [OsStr::new("--config"), config.as_os_str()]
+}
+
 impl Drop for Weir {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -244,13 +270,13 @@ impl Drop for Weir {
 mod tests {
     use std::path::Path;
 
-    use super::{Weir, eventually, ports, temp_dir};
+    use super::{Weir, eventually, folder, ports, temp_dir};
 
     /// A script in place of weir, which is not built when only the kit is tested.
     fn spawn(config: &Path, script: &str) -> Weir {
         let mut shell = tokio::process::Command::new("sh");
         shell.arg("-c").arg(script);
-        Weir::spawn_program(shell, config, ports::free(), ports::free(), &["--extra"])
+        Weir::spawn_program(shell, &folder(config), ports::free(), ports::free(), &["--extra"])
     }
 
     #[tokio::test]

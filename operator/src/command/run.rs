@@ -1,6 +1,6 @@
 //! `weir run`.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    app::{self, Config},
-    args::RunArgs,
+    app::{self, Config, Source},
+    args::{ClusterArgs, RunArgs},
     telemetry::traces,
+    watch::kubernetes,
 };
 
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -25,8 +26,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         }
         stop.cancel();
     });
+    let source = source(args.config, args.cluster).await?;
     let config = Config {
-        folder: args.config,
+        source,
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         scrape_interval: args.scrape_interval,
@@ -36,4 +38,23 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     app::run(config, shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was typed says one source of objects, and nothing about the other.
+async fn source(folder: Option<PathBuf>, cluster: ClusterArgs) -> anyhow::Result<Source> {
+    let ClusterArgs { kubernetes, kubeconfig, context, namespaces } = cluster;
+    match (folder, kubernetes) {
+        (Some(_), true) => anyhow::bail!("--config and --kubernetes exclude each other: give one of them"),
+        (None, false) => anyhow::bail!("give --config DIR to read a folder, or --kubernetes to watch an API server"),
+        (Some(_), false) if kubeconfig.is_some() => anyhow::bail!("--kubeconfig is for --kubernetes, not for --config"),
+        (Some(_), false) if context.is_some() => anyhow::bail!("--context is for --kubernetes, not for --config"),
+        (Some(_), false) if !namespaces.is_empty() => {
+            anyhow::bail!("--namespace is for --kubernetes; of a folder everything is read")
+        }
+        (Some(folder), false) => Ok(Source::Folder(folder)),
+        (None, true) => {
+            let client = kubernetes::client(kubeconfig.as_deref(), context).await.context("--kubernetes")?;
+            Ok(Source::Kubernetes(kubernetes::Config { client, namespaces }))
+        }
+    }
 }

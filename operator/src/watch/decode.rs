@@ -26,7 +26,7 @@ use crate::index::{
 /// Groups in which every kind must be one of ours; a kind of another group is simply not for Weir.
 const OUR_GROUPS: [&str; 2] = ["weir.dev", "microservice.netease.com"];
 /// What is read, as `apiVersion kind`.
-const KINDS: [(&str, &str, ObjectKind); 7] = [
+pub(super) const KINDS: [(&str, &str, ObjectKind); 7] = [
     ("v1", "Service", ObjectKind::Service),
     ("discovery.k8s.io/v1", "EndpointSlice", ObjectKind::EndpointSlice),
     ("v1", "Pod", ObjectKind::Pod),
@@ -172,7 +172,8 @@ fn with_namespace(mut value: Value, namespace: String) -> Value {
     value
 }
 
-fn object(kind: ObjectKind, value: Value) -> Object {
+/// Converts one object whose `metadata` has a name and a namespace.
+pub(crate) fn object(kind: ObjectKind, value: Value) -> Object {
     let result = match kind {
         ObjectKind::Service => typed::<Service>(value).and_then(ServiceModel::try_from).map(Object::Service),
         ObjectKind::EndpointSlice => {

@@ -18,26 +18,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::decode::{self, Decoded, File};
+use super::{
+    Batch, LONGEST_WAIT, QUIET,
+    decode::{self, Decoded, File},
+};
 use crate::index::{Change, Object, ObjectKey};
 
 /// A look without a notice from the file system: notices can be lost, and some file systems give none.
 const RESCAN: Duration = Duration::from_secs(2);
-/// Quiet to wait for after a notice, so that a file being written is read once.
-const QUIET: Duration = Duration::from_millis(2);
-/// The longest wait under constant notices.
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
 /// A larger file is not a manifest.
 const LARGEST_FILE: u64 = 16 * 1024 * 1024;
-
-/// What the source says: changes of one look that belong together.
-#[derive(Debug)]
-pub struct Batch {
-    /// In the order in which they must be applied.
-    pub changes: Vec<Change>,
-    /// The first look at the whole folder is complete with this batch.
-    pub initial: bool,
-}
 
 #[derive(Debug, Default)]
 struct Known {
