@@ -2,3 +2,4 @@
 
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
 mod kit; // the kit itself: what the other tests take for granted
+mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back
