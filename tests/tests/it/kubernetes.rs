@@ -3,4 +3,5 @@
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
 mod faults; // servers end, hang, come back and forget
 mod kit; // the kit itself: what the other tests take for granted
+mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
