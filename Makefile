@@ -76,7 +76,7 @@ bench: envoy prometheus control-plane namespace ## Reproduce the numbers of docs
 	cargo build --locked --profile bench -p testkit --bin bench
 	scripts/in-namespace cargo run --locked --offline --profile bench -p testkit --bin bench -- $(ARGS)
 
-cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys (root)
+cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys
 	cargo build --locked -p testkit --bin cluster
 	cargo build --locked -p operator --bin weir
 	@mkdir -p .cache/cluster
