@@ -94,7 +94,7 @@ control-plane: ## Build kube-apiserver, etcd and their like by Go into .cache (t
 	@scripts/install-control-plane
 
 namespace:
-	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends iproute2; } || { \
+	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2; } || { \
 	  echo "the tests need 'ip' to set up a network namespace of their own; install the package iproute2" >&2; exit 1; }
 
 clean: ## Remove everything that was built or installed
