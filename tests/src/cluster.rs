@@ -2,18 +2,21 @@
 //! service accounts and API aggregation on, and kubectl and helm for the user's side.
 //!
 //! All of it runs in a network namespace that `scripts/in-namespace` makes. A test takes [`Cluster::shared`] and a namespace
-//! of its own; one that breaks servers takes a whole [`Cluster::start`].
+//! of its own; one that breaks servers takes a whole [`Cluster::start`]. Pods are objects without containers ([`pods`]), which
+//! stand for processes that the test itself runs, or, where there is a [`node`], run as processes of this machine.
 
 pub mod audit;
 mod binaries;
 mod certificates;
 mod credentials;
 mod network;
+pub mod node;
+pub mod pods;
 mod server;
 mod tools;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -25,7 +28,6 @@ use kube::{
     api::{DeleteParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-pub use network::Network;
 use parking_lot::Mutex;
 pub use server::Server;
 use server::Servers;
@@ -43,9 +45,13 @@ pub struct Cluster {
     pub api_server: SocketAddr,
     /// What ClusterIPs are taken from.
     pub service_range: String,
+    etcd: SocketAddr,
+    service_ip: IpAddr,
+    programs: &'static Path,
     kubeconfig: PathBuf,
     servers: Mutex<Servers>,
     definitions: OnceCell<()>,
+    node: OnceCell<()>,
     home: TempDir,
 }
 
@@ -58,18 +64,22 @@ impl Cluster {
     /// When it does not get ready, or the test does not run in a namespace of its own.
     pub async fn start() -> Self {
         network::check();
-        let folder = binaries::folder().await;
+        let programs = binaries::folder().await;
         let home = temp_dir();
         let place = network::place();
         certificates::write(home.path(), &place);
         let kubeconfig = home.path().join("admin.kubeconfig");
-        let servers = Servers::new(home.path(), folder, &place);
+        let servers = Servers::new(home.path(), programs, &place);
         let cluster = Self {
             api_server: place.api_server,
             service_range: place.service_range,
+            etcd: place.etcd,
+            service_ip: place.service_ip,
+            programs,
             kubeconfig,
             servers: Mutex::new(servers),
             definitions: OnceCell::new(),
+            node: OnceCell::new(),
             home,
         };
         credentials::admin(cluster.home.path(), cluster.api_server.port(), &cluster.kubeconfig);
@@ -95,6 +105,12 @@ impl Cluster {
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Where a program of the control plane is: `kubectl`, `helm`.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
     }
 
     /// A client with the administrator's rights. Each test makes its own: a client lives in the runtime that made it.
@@ -191,6 +207,24 @@ impl Cluster {
             servers.spawn(server);
         }
         self.ready(server).await;
+    }
+
+    /// Makes etcd forget all but the newest version of everything. A watch that asks for more, once the API server has been
+    /// restarted and does not remember either, is answered 410.
+    ///
+    /// # Panics
+    ///
+    /// When etcd does not answer.
+    pub async fn forget_history(&self) {
+        let ask = async |path: &str, body: serde_json::Value| {
+            let request = http::Request::post(format!("http://{}{path}", self.etcd)).body(body.to_string().into());
+            let answer = crate::http::send(request.expect("a plain request")).await.expect("etcd answers");
+            assert!(answer.status().is_success(), "{path}: {answer:?}");
+            serde_json::from_slice::<serde_json::Value>(answer.body()).expect("etcd answers with JSON")
+        };
+        // Any question's answer tells the newest revision.
+        let newest = ask("/v3/kv/range", serde_json::json!({"key": "AA=="})).await["header"]["revision"].clone();
+        ask("/v3/kv/compaction", serde_json::json!({"revision": newest, "physical": true})).await;
     }
 
     /// What a server wrote so far.
