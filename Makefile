@@ -66,8 +66,8 @@ golden: ## Rewrite the golden files, then show what changed; review the differen
 	UPDATE_GOLDEN=1 cargo test -p operator --locked
 	git diff --stat
 
-crds: ## Write the custom resource definitions into charts/weir/crds
-	cargo run --locked -p crds --bin crdgen -- charts/weir/crds
+crds: ## Write the custom resource definitions into charts/weir-crds/templates
+	cargo run --locked -p crds --bin crdgen -- charts/weir-crds/templates
 
 bench: envoy prometheus ## Reproduce the numbers of docs/performance.md
 	cargo run --locked --profile bench -p testkit --bin bench -- $(ARGS)

@@ -124,9 +124,9 @@ fn the_committed_crds_are_what_the_code_generates() {
     let definitions = crds::all();
     let generated: Vec<File> = definitions
         .iter()
-        .map(|definition| File::new(crds::file_name(definition), crds::yaml(definition).unwrap()))
+        .map(|definition| File::new(crds::file_name(definition), crds::template(definition).unwrap()))
         .collect();
-    let prefix = "charts/weir/crds/";
+    let prefix = "charts/weir-crds/templates/";
     let committed: Vec<File> =
         FILES.iter().filter_map(|file| Some(File::new(file.path.strip_prefix(prefix)?, file.text.clone()))).collect();
     none(generated::differences(&generated, &committed, "make crds"));
