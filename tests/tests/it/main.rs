@@ -8,6 +8,7 @@ mod ecds; // beside another control plane: its listener, our limits
 mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
+mod kubernetes; // on a real API server: definitions, watches, status, installation
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
 mod prometheus; // a real Prometheus: values, mistakes, age, and what happens while it is gone
 mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
