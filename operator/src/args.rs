@@ -10,7 +10,7 @@ use crate::{
     demo::args::{DemoArgs, DemoServiceArgs},
     intent::ServiceKey,
     metrics::prometheus,
-    xds::bootstrap::Protocol,
+    xds::bootstrap::{Protocol, Upstream},
 };
 
 /// Where Weir serves xDS unless told otherwise.
@@ -279,9 +279,9 @@ pub struct ProxyArgs {
     /// The pod's name, as its EndpointSlice gives it; the name of the machine by default, as in a pod.
     #[arg(long, env = "HOSTNAME", value_name = "NAME")]
     pub pod: String,
-    /// Where Weir serves xDS.
-    #[arg(long, default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
-    pub xds_address: SocketAddr,
+    /// Where Weir serves xDS: an address, or a name that the proxy looks up.
+    #[arg(long, default_value = XDS_ADDRESS, value_name = "HOST:PORT")]
+    pub xds_address: Upstream,
     /// Which form of xDS the proxy speaks. Both bring the same; delta sends less.
     #[arg(long, default_value = "delta")]
     pub protocol: Protocol,
@@ -299,6 +299,9 @@ pub struct BootstrapArgs {
     /// How often Envoy streams its statistics to Weir: requests, errors, latency, inflight.
     #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = interval)]
     pub metrics_interval: Duration,
+    /// Write it to this file instead of standard output: an init container has no shell.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `weir attachment`.

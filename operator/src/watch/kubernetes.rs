@@ -140,7 +140,8 @@ impl Source {
             if self.ready {
                 let longest = Instant::now() + LONGEST_WAIT;
                 while self.changes.len() < LARGEST_BATCH
-                    && let Ok(Some((place, seen))) = timeout_at(longest.min(Instant::now() + QUIET), seen_rx.recv()).await
+                    && let Ok(Some((place, seen))) =
+                        timeout_at(longest.min(Instant::now() + QUIET), seen_rx.recv()).await
                 {
                     self.take(place, seen);
                 }
@@ -169,7 +170,8 @@ impl Source {
 
     fn missing(&self) -> String {
         let watches = self.resources.iter().zip(&self.listings);
-        let missing: Vec<_> = watches.filter(|(_, listing)| !listing.is_complete()).map(|(it, _)| it.to_string()).collect();
+        let missing: Vec<_> =
+            watches.filter(|(_, listing)| !listing.is_complete()).map(|(it, _)| it.to_string()).collect();
         missing.join(", ")
     }
 

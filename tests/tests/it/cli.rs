@@ -163,6 +163,10 @@ fn a_service_that_is_missing_or_empty_is_named() {
     let (service, _) = SERVICE.split_once("---").unwrap();
     let (code, text) = validate(&format!("{policy}---\n{service}"));
     assert!(code == 1 && text.contains("Service ns-a/checkout has no endpoints"), "{text}");
+    // Of a cluster's manifests the cluster makes the endpoints.
+    let (code, text) =
+        validate(&format!("{policy}---\n{}", service.replace("spec: {", "spec: {selector: {app: checkout}, ")));
+    assert!(code == 0 && text.contains("note: ") && text.contains("has no endpoints here"), "{text}");
     // Without any Service the files are a part of something: worth a note, not an error.
     let (code, text) = validate(&policy);
     assert!(code == 0 && text.contains("note: "), "{text}");
