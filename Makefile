@@ -42,6 +42,7 @@ endif
 # Built before: the namespace has no network.
 test: envoy prometheus control-plane namespace ## Install the real parts, then run every test in a namespace of their own
 	cargo test --workspace --locked --no-run
+	cargo build --locked -p operator --bin weir
 	scripts/in-namespace cargo test --workspace --locked --offline
 
 check: fmt clippy doc alone deny ## Format, lints, documentation, each crate alone, licences and bans: the quick gate

@@ -2,13 +2,15 @@
 //! service accounts and API aggregation on, and kubectl and helm for the user's side.
 //!
 //! All of it runs in a network namespace that `scripts/in-namespace` makes. A test takes [`Cluster::shared`] and a namespace
-//! of its own; one that breaks servers takes a whole [`Cluster::start`].
+//! of its own; one that breaks servers takes a whole [`Cluster::start`]. Pods are objects without containers ([`pods`]), which
+//! stand for processes that the test itself runs.
 
 pub mod audit;
 mod binaries;
 mod certificates;
 mod credentials;
 mod network;
+pub mod pods;
 mod server;
 mod tools;
 
@@ -25,7 +27,6 @@ use kube::{
     api::{DeleteParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-pub use network::Network;
 use parking_lot::Mutex;
 pub use server::Server;
 use server::Servers;
@@ -43,9 +44,11 @@ pub struct Cluster {
     pub api_server: SocketAddr,
     /// What ClusterIPs are taken from.
     pub service_range: String,
+    etcd: SocketAddr,
     kubeconfig: PathBuf,
     servers: Mutex<Servers>,
     definitions: OnceCell<()>,
+    node: OnceCell<()>,
     home: TempDir,
 }
 
@@ -67,9 +70,11 @@ impl Cluster {
         let cluster = Self {
             api_server: place.api_server,
             service_range: place.service_range,
+            etcd: place.etcd,
             kubeconfig,
             servers: Mutex::new(servers),
             definitions: OnceCell::new(),
+            node: OnceCell::new(),
             home,
         };
         credentials::admin(cluster.home.path(), cluster.api_server.port(), &cluster.kubeconfig);
@@ -191,6 +196,24 @@ impl Cluster {
             servers.spawn(server);
         }
         self.ready(server).await;
+    }
+
+    /// Makes etcd forget all but the newest version of everything. A watch that asks for more, once the API server has been
+    /// restarted and does not remember either, is answered 410.
+    ///
+    /// # Panics
+    ///
+    /// When etcd does not answer.
+    pub async fn forget_history(&self) {
+        let ask = async |path: &str, body: serde_json::Value| {
+            let request = http::Request::post(format!("http://{}{path}", self.etcd)).body(body.to_string().into());
+            let answer = crate::http::send(request.expect("a plain request")).await.expect("etcd answers");
+            assert!(answer.status().is_success(), "{path}: {answer:?}");
+            serde_json::from_slice::<serde_json::Value>(answer.body()).expect("etcd answers with JSON")
+        };
+        // Any question's answer tells the newest revision.
+        let newest = ask("/v3/kv/range", serde_json::json!({"key": "AA=="})).await["header"]["revision"].clone();
+        ask("/v3/kv/compaction", serde_json::json!({"revision": newest, "physical": true})).await;
     }
 
     /// What a server wrote so far.

@@ -37,7 +37,11 @@ pub struct Pod {
 impl Service {
     /// A Service whose `replicas` are running and ready.
     pub async fn start(namespace: &str, name: &str, replicas: usize) -> Self {
-        let network = Network::new();
+        Self::start_in(Network::new(), namespace, name, replicas).await
+    }
+
+    /// As [`Self::start`], at addresses of this network: [`Network::routable`] for an API server to take them.
+    pub async fn start_in(network: Network, namespace: &str, name: &str, replicas: usize) -> Self {
         let port = network.port();
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         let mut service = Self { namespace, name, pods: Vec::new(), network, port };
@@ -83,6 +87,22 @@ impl Service {
         format!("in/{}/{}", self.node(pod), self.port)
     }
 
+    /// Where every proxy listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The annotations of a pod: where its application is, behind its proxy and for whoever reads its metrics.
+    #[must_use]
+    pub fn annotations(&self, pod: &Pod) -> [(String, String); 2] {
+        let address = pod.app.address;
+        [
+            (format!("inbound.weir.dev/{}", self.port), address.to_string()),
+            ("prometheus.io/port".to_owned(), address.port().to_string()),
+        ]
+    }
+
     /// Service, EndpointSlice and Pods as YAML.
     #[must_use]
     pub fn manifests(&self) -> String {
@@ -102,12 +122,12 @@ impl Service {
             )
             .expect("a String can be written");
         }
-        for Pod { name, app, .. } in pods {
-            let (address, metrics) = (app.address, app.address.port());
+        for pod in pods {
+            let (name, [(inbound, address), (scrape, metrics)]) = (&pod.name, self.annotations(pod));
             write!(
                 text,
                 "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  annotations: \
-                 {{inbound.weir.dev/{port}: \"{address}\", prometheus.io/port: \"{metrics}\"}}\n\
+                 {{{inbound}: \"{address}\", {scrape}: \"{metrics}\"}}\n\
                  spec: {{containers: [{{name: app, image: app, resources: {{limits: {{cpu: \"1\"}}}}}}]}}\n"
             )
             .expect("a String can be written");

@@ -1,4 +1,4 @@
-//! Free TCP ports for servers that cannot be told to pick one themselves, and loopback networks of a test's own.
+//! Free TCP ports for servers that cannot be told to pick one themselves, and networks of a test's own.
 
 use std::{
     collections::BTreeSet,
@@ -32,24 +32,33 @@ pub fn free() -> SocketAddr {
     }
 }
 
-/// A part of the loopback network that no other test of this process uses, and hardly one of another process.
+/// A part of a network of this machine that no other test of this process uses.
 #[derive(Clone, Copy, Debug)]
-pub struct Network([u8; 2]);
+pub struct Network([u8; 3]);
 
 impl Network {
-    /// The next one.
+    /// The next one of loopback; hardly one that another process uses.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> Self {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         let process = u8::try_from(2 + std::process::id() % 250).expect("at most 251");
-        Self([process, NEXT.fetch_add(1, Ordering::Relaxed)])
+        Self([127, process, NEXT.fetch_add(1, Ordering::Relaxed)])
+    }
+
+    /// The next one of 10.77.0.0/16, which is here where `scripts/in-namespace` runs the tests: for addresses that an API server
+    /// takes. Servers of the control plane have 10.77.0.1.
+    #[must_use]
+    pub fn routable() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        Self([10, 77, 1 + NEXT.fetch_add(1, Ordering::Relaxed) % 255])
     }
 
     /// An address in it.
     #[must_use]
     pub fn address(self, host: u8) -> IpAddr {
-        Ipv4Addr::new(127, self.0[0], self.0[1], host).into()
+        let [first, second, third] = self.0;
+        Ipv4Addr::new(first, second, third, host).into()
     }
 
     /// A port that is free on every address of it, as far as this process goes.

@@ -43,24 +43,3 @@ pub(super) fn check() {
         "a control plane needs a network namespace of its own: run `make test`, or `scripts/in-namespace cargo test ...`"
     );
 }
-
-/// A part of 10.77.0.0/16 that no other test of this process uses.
-#[derive(Clone, Copy, Debug)]
-pub struct Network(u8);
-
-impl Network {
-    /// The next one.
-    #[must_use]
-    #[expect(clippy::new_without_default, reason = "each is another one")]
-    pub fn new() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        // The servers are at 10.77.0.1.
-        Self(1 + NEXT.fetch_add(1, Ordering::Relaxed) % 255)
-    }
-
-    /// An address in it.
-    #[must_use]
-    pub fn address(self, host: u8) -> IpAddr {
-        Ipv4Addr::new(10, 77, self.0, host).into()
-    }
-}

@@ -1,4 +1,6 @@
 //! On a real Kubernetes control plane: etcd, kube-apiserver with RBAC, kube-controller-manager.
 
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
+mod faults; // servers end, hang, come back and forget
 mod kit; // the kit itself: what the other tests take for granted
+mod pods; // pods as objects, with processes and Envoys at their addresses
