@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    demo::args::{DemoArgs, DemoServiceArgs},
+    demo::args::{DemoArgs, DemoLoadArgs, DemoServiceArgs},
     intent::ServiceKey,
     metrics::prometheus,
     xds::bootstrap::{Protocol, Upstream},
@@ -80,6 +80,9 @@ pub enum Command {
     /// The service of the demo: burns CPU for every request.
     #[command(hide = true)]
     DemoService(DemoServiceArgs),
+    /// A load on a service, as the example in a cluster has it.
+    #[command(hide = true)]
+    DemoLoad(DemoLoadArgs),
     /// Print shell completions.
     Completions {
         /// For which shell.

@@ -1,6 +1,8 @@
 //! On a real Kubernetes control plane: etcd, kube-apiserver with RBAC, kube-controller-manager.
 
+mod charts; // what the charts render, from every combination of values
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
 mod faults; // servers end, hang, come back and forget
+mod install; // both charts from installation to removal, and the rights that Weir needs
 mod kit; // the kit itself: what the other tests take for granted
 mod pods; // pods as objects, with processes and Envoys at their addresses
