@@ -3,19 +3,20 @@
 //!
 //! All of it runs in a network namespace that `scripts/in-namespace` makes. A test takes [`Cluster::shared`] and a namespace
 //! of its own; one that breaks servers takes a whole [`Cluster::start`]. Pods are objects without containers ([`pods`]), which
-//! stand for processes that the test itself runs.
+//! stand for processes that the test itself runs, or, where there is a [`node`], run as processes of this machine.
 
 pub mod audit;
 mod binaries;
 mod certificates;
 mod credentials;
 mod network;
+pub mod node;
 pub mod pods;
 mod server;
 mod tools;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -45,6 +46,8 @@ pub struct Cluster {
     /// What ClusterIPs are taken from.
     pub service_range: String,
     etcd: SocketAddr,
+    service_ip: IpAddr,
+    programs: &'static Path,
     kubeconfig: PathBuf,
     servers: Mutex<Servers>,
     definitions: OnceCell<()>,
@@ -61,16 +64,18 @@ impl Cluster {
     /// When it does not get ready, or the test does not run in a namespace of its own.
     pub async fn start() -> Self {
         network::check();
-        let folder = binaries::folder().await;
+        let programs = binaries::folder().await;
         let home = temp_dir();
         let place = network::place();
         certificates::write(home.path(), &place);
         let kubeconfig = home.path().join("admin.kubeconfig");
-        let servers = Servers::new(home.path(), folder, &place);
+        let servers = Servers::new(home.path(), programs, &place);
         let cluster = Self {
             api_server: place.api_server,
             service_range: place.service_range,
             etcd: place.etcd,
+            service_ip: place.service_ip,
+            programs,
             kubeconfig,
             servers: Mutex::new(servers),
             definitions: OnceCell::new(),
@@ -100,6 +105,12 @@ impl Cluster {
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// Where a program of the control plane is: `kubectl`, `helm`.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
     }
 
     /// A client with the administrator's rights. Each test makes its own: a client lives in the runtime that made it.

@@ -5,7 +5,7 @@ use std::{ffi::OsStr, path::Path, process::Stdio};
 use anyhow::Context;
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use super::{Cluster, binaries};
+use super::Cluster;
 use crate::project_root;
 
 impl Cluster {
@@ -57,7 +57,7 @@ impl Cluster {
     ) -> anyhow::Result<String> {
         let line = arguments.iter().map(|argument| argument.as_ref().to_string_lossy()).collect::<Vec<_>>().join(" ");
         let home = self.home.path();
-        let mut child = command(&binaries::folder().await.join(program), home)
+        let mut child = command(&self.program(program), home)
             .env("KUBECONFIG", self.kubeconfig())
             .args(arguments)
             .spawn()

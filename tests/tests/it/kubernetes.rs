@@ -5,4 +5,5 @@ mod definitions; // the custom resource definitions: accepted, explained, refusi
 mod faults; // servers end, hang, come back and forget
 mod install; // both charts from installation to removal, and the rights that Weir needs
 mod kit; // the kit itself: what the other tests take for granted
+mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
