@@ -6,7 +6,8 @@ use serde_json::Value;
 use testkit::cluster::Cluster;
 
 const OWN_CERTIFICATE: &str =
-    "webhook.certificate.secretName=own,webhook.certificate.caBundle=-----BEGIN CERTIFICATE-----";
+    "webhook.enabled=true,webhook.certificate.secretName=own,webhook.certificate.caBundle=-----BEGIN CERTIFICATE-----";
+const WEBHOOK: &str = "webhook.enabled=true";
 const NO_WEBHOOK: &str = "webhook.enabled=false";
 const TWO: &str = "namespaces={charts-a,charts-b}";
 const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeInterval=1s,\
@@ -19,10 +20,10 @@ const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeIn
 
 /// The main values in all their combinations, and everything else that can be said in one.
 const COMBINATIONS: [&[&str]; 9] = [
-    &[],
+    &[WEBHOOK],
     &[NO_WEBHOOK],
     &[OWN_CERTIFICATE],
-    &[TWO],
+    &[TWO, WEBHOOK],
     &[TWO, NO_WEBHOOK],
     &[TWO, OWN_CERTIFICATE],
     &["networkPolicy.enabled=false"],
@@ -81,7 +82,7 @@ async fn every_combination_of_the_main_values_is_accepted() {
 #[tokio::test]
 async fn namespaces_take_the_place_of_rights_in_the_whole_cluster() {
     let cluster = Cluster::shared().await;
-    let objects = template(cluster, &[TWO]).await.unwrap();
+    let objects = template(cluster, &[TWO, WEBHOOK]).await.unwrap();
     let namespaces = arguments(&objects).into_iter().filter(|argument| argument.starts_with("--namespace"));
     assert_eq!(namespaces.collect::<Vec<_>>(), ["--namespace=charts-a", "--namespace=charts-b"]);
     let watched = |object: &&Value| object["metadata"]["name"] == "weir.charts-weir";

@@ -1,4 +1,5 @@
-//! Both charts from installation to removal, by helm, on an API server of their own; Weir runs as the chart says, with its rights.
+//! The page "On Kubernetes", command by command: both charts from installation to removal by helm, with real pods and Envoys on a
+//! cluster of their own; and the rights that Weir needs for that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,21 +8,19 @@ use std::{
 
 use serde_json::Value;
 use testkit::{
-    cluster::{Cluster, audit::Entry},
-    eventually,
-    http::Connection,
-    mesh::Service,
-    ports::Network,
-    proxy::Proxy,
-    weir::Weir,
+    cluster::{
+        Cluster,
+        audit::Entry,
+        node::{Node, Programs},
+    },
+    envoy_bin, eventually, project_root, weir,
 };
 
-const SOON: Duration = Duration::from_secs(30);
-const HOME: &str = "weir-system";
+const SOON: Duration = Duration::from_secs(60);
 const USER: &str = "system:serviceaccount:weir-system:weir";
 
 /// Rights that are granted and that this test does not see used, each for a reason.
-const UNUSED: [(&[&str], &[&str]); 6] = [
+const UNUSED: [(&[&str], &[&str]); 4] = [
     // An API server before 1.32 streams no lists: there they are read, then watched.
     (
         &["list"],
@@ -40,12 +39,50 @@ const UNUSED: [(&[&str], &[&str]); 6] = [
     (&["create", "patch"], &["events.events.k8s.io"]),
     // It does not ask the metrics API yet.
     (&["get", "list"], &["pods.metrics.k8s.io"]),
-    // It serves no webhook yet.
-    (&["get", "update", "patch"], &["secrets."]),
-    (&["get", "watch", "patch"], &["validatingwebhookconfigurations.admissionregistration.k8s.io"]),
 ];
 
-/// Every object that there is, by kind, namespace and name; without what the control plane does for itself.
+/// The commands of the page, block by block under each heading.
+struct Page(BTreeMap<String, Vec<Vec<String>>>);
+
+impl Page {
+    fn read() -> Self {
+        let text = std::fs::read_to_string(project_root().join("docs/kubernetes.md")).unwrap();
+        let mut blocks = BTreeMap::<String, Vec<Vec<String>>>::new();
+        let mut heading = String::new();
+        let mut open = false;
+        for line in text.lines() {
+            match (open, line) {
+                (false, "```sh") => {
+                    open = true;
+                    blocks.entry(heading.clone()).or_default().push(Vec::new());
+                }
+                (true, "```") => open = false,
+                (true, command) => blocks.get_mut(&heading).unwrap().last_mut().unwrap().push(command.to_owned()),
+                (false, line) => line.strip_prefix("## ").into_iter().for_each(|title| heading = title.to_owned()),
+            }
+        }
+        Self(blocks)
+    }
+
+    /// Runs the next block under this heading: what its commands printed.
+    async fn run(&mut self, cluster: &Cluster, heading: &str) -> String {
+        let blocks = self.0.get_mut(heading).unwrap_or_else(|| panic!("the page has no commands under {heading:?}"));
+        assert!(!blocks.is_empty(), "the page has no more commands under {heading:?}");
+        let mut said = String::new();
+        for command in blocks.remove(0) {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            said += &match words[0] {
+                "helm" => cluster.helm(&words[1..]).await,
+                "kubectl" => cluster.kubectl(&words[1..]).await,
+                _ => panic!("not a command of helm or kubectl: {command}"),
+            }
+            .unwrap_or_else(|error| panic!("{command}: {error:#}"));
+        }
+        said
+    }
+}
+
+/// Every object that there is, by kind, namespace and name; without what the control plane keeps for itself.
 async fn objects(cluster: &Cluster) -> BTreeSet<String> {
     let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"]).await.unwrap();
     let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
@@ -58,47 +95,20 @@ async fn objects(cluster: &Cluster) -> BTreeSet<String> {
     list["items"].as_array().unwrap().iter().map(name).collect()
 }
 
-/// The command line of the Deployment, as a process beside the cluster can have it: at addresses of its own.
-async fn deployed(cluster: &Cluster) -> Vec<String> {
-    let deployment = ["get", "deployment", "weir", "--namespace", HOME, "--output=json"];
-    let deployment: Value = serde_json::from_str(&cluster.kubectl(&deployment).await.unwrap()).unwrap();
-    let arguments = deployment.pointer("/spec/template/spec/containers/0/args").unwrap().as_array().unwrap();
-    let arguments: Vec<_> = arguments.iter().map(|argument| argument.as_str().unwrap().to_owned()).collect();
-    assert_eq!(arguments[..2], ["run", "--kubernetes"]);
-    let elsewhere = ["--xds-address", "--admin-address", "--webhook-"];
-    let ours = |argument: &&String| elsewhere.iter().any(|flag| argument.starts_with(flag));
-    arguments[2..].iter().filter(|argument| !ours(argument)).cloned().collect()
+/// What became of a second's requests, as the load tells it: asked, answered, refused, failed.
+fn told(line: &str) -> Vec<u64> {
+    line.split_whitespace().filter_map(|word| word.parse().ok()).filter(|number| *number != 429).collect()
 }
 
-async fn start(cluster: &Cluster) -> Weir {
-    let rights = cluster.service_account_kubeconfig(HOME, "weir").await;
-    let arguments = deployed(cluster).await;
-    Weir::watch(&rights, &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
-}
-
-/// The webhook's certificate, and the authority that the API server is to trust.
-async fn certificate(cluster: &Cluster) -> [String; 2] {
-    let secret = ["get", "secret", "weir-webhook-certificate", "--namespace", HOME, "--output=jsonpath={.data}"];
-    let authority = "--output=jsonpath={.webhooks[*].clientConfig.caBundle}";
-    let authority = ["get", "validatingwebhookconfiguration", "weir.weir-system", authority];
-    [cluster.kubectl(&secret).await.unwrap(), cluster.kubectl(&authority).await.unwrap()]
-}
-
-/// Writes both with Weir's rights, and says what stands there then.
-async fn write_certificate(cluster: &Cluster) -> [String; 2] {
-    let rights = cluster.service_account_kubeconfig(HOME, "weir").await;
-    let rights = format!("--kubeconfig={}", rights.display());
-    let secret = ["patch", "secret", "weir-webhook-certificate", "--namespace", HOME, &rights, "--type=merge"];
-    cluster.kubectl(&[&secret[..], &["--patch={\"data\": {\"tls.crt\": \"YQ==\"}}"]].concat()).await.unwrap();
-    let authority = ["patch", "validatingwebhookconfiguration", "weir.weir-system", &rights, "--type=json"];
-    // `-----BEGIN CERTIFICATE-----` and its end, around nothing.
-    let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCi0tLS0tRU5EIENFUlRJRklDQVRFLS0tLS0K";
-    let patch =
-        format!("--patch=[{{\"op\": \"add\", \"path\": \"/webhooks/0/clientConfig/caBundle\", \"value\": \"{pem}\"}}]");
-    cluster.kubectl(&[&authority[..], &[&patch]].concat()).await.unwrap();
-    let written = certificate(cluster).await;
-    assert_eq!(written, ["{\"tls.crt\":\"YQ==\"}", pem]);
-    written
+async fn pod(cluster: &Cluster, namespace: &str, app: &str) -> String {
+    let selector = format!("--selector={app}");
+    cluster
+        .kubectl(&["get", "pods", "--namespace", namespace, &selector, "--output=name"])
+        .await
+        .unwrap()
+        .trim()
+        .trim_start_matches("pod/")
+        .to_owned()
 }
 
 type Right = (String, String);
@@ -108,10 +118,8 @@ async fn granted(cluster: &Cluster) -> BTreeSet<Right> {
     let roles =
         ["get", "clusterroles,roles", "--all-namespaces", "--output=json", "--selector=app.kubernetes.io/name=weir"];
     let roles: Value = serde_json::from_str(&cluster.kubectl(&roles).await.unwrap()).unwrap();
-    let roles = roles["items"].as_array().unwrap();
-    assert_eq!(roles.len(), 2);
     let mut granted = BTreeSet::new();
-    for rule in roles.iter().flat_map(|role| role["rules"].as_array().unwrap()) {
+    for rule in roles["items"].as_array().unwrap().iter().flat_map(|role| role["rules"].as_array().unwrap()) {
         let list = |field: &str| rule[field].as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned());
         for group in list("apiGroups") {
             for resource in list("resources") {
@@ -122,10 +130,10 @@ async fn granted(cluster: &Cluster) -> BTreeSet<Right> {
     granted
 }
 
+/// What Weir asked for, and how it was answered.
 fn used(entries: &[Entry]) -> BTreeMap<Right, BTreeSet<u16>> {
     let mut used = BTreeMap::<_, BTreeSet<_>>::new();
-    let by_weir = |entry: &&Entry| entry.user == USER && entry.user_agent.starts_with("weir/");
-    for entry in entries.iter().filter(by_weir).filter(|entry| !entry.resource.is_empty()) {
+    for entry in entries.iter().filter(|entry| entry.user == USER && !entry.resource.is_empty()) {
         let Entry { verb, resource, subresource, group, code, .. } = entry;
         let slash = if subresource.is_empty() { "" } else { "/" };
         used.entry((verb.clone(), format!("{resource}{slash}{subresource}.{group}"))).or_default().insert(*code);
@@ -134,40 +142,44 @@ fn used(entries: &[Entry]) -> BTreeMap<Right, BTreeSet<u16>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn installed_upgraded_and_removed_with_nothing_left_behind() {
+async fn the_page_from_installation_to_removal() {
     let cluster = Cluster::start().await;
-    cluster.kubectl(&["create", "namespace", HOME]).await.unwrap();
-    let shop = cluster.namespace("shop").await;
-    let service = Service::start_in(Network::routable(), &shop, "a", 3).await;
-    cluster.put(&service).await;
+    let programs = [("weir", weir::binary().to_owned()), ("envoy", envoy_bin())];
+    let programs = programs.map(|(name, program)| (name.to_owned(), vec![program.to_str().unwrap().to_owned()]));
+    let node = Node::start(&cluster, Programs::from(programs)).await;
+    cluster.kubectl(&["create", "namespace", "weir-system"]).await.unwrap();
+    cluster.kubectl(&["wait", "node", "--all", "--for=condition=Ready", "--timeout=30s"]).await.unwrap();
     let before = objects(&cluster).await;
     let mark = cluster.mark();
+    let mut page = Page::read();
 
-    cluster.helm(&["install", "weir-crds", "charts/weir-crds", "--namespace", HOME]).await.unwrap();
-    let notes = cluster.helm(&["install", "weir", "charts/weir", "--namespace", HOME]).await.unwrap();
-    assert!(notes.contains("weir.weir-system.svc:15010"), "{notes}");
-    let weir = start(&cluster).await;
-    let _proxies = Proxy::start_all(&weir, &service).await;
-    let article = format!(
-        "apiVersion: microservice.netease.com/v1alpha1\nkind: SmartLimiter\nmetadata: {{name: a, namespace: {shop}}}\n\
-         spec: {{descriptors: [{{action: {{fill_interval: {{seconds: 60}}, quota: \"30/{{pod}}\"}}}}]}}\n"
-    );
-    // Known to the API server a moment after the chart is installed.
-    eventually(SOON, "the article's object is taken", async || cluster.apply(&article).await).await;
-    let key = format!("smartlimiters.microservice.netease.com/{shop}/a");
-    weir.until(SOON, "it is programmed", |status| status.programmed(&key, 1).map(drop)).await;
-    let (admitted, refused) =
-        Connection::open(service.pods[0].inbound, None).await.unwrap().burst("/", 30).await.unwrap();
-    assert!((1..=10).contains(&admitted) && refused >= 20, "{admitted} admitted, {refused} refused");
+    let said = page.run(&cluster, "Install").await;
+    assert!(said.contains("weir.weir-system.svc:15010") && said.contains("successfully rolled out"), "{said}");
+    let said = page.run(&cluster, "A service with proxies").await;
+    assert!(said.contains("successfully rolled out"), "{said}");
+    page.run(&cluster, "A limit").await;
+    let load = eventually(SOON, "the load has a pod", async || {
+        let name = pod(&cluster, "default", "app=load").await;
+        if name.is_empty() { Err("none".to_owned()) } else { Ok(name) }
+    })
+    .await;
+    let limited = async || {
+        let log = node.log("default", &load, "load");
+        let holds = |line: &str| matches!(told(line)[..], [_, 1..=60, refused, _] if refused >= 100);
+        if log.lines().any(holds) { Ok(()) } else { Err(log) }
+    };
+    eventually(SOON, "some 30 requests a second are answered, and the others refused", limited).await;
+    let said = page.run(&cluster, "A limit").await;
+    assert!(said.contains("SmartLimiter") && said.contains("{cpu}>0.8"), "{said}");
 
-    weir.stop().await.unwrap();
-    let written = write_certificate(&cluster).await;
-    cluster.helm(&["upgrade", "weir", "charts/weir", "--namespace", HOME, "--set", "logFormat=text"]).await.unwrap();
-    assert!(deployed(&cluster).await.contains(&"--log-format=text".to_owned()));
-    assert_eq!(certificate(&cluster).await, written, "an upgrade leaves what Weir has written");
-    let weir = start(&cluster).await;
-    weir.until(SOON, "it is known again", |status| status.policy(&key).map(drop)).await;
-    weir.stop().await.unwrap();
+    page.run(&cluster, "Upgrade, uninstall").await;
+    let text = ["upgrade", "weir", "charts/weir", "--namespace", "weir-system", "--set", "logFormat=text"];
+    cluster.helm(&text).await.unwrap();
+    let rolled_out = ["rollout", "status", "deployment/weir", "--namespace", "weir-system", "--timeout=60s"];
+    cluster.kubectl(&rolled_out).await.unwrap();
+    let now = pod(&cluster, "weir-system", "app.kubernetes.io/name=weir").await;
+    let log = node.log("weir-system", &now, "weir");
+    assert!(log.contains("INFO operator::app: weir is running"), "lines for people instead of JSON: {log}");
 
     let granted = granted(&cluster).await;
     let used = used(&cluster.audit(mark));
@@ -177,14 +189,53 @@ async fn installed_upgraded_and_removed_with_nothing_left_behind() {
     let listed = UNUSED.iter().flat_map(|(verbs, resources)| {
         verbs.iter().flat_map(|verb| resources.iter().map(|resource| ((*verb).to_owned(), (*resource).to_owned())))
     });
-    let listed = listed.collect();
-    assert_eq!(unused, listed, "left: granted and never used; right: those that have a reason");
+    assert_eq!(unused, listed.collect(), "left: granted and never used; right: those that have a reason");
 
-    cluster.helm(&["uninstall", "weir", "--namespace", HOME]).await.unwrap();
-    cluster.helm(&["uninstall", "weir-crds", "--namespace", HOME]).await.unwrap();
+    page.run(&cluster, "Upgrade, uninstall").await;
+    page.run(&cluster, "Upgrade, uninstall").await;
+    assert!(page.0.values().all(Vec::is_empty), "commands that nobody ran: {:?}", page.0);
     eventually(SOON, "everything is gone", async || {
         let now = objects(&cluster).await;
         if now == before { Ok(()) } else { Err(format!("{:?}", now.symmetric_difference(&before))) }
     })
     .await;
+}
+
+/// The webhook's certificate, and the authority that the API server is to trust.
+async fn certificate(cluster: &Cluster, namespace: &str) -> [String; 2] {
+    let secret = ["get", "secret", "held-webhook-certificate", "--namespace", namespace, "--output=jsonpath={.data}"];
+    let name = format!("held.{namespace}");
+    let authority = "--output=jsonpath={.webhooks[*].clientConfig.caBundle}";
+    let authority = ["get", "validatingwebhookconfiguration", &name, authority];
+    [cluster.kubectl(&secret).await.unwrap(), cluster.kubectl(&authority).await.unwrap()]
+}
+
+#[tokio::test]
+async fn an_upgrade_leaves_the_certificate_that_weir_has_written() {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace("certificate").await;
+    // Only for objects of this namespace: the cluster is shared.
+    let watched = format!("namespaces={{{namespace}}},webhook.enabled=true");
+    let chart = ["held", "charts/weir", "--namespace", &namespace, "--set", &watched];
+    cluster.helm(&[&["install"], &chart[..]].concat()).await.unwrap();
+
+    let rights = cluster.service_account_kubeconfig(&namespace, "held").await;
+    let rights = format!("--kubeconfig={}", rights.display());
+    let secret = ["patch", "secret", "held-webhook-certificate", "--namespace", &namespace, &rights, "--type=merge"];
+    cluster.kubectl(&[&secret[..], &["--patch={\"data\": {\"tls.crt\": \"YQ==\"}}"]].concat()).await.unwrap();
+    let name = format!("held.{namespace}");
+    let authority = ["patch", "validatingwebhookconfiguration", &name, &rights, "--type=json"];
+    // `-----BEGIN CERTIFICATE-----` and its end, around nothing.
+    let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCi0tLS0tRU5EIENFUlRJRklDQVRFLS0tLS0K";
+    let patch = format!("[{{\"op\": \"add\", \"path\": \"/webhooks/0/clientConfig/caBundle\", \"value\": \"{pem}\"}}]");
+    cluster.kubectl(&[&authority[..], &["--patch", &patch]].concat()).await.unwrap();
+    let written = certificate(cluster, &namespace).await;
+    assert_eq!(written, ["{\"tls.crt\":\"YQ==\"}", pem]);
+
+    let changed = ["--set", "logFormat=text,webhook.timeoutSeconds=3"];
+    cluster.helm(&[&["upgrade"], &chart[..], &changed].concat()).await.unwrap();
+    assert_eq!(certificate(cluster, &namespace).await, written);
+    let timeout = ["get", "validatingwebhookconfiguration", &name, "--output=jsonpath={.webhooks[0].timeoutSeconds}"];
+    assert_eq!(cluster.kubectl(&timeout).await.unwrap(), "3");
+    cluster.helm(&["uninstall", "held", "--namespace", &namespace]).await.unwrap();
 }
