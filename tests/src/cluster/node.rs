@@ -74,7 +74,7 @@ impl Node {
     pub async fn start(cluster: &Cluster, programs: Programs) -> Self {
         let bridge = Bridge::new().await.expect("a bridge can be made; the node needs root");
         let home = temp_dir();
-        for folder in ["pods", "hosts"] {
+        for folder in ["pods", "hosts", "logs"] {
             std::fs::create_dir(home.path().join(folder)).expect("a fresh folder can be written");
         }
         let host = Arc::new(Host {
@@ -97,13 +97,19 @@ impl Node {
     /// What a container wrote so far, over its restarts.
     #[must_use]
     pub fn log(&self, namespace: &str, pod: &str, container: &str) -> String {
-        std::fs::read_to_string(self.log_file(namespace, pod, container)).unwrap_or_default()
+        std::fs::read_to_string(self.host.log_file(namespace, pod, container)).unwrap_or_default()
     }
 
-    /// Where a container's output goes.
+    /// The folder with the output of all containers: `<namespace>.<pod>.<container>.log`.
     #[must_use]
-    pub fn log_file(&self, namespace: &str, pod: &str, container: &str) -> PathBuf {
-        self.host.log_file(namespace, pod, container)
+    pub fn logs(&self) -> PathBuf {
+        self.host.home().join("logs")
+    }
+
+    /// The `/etc/hosts` of a namespace's pods: all Services by name.
+    #[must_use]
+    pub fn hosts(&self, namespace: &str) -> PathBuf {
+        self.host.names.file(namespace)
     }
 
     /// Runs a command in a running container: what it printed.
@@ -148,6 +154,6 @@ impl Host {
     }
 
     fn log_file(&self, namespace: &str, pod: &str, container: &str) -> PathBuf {
-        self.home().join(format!("{namespace}.{pod}.{container}.log"))
+        self.home().join("logs").join(format!("{namespace}.{pod}.{container}.log"))
     }
 }

@@ -16,6 +16,7 @@ echo "$mounted" | while read -r _ at _; do
   *) [ ! -d "$root$at" ] || mount --bind "$at" "$root$at" ;;
   esac
 done
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mkdir "$root/run/node"
 mount --bind "$home" "$root/run/node"

@@ -27,6 +27,8 @@ use tokio::{
 
 use super::Host;
 
+/// Address, namespace and name of a Service.
+type Name = (IpAddr, String, String);
 type Backends = Arc<Mutex<Vec<SocketAddr>>>;
 
 pub(super) async fn run(host: Arc<Host>) {
@@ -118,8 +120,8 @@ fn wanted(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> BTreeMap<
     wanted
 }
 
-/// Address, namespace and name; of a headless Service one for every endpoint.
-fn names(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> BTreeSet<(IpAddr, String, String)> {
+/// The names of all Services; a headless one has the addresses of its endpoints.
+fn names(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> BTreeSet<Name> {
     let mut names = BTreeSet::new();
     for service in services {
         let (Some(namespace), name) = (service.namespace(), service.name_any()) else { continue };
@@ -137,10 +139,16 @@ fn names(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> BTreeSet<(
 }
 
 /// One `/etc/hosts` for the pods of each namespace, kept current while it is mounted.
-#[derive(Debug)]
 pub(super) struct Names {
     folder: PathBuf,
-    known: Mutex<(BTreeSet<(IpAddr, String, String)>, BTreeSet<String>)>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    names: BTreeSet<Name>,
+    /// The namespaces that have a file.
+    files: BTreeSet<String>,
 }
 
 impl Names {
@@ -154,8 +162,8 @@ impl Names {
     /// The file of a namespace.
     pub(super) fn file(&self, namespace: &str) -> PathBuf {
         let mut known = self.known.lock();
-        if known.1.insert(namespace.to_owned()) {
-            self.write(&known.0, namespace);
+        if known.files.insert(namespace.to_owned()) {
+            self.write(&known.names, namespace);
         }
         self.folder.join(namespace)
     }
@@ -164,18 +172,18 @@ impl Names {
         self.folder.join("resolv.conf")
     }
 
-    fn update(&self, names: BTreeSet<(IpAddr, String, String)>) {
+    fn update(&self, names: BTreeSet<Name>) {
         let mut known = self.known.lock();
-        if known.0 != names {
-            for namespace in &known.1 {
+        if known.names != names {
+            for namespace in &known.files {
                 self.write(&names, namespace);
             }
-            known.0 = names;
+            known.names = names;
         }
     }
 
     /// In the same file, since that is what is mounted, and never shorter than it should be in between.
-    fn write(&self, names: &BTreeSet<(IpAddr, String, String)>, of: &str) {
+    fn write(&self, names: &BTreeSet<Name>, of: &str) {
         let mut text = "127.0.0.1 localhost\n".to_owned();
         for (address, namespace, name) in names {
             let short = if namespace == of { name } else { "" };

@@ -1,0 +1,102 @@
+//! `make cluster`: a Kubernetes control plane with a node, Weir installed by its charts, and a Service on three pods behind
+//! Envoys, until Ctrl-C.
+
+use std::{
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, ensure};
+use testkit::{
+    cluster::{
+        Cluster,
+        node::{Node, Programs},
+    },
+    envoy_bin, project_root, weir,
+};
+
+const NAMESPACE: &str = "weir-system";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    say("starting etcd, kube-apiserver and kube-controller-manager");
+    let cluster = Cluster::start().await;
+    let node = Node::start(&cluster, programs(&cluster)?).await;
+
+    say("installing Weir by helm");
+    let install = ["upgrade", "--install", "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "2m"];
+    for chart in ["weir-crds", "weir"] {
+        let chart = [chart.to_owned(), format!("charts/{chart}")];
+        let arguments: Vec<_> = install.iter().copied().chain(chart.iter().map(String::as_str)).collect();
+        cluster.helm(&arguments).await?;
+    }
+
+    say("starting examples/kubernetes/workload.yaml: a Service on three pods behind Envoys");
+    cluster.kubectl(&["apply", "-f", "examples/kubernetes/workload.yaml"]).await?;
+    cluster.kubectl(&["rollout", "status", "deployment/a", "--timeout=2m"]).await?;
+
+    let state = State::new(&cluster, &node)?;
+    say("it runs. In another terminal, in this folder:
+
+  scripts/in-cluster                                  a shell in it, with kubectl and helm
+  scripts/in-cluster kubectl get pods --all-namespaces
+  scripts/in-cluster kubectl apply -f examples/kubernetes/policy.yaml
+  scripts/in-cluster kubectl apply -f examples/kubernetes/load.yaml
+  scripts/in-cluster kubectl get weir --all-namespaces
+  scripts/in-cluster kubectl describe smartlimiters.microservice.netease.com a
+  scripts/in-cluster curl -si http://a.default.svc    one request, through Envoy
+
+The output of containers is in .cache/cluster/logs, since a node without a kubelet has no `kubectl logs`. Ctrl-C ends it all.");
+    tokio::signal::ctrl_c().await?;
+    say("ending");
+    drop(state);
+    Ok(())
+}
+
+fn say(text: &str) {
+    eprintln!("cluster: {text}");
+}
+
+fn programs(cluster: &Cluster) -> anyhow::Result<Programs> {
+    let programs = [
+        ("weir", weir::binary().to_owned()),
+        ("envoy", envoy_bin()),
+        ("kubectl", cluster.program("kubectl")),
+        ("curl", PathBuf::from("curl")),
+    ];
+    let text = |path: PathBuf| path.into_os_string().into_string().ok().context("a path that is not UTF-8");
+    programs.into_iter().map(|(image, program)| Ok((image.to_owned(), vec![text(program)?]))).collect()
+}
+
+/// What `scripts/in-cluster` needs, while it runs.
+struct State {
+    links: Vec<PathBuf>,
+}
+
+impl State {
+    fn new(cluster: &Cluster, node: &Node) -> anyhow::Result<Self> {
+        let folder = project_root().join(".cache/cluster");
+        std::fs::create_dir_all(&folder)?;
+        let link = |name: &str, target: &Path| -> anyhow::Result<PathBuf> {
+            let link = folder.join(name);
+            let _ = std::fs::remove_file(&link);
+            symlink(target, &link)?;
+            Ok(link)
+        };
+        let links = vec![link("kubeconfig", cluster.kubeconfig())?, link("logs", &node.logs())?];
+        // Services by their names for people too: this mount is in the namespace only.
+        let hosts = node.hosts("default");
+        let status = Command::new("mount").arg("--bind").arg(hosts).arg("/etc/hosts").status()?;
+        ensure!(status.success(), "mounting /etc/hosts");
+        Ok(Self { links })
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for link in &self.links {
+            let _ = std::fs::remove_file(link);
+        }
+    }
+}
