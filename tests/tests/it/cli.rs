@@ -179,14 +179,17 @@ fn every_example_validates_explains_and_translates() {
     let mut count = 0;
     for folder in folders {
         count += 1;
-        for arguments in [
+        let stages = [
             &["validate"][..],
             &["explain"],
             &["translate", "--stage=intent"],
             &["translate", "--stage=resources"],
             &["translate", "--stage=status"],
-        ] {
-            let (code, text) = said(weir::command(arguments).arg(&folder));
+        ];
+        // Without endpoints, which a cluster makes, there is nothing to translate.
+        let known = if folder.ends_with("kubernetes") { &stages[..2] } else { &stages };
+        for arguments in known {
+            let (code, text) = said(weir::command(*arguments).arg(&folder));
             assert_eq!(code, 0, "{arguments:?} {}: {text}", folder.display());
             assert!(
                 text.lines().count() > 3 || arguments[0] == "validate",

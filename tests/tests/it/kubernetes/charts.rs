@@ -1,9 +1,23 @@
 //! What the charts render: accepted by the API server, understood by the binary, and refused by field when a value is wrong.
 
+use std::{collections::BTreeSet, time::Duration};
+
 use clap::Parser;
-use operator::args::Args;
+use operator::{
+    args::Args,
+    xds::{ResourceType, client::DeltaClient},
+};
 use serde_json::Value;
-use testkit::cluster::Cluster;
+use testkit::{
+    cluster::Cluster,
+    eventually, http,
+    mesh::{Service, limiter, put},
+    project_root, temp_dir,
+    weir::Weir,
+};
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
 
 const OWN_CERTIFICATE: &str =
     "webhook.enabled=true,webhook.certificate.secretName=own,webhook.certificate.caBundle=-----BEGIN CERTIFICATE-----";
@@ -160,4 +174,37 @@ async fn the_chart_of_definitions_renders_them_as_they_are() {
     let mut expected: Vec<_> = crds::all().iter().map(|definition| serde_json::to_value(definition).unwrap()).collect();
     expected.sort_by_key(name);
     assert_eq!(rendered, expected);
+}
+
+/// A page with every metric that is there only once it has counted: a push that is taken, one that is refused, a question.
+#[tokio::test]
+async fn the_dashboard_shows_what_weir_exports() {
+    let folder = temp_dir();
+    let service = Service::start("ns-a", "checkout", 1).await;
+    service.write(folder.path());
+    let rules = "- name: deep\n  when: depth > 5\n  limit: 1 request per second per pod\nmetrics:\n\
+                 - {name: depth, type: Count, reduce: Max, prometheus: {query: 'max(depth)'}}";
+    put(folder.path(), "policy.yaml", &limiter("ns-a", "checkout", rules));
+    let weir = Weir::start(folder.path(), &["--prometheus", "http://127.0.0.1:1"]).await;
+    let mut client = DeltaClient::connect(weir.xds, &service.node(0)).await.unwrap();
+    client.subscribe(ResourceType::Cluster, &[&service.resource(0)]).await.unwrap();
+    let first = timeout(SOON, client.next()).await.unwrap().unwrap();
+    client.ack(&first).await.unwrap();
+    client.subscribe(ResourceType::Listener, &[&service.resource(0)]).await.unwrap();
+    let second = timeout(SOON, client.next()).await.unwrap().unwrap();
+    client.nack(&second, "no").await.unwrap();
+
+    let dashboard = std::fs::read_to_string(project_root().join("charts/weir/dashboards/weir.json")).unwrap();
+    let words = dashboard.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let shown: BTreeSet<_> = words.filter(|word| word.starts_with("weir_")).map(str::to_owned).collect();
+    assert!(shown.len() > 5, "{shown:?}");
+    eventually(SOON, "everything that is shown is exported", async || {
+        let page = http::get(weir.admin, "/metrics").await.map_err(|error| format!("{error:#}"))?;
+        let text = String::from_utf8_lossy(page.body()).into_owned();
+        let exported: BTreeSet<_> =
+            text.lines().filter_map(|line| Some(line.split([' ', '{']).next()?.to_owned())).collect();
+        let missing: Vec<_> = shown.difference(&exported).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} are not among {exported:?}")) }
+    })
+    .await;
 }
