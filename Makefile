@@ -79,7 +79,7 @@ bench: envoy prometheus control-plane namespace ## Reproduce the numbers of docs
 	cargo build --locked --profile bench -p testkit --bin bench
 	scripts/in-namespace cargo run --locked --offline --profile bench -p testkit --bin bench -- $(ARGS)
 
-cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys (root)
+cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys
 	cargo build --locked -p testkit --bin cluster
 	cargo build --locked -p operator --bin weir
 	@mkdir -p .cache/cluster
@@ -97,7 +97,7 @@ control-plane: ## Build kube-apiserver, etcd and their like by Go into .cache (t
 	@scripts/install-control-plane
 
 namespace:
-	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y --no-install-recommends iproute2; } || { \
+	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2; } || { \
 	  echo "the tests need 'ip' to set up a network namespace of their own; install the package iproute2" >&2; exit 1; }
 
 clean: ## Remove everything that was built or installed

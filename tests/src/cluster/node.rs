@@ -1,7 +1,7 @@
 //! A node for pods: kubelet and kube-proxy in one, so that Deployments run, as processes of this machine.
 //!
-//! Every pod has a network namespace with an address on the node's bridge; every container sees this machine's files through
-//! an overlay of its own, with the pod's volumes in it. Images are programs of this machine by a table. Services answer at their
+//! Every pod has a network namespace with an address on the node's bridge; every container sees this machine's files under
+//! overlays of its own, with the pod's volumes in them. Images are programs of this machine by a table. Services answer at their
 //! ClusterIPs, and by name, which stands in every pod's `/etc/hosts`.
 //!
 //! What is missing: liveness and startup probes, resource limits, volumes that change while they are mounted, UDP.
@@ -69,10 +69,10 @@ impl Node {
     ///
     /// # Panics
     ///
-    /// When this process may not make networks and mounts: it needs to be root in the namespace of `scripts/in-namespace`, and
-    /// root outside of it too.
+    /// When this process may not make networks and mounts: it needs to run in the namespace of `scripts/in-namespace`. Where that was
+    /// made by somebody else than root, containers run as this user, whatever their manifest says.
     pub async fn start(cluster: &Cluster, programs: Programs) -> Self {
-        let bridge = Bridge::new().await.expect("a bridge can be made; the node needs root");
+        let bridge = Bridge::new().await.expect("a bridge can be made");
         let home = temp_dir();
         for folder in ["pods", "hosts", "logs"] {
             std::fs::create_dir(home.path().join(folder)).expect("a fresh folder can be written");

@@ -23,20 +23,24 @@ async fn main() -> anyhow::Result<()> {
     say("starting etcd, kube-apiserver and kube-controller-manager");
     let cluster = Cluster::start().await;
     let node = Node::start(&cluster, programs(&cluster)?).await;
+    // From here on it can be entered, to see what keeps the rest.
+    let state = State::new(&cluster, &node)?;
 
     say("installing Weir by helm");
     let install = ["upgrade", "--install", "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "2m"];
     for chart in ["weir-crds", "weir"] {
         let chart = [chart.to_owned(), format!("charts/{chart}")];
         let arguments: Vec<_> = install.iter().copied().chain(chart.iter().map(String::as_str)).collect();
-        cluster.helm(&arguments).await?;
+        if let Err(error) = cluster.helm(&arguments).await {
+            say(&format!("what containers wrote:\n{}", written(&node)));
+            return Err(error);
+        }
     }
 
     say("starting examples/kubernetes/workload.yaml: a Service on three pods behind Envoys");
     cluster.kubectl(&["apply", "-f", "examples/kubernetes/workload.yaml"]).await?;
     cluster.kubectl(&["rollout", "status", "deployment/a", "--timeout=2m"]).await?;
 
-    let state = State::new(&cluster, &node)?;
     say("it runs. In another terminal, in this folder:
 
   scripts/in-cluster                                  a shell in it, with kubectl and helm
@@ -46,6 +50,7 @@ async fn main() -> anyhow::Result<()> {
   scripts/in-cluster kubectl get weir --all-namespaces
   scripts/in-cluster kubectl describe smartlimiters.microservice.netease.com a
   scripts/in-cluster curl -si http://a.default.svc    one request, through Envoy
+  scripts/in-cluster curl -sZ --parallel-max 40 -o /dev/null -w '%{http_code}\n' 'http://a.default.svc/?[1-2000]' | sort | uniq -c
 
 The output of containers is in .cache/cluster/logs, since a node without a kubelet has no `kubectl logs`. Ctrl-C ends it all.");
     tokio::signal::ctrl_c().await?;
@@ -56,6 +61,16 @@ The output of containers is in .cache/cluster/logs, since a node without a kubel
 
 fn say(text: &str) {
     eprintln!("cluster: {text}");
+}
+
+/// The output of all containers, for when one does not get ready.
+fn written(node: &Node) -> String {
+    let files = std::fs::read_dir(node.logs()).into_iter().flatten().flatten();
+    files
+        .map(|file| {
+            format!("--- {}\n{}", file.file_name().display(), std::fs::read_to_string(file.path()).unwrap_or_default())
+        })
+        .collect()
 }
 
 fn programs(cluster: &Cluster) -> anyhow::Result<Programs> {

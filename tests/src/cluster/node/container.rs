@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Where programs of the table are in a container.
-const PROGRAMS: &str = "/usr/local/bin";
+pub(super) const PROGRAMS: &str = "/run/programs";
 
 /// Starts it in the pod's network, with files of its own. The process that is returned is the container's program.
 pub(super) async fn spawn(place: &Place, container: &Container) -> anyhow::Result<Child> {

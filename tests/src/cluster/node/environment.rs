@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Secret};
 use kube::Api;
 
-use super::pod::Place;
+use super::{container::PROGRAMS, pod::Place};
 
 /// What it is started with.
 pub(super) async fn environment(place: &Place, container: &Container) -> anyhow::Result<BTreeMap<String, String>> {
@@ -14,7 +14,7 @@ pub(super) async fn environment(place: &Place, container: &Container) -> anyhow:
     let maps = Api::<ConfigMap>::namespaced(client.clone(), place.namespace());
     let secrets = Api::<Secret>::namespaced(client.clone(), place.namespace());
     let mut environment = BTreeMap::from([
-        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        ("PATH".to_owned(), format!("{PROGRAMS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")),
         ("HOME".to_owned(), "/".to_owned()),
         ("HOSTNAME".to_owned(), place.name().to_owned()),
         ("KUBERNETES_SERVICE_HOST".to_owned(), place.host.api_server.to_string()),
