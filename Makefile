@@ -26,7 +26,7 @@ export PROMETHEUS_BIN
 INSTALL_PROMETHEUS := test -x "$$PROMETHEUS_BIN" || { echo "PROMETHEUS_BIN is $$PROMETHEUS_BIN, which is not a program; unset it to have Prometheus installed" >&2; exit 1; }
 endif
 
-.PHONY: help demo test check fmt clippy doc alone deny golden crds bench cluster envoy prometheus control-plane namespace clean
+.PHONY: help demo test check fmt clippy doc alone deny golden crds static bench cluster envoy prometheus control-plane namespace clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,8 +69,11 @@ golden: ## Rewrite the golden files, then show what changed; review the differen
 	UPDATE_GOLDEN=1 cargo test -p operator --locked
 	git diff --stat
 
-crds: ## Write the custom resource definitions into charts/weir/crds
-	cargo run --locked -p crds --bin crdgen -- charts/weir/crds
+crds: ## Write the custom resource definitions into charts/weir-crds/templates
+	cargo run --locked -p crds --bin crdgen -- charts/weir-crds/templates
+
+static: namespace ## Build the one program of the image, and check that it needs nothing else (minutes; not part of `make test`)
+	scripts/in-namespace scripts/check-static "$$(scripts/build-static)"
 
 bench: envoy prometheus control-plane namespace ## Reproduce the numbers of docs/performance.md
 	cargo build --locked --profile bench -p testkit --bin bench

@@ -7,10 +7,10 @@ use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    demo::args::{DemoArgs, DemoServiceArgs},
+    demo::args::{DemoArgs, DemoLoadArgs, DemoServiceArgs},
     intent::ServiceKey,
     metrics::prometheus,
-    xds::bootstrap::Protocol,
+    xds::bootstrap::{Protocol, Upstream},
 };
 
 /// Where Weir serves xDS unless told otherwise.
@@ -80,6 +80,9 @@ pub enum Command {
     /// The service of the demo: burns CPU for every request.
     #[command(hide = true)]
     DemoService(DemoServiceArgs),
+    /// A load on a service, as the example in a cluster has it.
+    #[command(hide = true)]
+    DemoLoad(DemoLoadArgs),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -279,9 +282,9 @@ pub struct ProxyArgs {
     /// The pod's name, as its EndpointSlice gives it; the name of the machine by default, as in a pod.
     #[arg(long, env = "HOSTNAME", value_name = "NAME")]
     pub pod: String,
-    /// Where Weir serves xDS.
-    #[arg(long, default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
-    pub xds_address: SocketAddr,
+    /// Where Weir serves xDS: an address, or a name that the proxy looks up.
+    #[arg(long, default_value = XDS_ADDRESS, value_name = "HOST:PORT")]
+    pub xds_address: Upstream,
     /// Which form of xDS the proxy speaks. Both bring the same; delta sends less.
     #[arg(long, default_value = "delta")]
     pub protocol: Protocol,
@@ -299,6 +302,9 @@ pub struct BootstrapArgs {
     /// How often Envoy streams its statistics to Weir: requests, errors, latency, inflight.
     #[arg(long, default_value = "250ms", value_name = "DURATION", value_parser = interval)]
     pub metrics_interval: Duration,
+    /// Write it to this file instead of standard output: an init container has no shell.
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// `weir attachment`.

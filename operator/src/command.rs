@@ -37,6 +37,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => pause::run(&args, "/resume").await,
         Command::Demo(args) => crate::demo::run(args).await,
         Command::DemoService(args) => crate::demo::service::run(args).await,
+        Command::DemoLoad(args) => crate::demo::client::run(args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "weir", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@
 mod adapt;
 pub mod args;
 pub mod cast;
+pub mod client;
 pub mod envoy;
 mod limit;
 pub mod load;

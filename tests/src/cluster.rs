@@ -303,9 +303,7 @@ async fn client(kubeconfig: &Path) -> Client {
 
 /// Where the generated definitions are.
 fn definitions() -> PathBuf {
-    let charts = project_root().join("charts");
-    let moved = charts.join("weir-crds/templates");
-    if moved.is_dir() { moved } else { charts.join("weir/crds") }
+    project_root().join("charts/weir-crds/templates")
 }
 
 #[cfg(test)]

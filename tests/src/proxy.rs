@@ -82,7 +82,7 @@ impl Proxy {
             service: service.to_owned(),
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
-            xds_address,
+            xds_address: xds_address.into(),
             admin_address: ports::free(),
             protocol: Protocol::Delta,
             metrics_interval: DEFAULT_METRICS_INTERVAL,

@@ -1,6 +1,8 @@
 //! `weir bootstrap` and `weir attachment`: what a proxy is given to find Weir.
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
+
+use anyhow::Context;
 
 use super::say;
 use crate::{
@@ -14,17 +16,21 @@ pub(super) fn run(args: &BootstrapArgs) -> anyhow::Result<ExitCode> {
         service: node.service().to_owned(),
         namespace: node.namespace().to_owned(),
         pod: node.pod().to_owned(),
-        xds_address: args.proxy.xds_address,
+        xds_address: args.proxy.xds_address.clone(),
         admin_address: args.proxy_admin_address,
         protocol: args.proxy.protocol,
         metrics_interval: args.metrics_interval,
     };
-    say!("{}", serde_saphyr::to_string(&bootstrap::bootstrap(&options))?.trim_end());
+    let text = serde_saphyr::to_string(&bootstrap::bootstrap(&options))?;
+    match &args.output {
+        Some(file) => fs::write(file, text).with_context(|| format!("--output {}", file.display()))?,
+        None => say!("{}", text.trim_end()),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn attach(args: &AttachmentArgs) -> anyhow::Result<ExitCode> {
-    let ProxyArgs { xds_address, protocol, .. } = args.proxy;
+    let ProxyArgs { xds_address, protocol, .. } = args.proxy.clone();
     let options = attachment::Options { node: node(&args.proxy)?, xds_address, protocol };
     say!("{}", serde_saphyr::to_string(&attachment::attachment(&options)?)?.trim_end());
     Ok(ExitCode::SUCCESS)

@@ -102,13 +102,13 @@ fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::Ob
         let policy_key = limiter::policy::PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
         let Some(policy) = index.policy(&policy_key).and_then(|entry| entry.newest.as_ref()) else { continue };
         let targets = index.targets(policy);
-        let mut say = |field: &str, message: String, help: Option<&str>| {
+        let mut say = |field: &str, message: String, help: Option<&str>, note_only: bool| {
             let problem = note(field, message, help.map(str::to_owned));
             let object = Some(key.to_string());
-            found.push(Finding { path: path.clone(), line: Some(line), object, problem, note: !whole });
+            found.push(Finding { path: path.clone(), line: Some(line), object, problem, note: note_only });
         };
         if targets.is_empty() && whole {
-            say("spec.selector", "no Service of the namespace has these labels".to_owned(), None);
+            say("spec.selector", "no Service of the namespace has these labels".to_owned(), None, false);
         }
         for target in targets {
             match index.service(&target) {
@@ -118,15 +118,20 @@ fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::Ob
                     } else {
                         "pass its manifests too to have them checked"
                     };
-                    say("spec.targetRefs", format!("Service {target} is not among these files"), Some(help));
+                    say("spec.targetRefs", format!("Service {target} is not among these files"), Some(help), !whole);
+                }
+                Some(view) if view.endpoints.is_empty() && view.selects => {
+                    let help =
+                        "a cluster finds them by the Service's selector; a folder of --config needs an EndpointSlice";
+                    say("spec.targetRefs", format!("Service {target} has no endpoints here"), Some(help), true);
                 }
                 Some(view) if view.endpoints.is_empty() => {
                     let help = "add an EndpointSlice with the label kubernetes.io/service-name";
-                    say("spec.targetRefs", format!("Service {target} has no endpoints"), Some(help));
+                    say("spec.targetRefs", format!("Service {target} has no endpoints"), Some(help), false);
                 }
                 Some(view) if view.enforcers.get(&policy.enforce_at).is_some_and(Vec::is_empty) => {
                     let (message, help) = status::nobody(policy.enforce_at);
-                    say("spec.enforceAt", message.to_owned(), Some(help));
+                    say("spec.enforceAt", message.to_owned(), Some(help), false);
                 }
                 Some(_) => {}
             }

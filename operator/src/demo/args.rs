@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{queue, service};
+use crate::xds::bootstrap::Upstream;
 
 /// `weir demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -56,6 +57,17 @@ pub struct DemoServiceArgs {
     pub time: Duration,
 }
 
+/// `weir demo-load`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DemoLoadArgs {
+    /// Where requests go.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub to: Upstream,
+    /// Requests a second, above 0 and at most 10000.
+    #[arg(long, default_value_t = 200.0, value_parser = rate, value_name = "N")]
+    pub rate: f64,
+}
+
 impl DemoServiceArgs {
     pub(super) fn config(&self) -> service::Config {
         service::Config { cost: self.cost, cpu: self.cpu }
@@ -79,6 +91,12 @@ fn cost(text: &str) -> Result<Duration, String> {
     let duration: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
     let duration = Duration::try_from(duration).map_err(|_| expected())?;
     (Duration::from_micros(1)..=Duration::from_secs(10)).contains(&duration).then_some(duration).ok_or_else(expected)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok();
+    let expected = || format!("expected a number above 0 and at most 10000, found {text:?}");
+    rate.filter(|rate| *rate > 0.0 && *rate <= 10_000.0).ok_or_else(expected)
 }
 
 fn cores(text: &str) -> Result<f64, String> {

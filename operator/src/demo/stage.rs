@@ -121,7 +121,7 @@ fn proxy_bootstrap(cast: &Cast, addresses: &Addresses, replica: usize) -> Value 
         service: cast.service.to_owned(),
         namespace: NAMESPACE.to_owned(),
         pod: cast.pod(replica),
-        xds_address: addresses.xds,
+        xds_address: addresses.xds.into(),
         admin_address: addresses.proxy_admins[replica],
         protocol: Protocol::Delta,
         metrics_interval: DEFAULT_METRICS_INTERVAL,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use k8s_openapi::{
@@ -32,6 +32,8 @@ pub struct ServiceModel {
     pub labels: BTreeMap<String, String>,
     /// TCP ports, in the object's order.
     pub ports: Vec<ServicePort>,
+    /// Has a selector, by which a cluster finds its endpoints.
+    pub selects: bool,
 }
 
 /// A port of a Service.
@@ -86,11 +88,37 @@ pub struct EndpointModel {
     pub ready: bool,
 }
 
+/// Where an application answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Application {
+    /// At this port of its pod's own address.
+    Port(u16),
+    /// Here.
+    Address(SocketAddr),
+}
+
+impl Application {
+    fn parse(text: &str) -> Option<Self> {
+        let port = text.parse().ok().map(Self::Port);
+        let found = port.or_else(|| text.parse().ok().map(Self::Address))?;
+        (found.at(Ipv4Addr::UNSPECIFIED.into()).port() > 0).then_some(found)
+    }
+
+    /// Its address, in a pod with this one.
+    #[must_use]
+    pub fn at(self, pod: IpAddr) -> SocketAddr {
+        match self {
+            Self::Port(port) => SocketAddr::new(pod, port),
+            Self::Address(address) => address,
+        }
+    }
+}
+
 /// A Pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodModel {
     /// Where the application answers, by the port that clients use.
-    pub inbound: BTreeMap<u16, SocketAddr>,
+    pub inbound: BTreeMap<u16, Application>,
     /// Where the proxy takes what the application sends to other services.
     pub outbound: Option<SocketAddr>,
     /// Port of the metrics page.
@@ -128,7 +156,9 @@ impl TryFrom<Service> for ServiceModel {
     fn try_from(service: Service) -> Result<Self, Self::Error> {
         let mut problems = Vec::new();
         let mut ports = Vec::new();
-        for (position, port) in service.spec.and_then(|spec| spec.ports).unwrap_or_default().into_iter().enumerate() {
+        let spec = service.spec.unwrap_or_default();
+        let selects = spec.selector.is_some_and(|selector| !selector.is_empty());
+        for (position, port) in spec.ports.unwrap_or_default().into_iter().enumerate() {
             if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
                 continue; // UDP and SCTP do not pass a proxy of ours
             }
@@ -143,7 +173,7 @@ impl TryFrom<Service> for ServiceModel {
             }
         }
         let labels = service.metadata.labels.unwrap_or_default();
-        if problems.is_empty() { Ok(Self { labels, ports }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { labels, ports, selects }) } else { Err(problems) }
     }
 }
 
@@ -216,14 +246,21 @@ impl TryFrom<Pod> for PodModel {
         for (name, value) in pod.metadata.annotations.unwrap_or_default() {
             let field = format!("metadata.annotations[{name}]");
             if let Some(port) = name.strip_prefix(INBOUND) {
-                match (port.parse::<u16>(), value.parse::<SocketAddr>()) {
-                    (Ok(port), Ok(address)) if port > 0 && address.port() > 0 => {
-                        model.inbound.insert(port, address);
+                match (port.parse::<u16>(), Application::parse(&value)) {
+                    (Ok(port), Some(Application::Port(same))) if port == same => problems.push(invalid(
+                        field,
+                        "the proxy listens at this port of the pod, and would be sent to itself",
+                        "name the port of the pod at which the application listens",
+                    )),
+                    (Ok(port), Some(application)) if port > 0 => {
+                        model.inbound.insert(port, application);
                     }
                     _ => problems.push(invalid(
                         field,
-                        format!("expected `{INBOUND}PORT: ADDRESS:PORT`, found the value {value:?}"),
-                        "for example inbound.weir.dev/8080: 127.0.0.1:9000",
+                        format!(
+                            "expected `{INBOUND}PORT: PORT` or `{INBOUND}PORT: ADDRESS:PORT`, found the value {value:?}"
+                        ),
+                        "for example inbound.weir.dev/8080: \"9000\"",
                     )),
                 }
             } else if name == OUTBOUND {

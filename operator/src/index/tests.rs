@@ -77,6 +77,23 @@ fn joins_a_service_with_its_slices_pods_and_policies_in_any_order() {
 }
 
 #[test]
+fn an_application_may_be_a_port_of_its_pod() {
+    let with = |value: &str| {
+        let mut index = Index::default();
+        for text in [SERVICE, SLICE, &POD.replace("127.0.1.1:9000", value)] {
+            apply(&mut index, text);
+        }
+        let key = checkout();
+        let view = index.service(&key).expect("the service exists");
+        view.endpoints["pod-1"].inbound[0].application.to_string()
+    };
+    assert_eq!(with("9000"), "127.0.1.1:9000");
+    for refused in ["8080", "0", "70000", "127.0.0.1:0", "localhost"] {
+        assert_eq!(with(refused), "127.0.0.1:8080", "{refused}: as if it were not there");
+    }
+}
+
+#[test]
 fn the_same_object_again_touches_nothing() {
     let mut index = Index::default();
     for text in [SERVICE, SLICE, POD, POLICY] {

@@ -29,6 +29,8 @@ pub struct ServiceView<'a> {
     pub gateway: Option<&'a GatewayModel>,
     /// The pods' port by the number that callers use.
     pub pod_ports: BTreeMap<u16, u16>,
+    /// Has a selector, by which a cluster finds its endpoints.
+    pub selects: bool,
 }
 
 impl ServiceView<'_> {
@@ -130,7 +132,8 @@ pub(super) fn build<'a>(
                 }
                 let by_name = || service.ports.iter().find(|own| own.name == port.name).map(|own| own.protocol);
                 let protocol = port.protocol.or_else(by_name).unwrap_or(Protocol::Http);
-                let mapped = pod.and_then(|pod| pod.inbound.get(&port.port).copied());
+                let mapped =
+                    pod.and_then(|pod| pod.inbound.get(&port.port)).map(|application| application.at(endpoint.address));
                 let application = mapped.unwrap_or_else(|| loopback(endpoint.address, port.port));
                 entry.inbound.push(Inbound { listener, application, protocol });
             }
@@ -144,7 +147,15 @@ pub(super) fn build<'a>(
             }
         }
     }
-    ServiceView { key, endpoints, policies, enforcers: BTreeMap::new(), gateway, pod_ports: ports.pod_ports }
+    ServiceView {
+        key,
+        endpoints,
+        policies,
+        enforcers: BTreeMap::new(),
+        gateway,
+        pod_ports: ports.pod_ports,
+        selects: service.selects,
+    }
 }
 
 /// Where an application listens that shares the port with its proxy: the loopback of the same family.

@@ -1,7 +1,5 @@
 //! What another control plane is given once, so that its proxies enforce Weir's limits: three HTTP filters and a cluster.
 
-use std::net::SocketAddr;
-
 use prost::Name;
 use serde_json::{Value, json};
 
@@ -11,7 +9,7 @@ use envoy_types::pb::envoy::extensions::{
 
 use crate::xds::{
     NodeKey,
-    bootstrap::{Protocol, from_weir, weir_cluster},
+    bootstrap::{Protocol, Upstream, from_weir, weir_cluster},
     names,
     print::{self, Error},
     resources::extension,
@@ -23,7 +21,7 @@ pub struct Options {
     /// The pod whose limits are enforced.
     pub node: NodeKey,
     /// Where Weir serves xDS, as the proxy reaches it.
-    pub xds_address: SocketAddr,
+    pub xds_address: Upstream,
     /// Which form of xDS the proxy speaks to Weir; it need not be that of the other control plane.
     pub protocol: Protocol,
 }
@@ -58,5 +56,5 @@ pub fn attachment(options: &Options) -> Result<Value, Error> {
     for filter in extension::filters() {
         http_filters.push(print::message(&filter)?);
     }
-    Ok(json!({"http_filters": http_filters, "clusters": [weir_cluster(*xds_address)]}))
+    Ok(json!({"http_filters": http_filters, "clusters": [weir_cluster(xds_address)]}))
 }

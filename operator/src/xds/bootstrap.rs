@@ -1,11 +1,13 @@
 //! A ready bootstrap for Envoy: everything comes from Weir by one ADS stream.
 
 mod statistics;
+mod upstream;
 
 use std::{net::SocketAddr, time::Duration};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
+pub use upstream::{NoUpstream, Upstream};
 
 use crate::xds::{NodeKey, names};
 
@@ -19,7 +21,7 @@ pub struct Options {
     /// Name of the pod that the proxy stands in front of.
     pub pod: String,
     /// Where Weir serves xDS.
-    pub xds_address: SocketAddr,
+    pub xds_address: Upstream,
     /// Where Envoy's admin page listens.
     pub admin_address: SocketAddr,
     /// Which form of xDS it speaks.
@@ -61,7 +63,7 @@ pub fn bootstrap(options: &Options) -> Value {
     let from_ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
     json!({
         "node": {"id": node.to_string(), "cluster": format!("{namespace}/{service}")},
-        "admin": {"address": address(*admin_address)},
+        "admin": {"address": Upstream::from(*admin_address).address()},
         "layered_runtime": {
             "layers": [
                 // Envoy refuses regular expressions above 100 steps by default, and with them all routes; what Weir accepts is
@@ -82,20 +84,20 @@ pub fn bootstrap(options: &Options) -> Value {
         "stats_sinks": statistics::sinks(),
         "stats_config": statistics::config(),
         "static_resources": {
-            "clusters": [weir_cluster(*xds_address)],
+            "clusters": [weir_cluster(xds_address)],
         },
     })
 }
 
 /// The static cluster of Weir itself.
-pub(super) fn weir_cluster(xds_address: SocketAddr) -> Value {
-    json!({
+pub(super) fn weir_cluster(xds_address: &Upstream) -> Value {
+    let mut cluster = json!({
         "name": names::WEIR_CLUSTER,
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": names::WEIR_CLUSTER,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(xds_address)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": xds_address.address()}}]}],
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -106,7 +108,13 @@ pub(super) fn weir_cluster(xds_address: SocketAddr) -> Value {
                 },
             },
         },
-    })
+    });
+    if matches!(xds_address, Upstream::Name(..)) {
+        cluster["type"] = json!("STRICT_DNS");
+        // A name that is not known yet is asked for again about once a second, instead of every five.
+        cluster["dns_failure_refresh_rate"] = json!({"base_interval": "0.5s", "max_interval": "1s"});
+    }
+    cluster
 }
 
 /// A stream to Weir, as `ApiConfigSource`.
@@ -125,10 +133,6 @@ pub(super) fn from_weir(protocol: Protocol) -> Value {
     })
 }
 
-fn address(address: SocketAddr) -> Value {
-    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,7 +143,7 @@ mod tests {
             service: "checkout".into(),
             namespace: "ns-a".into(),
             pod: "checkout-0".into(),
-            xds_address: ([127, 0, 0, 1], 18000).into(),
+            xds_address: Upstream::Address(([127, 0, 0, 1], 18000).into()),
             admin_address: "[::1]:19000".parse().expect("an address"),
             protocol: Protocol::Delta,
             metrics_interval: DEFAULT_METRICS_INTERVAL,

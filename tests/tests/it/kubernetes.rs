@@ -1,7 +1,9 @@
 //! On a real Kubernetes control plane: etcd, kube-apiserver with RBAC, kube-controller-manager.
 
+mod charts; // what the charts render, from every combination of values
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
 mod faults; // servers end, hang, come back and forget
+mod install; // both charts from installation to removal, and the rights that Weir needs
 mod kit; // the kit itself: what the other tests take for granted
 mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back
 mod node; // pods that run: Deployments, Jobs, Services, volumes

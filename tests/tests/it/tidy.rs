@@ -111,8 +111,14 @@ fn every_example_can_be_read() {
 
 #[test]
 fn every_example_is_without_a_mistake() {
-    let (found, objects) = operator::command::findings(&[project_root().join("examples")]).unwrap();
-    assert!(objects > 0);
+    // Each folder is a whole: two may have objects of the same name.
+    let folders = std::fs::read_dir(project_root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    let mut found = Vec::new();
+    for folder in folders {
+        let (more, objects) = operator::command::findings(&[folder]).unwrap();
+        assert!(objects > 0);
+        found.extend(more.into_iter().filter(|finding| !finding.note));
+    }
     let place = |finding: &operator::command::Finding| {
         format!("{}:{}: {}", finding.path.display(), finding.line.unwrap_or(1), finding.problem)
     };
@@ -124,9 +130,9 @@ fn the_committed_crds_are_what_the_code_generates() {
     let definitions = crds::all();
     let generated: Vec<File> = definitions
         .iter()
-        .map(|definition| File::new(crds::file_name(definition), crds::yaml(definition).unwrap()))
+        .map(|definition| File::new(crds::file_name(definition), crds::template(definition).unwrap()))
         .collect();
-    let prefix = "charts/weir/crds/";
+    let prefix = "charts/weir-crds/templates/";
     let committed: Vec<File> =
         FILES.iter().filter_map(|file| Some(File::new(file.path.strip_prefix(prefix)?, file.text.clone()))).collect();
     none(generated::differences(&generated, &committed, "make crds"));

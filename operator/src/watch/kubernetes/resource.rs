@@ -162,7 +162,7 @@ impl Resource {
         let (message, help) = match code {
             Some(403) => (
                 status(error).map(|status| status.message.clone()).unwrap_or_default(),
-                Some(format!("allow `get`, `list` and `watch` of {plural} to Weir's service account")),
+                Some(format!("allow `list` and `watch` of {plural} to Weir's service account")),
             ),
             Some(404) => (
                 format!("the API server does not know {} {}", self.resource.api_version, self.resource.kind),

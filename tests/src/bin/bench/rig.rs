@@ -71,7 +71,7 @@ pub(crate) async fn start_envoy(xds_address: SocketAddr, folder: &TempDir) -> an
         service: mesh::SERVICE.to_owned(),
         namespace: mesh::NAMESPACE.to_owned(),
         pod: format!("{}-0", mesh::SERVICE),
-        xds_address,
+        xds_address: xds_address.into(),
         admin_address: ports::free(),
         protocol: bootstrap::Protocol::Delta,
         metrics_interval: bootstrap::DEFAULT_METRICS_INTERVAL,

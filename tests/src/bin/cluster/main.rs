@@ -46,6 +46,7 @@ async fn main() -> anyhow::Result<()> {
   scripts/in-cluster                                  a shell in it, with kubectl and helm
   scripts/in-cluster kubectl get pods --all-namespaces
   scripts/in-cluster kubectl apply -f examples/kubernetes/policy.yaml
+  scripts/in-cluster kubectl apply -f examples/kubernetes/load.yaml
   scripts/in-cluster kubectl get weir --all-namespaces
   scripts/in-cluster kubectl describe smartlimiters.microservice.netease.com a
   scripts/in-cluster curl -si http://a.default.svc    one request, through Envoy

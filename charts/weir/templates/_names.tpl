@@ -1,0 +1,36 @@
+{{/* Names of what belongs to a namespace. */}}
+{{- define "weir.name" -}}
+{{ .Release.Name }}
+{{- end }}
+
+{{/* Names of what belongs to no namespace: several Weirs in one cluster have several. */}}
+{{- define "weir.clusterName" -}}
+{{ .Release.Name }}.{{ .Release.Namespace }}
+{{- end }}
+
+{{- define "weir.certificate" -}}
+{{ include "weir.name" . }}-webhook-certificate
+{{- end }}
+
+{{/* Whether Weir makes and renews the certificate of its webhook: `true` or nothing. */}}
+{{- define "weir.makesCertificate" -}}
+{{- if and .Values.webhook.enabled (not .Values.webhook.certificate.secretName) }}true{{ end }}
+{{- end }}
+
+{{- define "weir.selector" -}}
+app.kubernetes.io/name: weir
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "weir.labels" -}}
+{{ include "weir.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "weir.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- end }}

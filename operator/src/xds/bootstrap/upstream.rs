@@ -1,0 +1,93 @@
+//! Where a proxy finds Weir.
+
+use std::{net::SocketAddr, str::FromStr};
+
+use serde_json::{Value, json};
+
+/// An address, or a name that the proxy looks up, again and again: `weir.weir-system.svc:15010`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// IP address and port.
+    Address(SocketAddr),
+    /// DNS name and port.
+    Name(String, u16),
+}
+
+impl From<SocketAddr> for Upstream {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+/// What was given is neither an address nor a name, with a port.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected ADDRESS:PORT or NAME:PORT, such as weir.weir-system.svc:15010")]
+pub struct NoUpstream;
+
+impl FromStr for Upstream {
+    type Err = NoUpstream;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let (name, port) = text.split_once(':').ok_or(NoUpstream)?;
+        match port.parse() {
+            Ok(port) if port > 0 && is_name(name) => Ok(Self::Name(name.to_owned(), port)),
+            _ => Err(NoUpstream),
+        }
+    }
+}
+
+/// A DNS name. What looks like an IP address but is none is no name either.
+fn is_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=63).contains(&label.len()) && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let labels = || name.strip_suffix('.').unwrap_or(name).split('.');
+    let last = labels().next_back().unwrap_or_default();
+    name.len() <= 253 && labels().all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl Upstream {
+    /// Envoy's `core.v3.Address`.
+    pub(super) fn address(&self) -> Value {
+        let (host, port) = match self {
+            Self::Address(address) => (address.ip().to_string(), address.port()),
+            Self::Name(name, port) => (name.clone(), *port),
+        };
+        json!({"socket_address": {"address": host, "port_value": port}})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NoUpstream, Upstream};
+
+    #[test]
+    fn reads_addresses_and_names() {
+        let name = |name: &str, port| Ok(Upstream::Name(name.to_owned(), port));
+        assert_eq!("127.0.0.1:18000".parse(), Ok(Upstream::Address(([127, 0, 0, 1], 18000).into())));
+        assert!(matches!("[::1]:18000".parse(), Ok(Upstream::Address(_))));
+        assert_eq!("weir.weir-system.svc:15010".parse(), name("weir.weir-system.svc", 15010));
+        assert_eq!("localhost:1".parse(), name("localhost", 1));
+        assert_eq!("weir.example.:1".parse(), name("weir.example.", 1));
+        for bad in [
+            "",
+            "weir",
+            "weir:",
+            ":1",
+            "weir:0",
+            "weir:70000",
+            "a..b:1",
+            "a_b:1",
+            "-a:1",
+            "300.1.1.1:1",
+            "::1:1",
+            "a:1:2",
+        ] {
+            assert_eq!(bad.parse::<Upstream>(), Err(NoUpstream), "{bad}");
+        }
+    }
+}
