@@ -83,6 +83,9 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<String>) -> Resul
         }
         None => kube::Config::infer().await.map_err(Unreachable::Nowhere)?,
     };
+    // It would repeat what was answered 429, 503 or 504 for minutes before anyone heard of it. Each of us pauses, reports and tries
+    // again by itself.
+    config.default_retry = false;
     let agent = concat!("weir/", env!("CARGO_PKG_VERSION"));
     config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
     kube::Client::try_from(config).map_err(Unreachable::Client)
@@ -140,7 +143,8 @@ impl Source {
             if self.ready {
                 let longest = Instant::now() + LONGEST_WAIT;
                 while self.changes.len() < LARGEST_BATCH
-                    && let Ok(Some((place, seen))) = timeout_at(longest.min(Instant::now() + QUIET), seen_rx.recv()).await
+                    && let Ok(Some((place, seen))) =
+                        timeout_at(longest.min(Instant::now() + QUIET), seen_rx.recv()).await
                 {
                     self.take(place, seen);
                 }
@@ -169,7 +173,8 @@ impl Source {
 
     fn missing(&self) -> String {
         let watches = self.resources.iter().zip(&self.listings);
-        let missing: Vec<_> = watches.filter(|(_, listing)| !listing.is_complete()).map(|(it, _)| it.to_string()).collect();
+        let missing: Vec<_> =
+            watches.filter(|(_, listing)| !listing.is_complete()).map(|(it, _)| it.to_string()).collect();
         missing.join(", ")
     }
 

@@ -27,7 +27,11 @@ const ROOMS: &[Room] = &[
     Room { name: "intent", rooms: &[], crates: &["limiter"] },
     Room { name: "xds", rooms: &["intent"], crates: &["limiter", "tokio", "envoy_types"] },
     Room { name: "metrics", rooms: &["intent", "xds::names", "xds::node"], crates: &["kube", "limiter", "tokio"] },
-    Room { name: "admission", rooms: &["index", "watch::decode"], crates: &["crds", "limiter", "k8s_openapi", "kube", "tokio"] },
+    Room {
+        name: "admission",
+        rooms: &["index", "watch::decode"],
+        crates: &["crds", "limiter", "k8s_openapi", "kube", "tokio"],
+    },
     Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["limiter", "tokio"] },
     Room {
         name: "status",

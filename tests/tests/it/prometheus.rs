@@ -370,6 +370,7 @@ async fn the_languages_words_come_from_the_usual_exporters() {
         word: word.clone(),
         promql: None,
         pods: vec!["cart-0".to_owned()],
+        amounts: BTreeMap::new(),
     };
     let wanted = Wanted { queries: expected.iter().map(query).collect(), ..Wanted::default() };
     let config = Config {
