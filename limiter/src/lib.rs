@@ -16,5 +16,6 @@ pub mod metric;
 pub mod policy;
 pub mod problem;
 pub mod promql;
+pub mod quantity;
 pub mod quota;
 pub mod simulation;

@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, fmt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// Names of containers that are proxies, not the application: their use of CPU and memory does not count, nor do their limits.
+pub const PROXY_CONTAINERS: [&str; 3] = ["envoy", "istio-proxy", "weir-proxy"];
+
 /// A word of the policy language that names something measured.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Word {

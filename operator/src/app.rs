@@ -26,6 +26,7 @@ use crate::{
     index::Change,
     metrics::{
         HealthBoard, PodSample, Provider, Wanted,
+        kubernetes::MetricsApi,
         prometheus::{self, Prometheus},
         scrape::Scraper,
         stream,
@@ -48,6 +49,8 @@ pub struct Config {
     pub xds_address: SocketAddr,
     /// Where health, metrics and status are served.
     pub admin_address: SocketAddr,
+    /// How often the metrics API of a cluster is asked.
+    pub metrics_api_interval: Duration,
     /// How often metrics pages are read.
     pub scrape_interval: Duration,
     /// The Prometheus to ask, if there is one.
@@ -121,8 +124,16 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             let watching = files::spawn(folder.clone(), batches_tx, shutdown.clone());
             watching.with_context(|| format!("--config: the folder {} cannot be listed", folder.display()))?;
         }
-        Source::Kubernetes(config) => {
-            let watching = kubernetes::spawn(config, Live::default(), batches_tx, shutdown.clone());
+        Source::Kubernetes(source) => {
+            builder = builder.with_annotated_pages();
+            let provider = MetricsApi {
+                client: source.client.clone(),
+                interval: config.metrics_api_interval,
+                all_namespaces: source.namespaces.is_empty(),
+            };
+            let asking = provider.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
+            tasks.spawn(async move { drop(asking.await) });
+            let watching = kubernetes::spawn(source, Live::default(), batches_tx, shutdown.clone());
             tasks.spawn(async move { drop(watching.await) });
         }
     }

@@ -138,6 +138,10 @@ pub struct ClusterArgs {
     /// Watch only this namespace; may be given several times. All of them by default.
     #[arg(long = "namespace", env = "WEIR_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
     pub namespaces: Vec<String>,
+    /// How often the metrics API (metrics-server) is asked what pods use of CPU and memory; 5s by default. It measures every 15s
+    /// or so, unless told otherwise.
+    #[arg(long, env = "WEIR_METRICS_API_INTERVAL", value_name = "DURATION", value_parser = interval)]
+    pub metrics_api_interval: Option<Duration>,
 }
 
 /// Where and how Prometheus is asked.

@@ -74,6 +74,8 @@ pub struct Builder {
     kept: Unseen,
     keeper: Option<Keeper>,
     tracer: Option<Tracer>,
+    /// Only metrics pages that a Pod's annotations name are read.
+    annotated_pages: bool,
 }
 
 /// Decisions about a service or rule that is not there are kept for this long: a folder may be incomplete for a while.
@@ -94,7 +96,14 @@ impl Builder {
             kept: BTreeMap::new(),
             keeper: None,
             tracer: None,
+            annotated_pages: false,
         }
+    }
+
+    /// For pods on other machines: of their metrics pages only those are read that their annotations name.
+    #[must_use]
+    pub fn with_annotated_pages(self) -> Self {
+        Self { annotated_pages: true, ..self }
     }
 
     /// Traces decisions from now on.
@@ -291,7 +300,7 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        Arc::new(wanted::wanted(&self.index))
+        Arc::new(wanted::wanted(&self.index, self.annotated_pages))
     }
 
     /// The index, for status.

@@ -24,7 +24,7 @@ use self::{
 };
 pub use self::{
     edges::{Enforcer, RouteKey},
-    view::{Endpoint, ServiceView},
+    view::{Endpoint, Page, ServiceView},
 };
 use crate::intent::ServiceKey;
 

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! targets -> scrape (I/O) -> text -> rates -> Vec<PodSample> -> store -> limiter::metric::Observations
-//! queries -> prometheus (I/O) --------------> Vec<PodSample> -^
+//! pods    -> kubernetes (I/O) -> usage -----> Vec<PodSample> -^
+//! queries -> prometheus (I/O) -> answer ----> Vec<PodSample> -^
 //! Envoys  -> stream (I/O) -> families -> window ---^
 //! ```
 //!
-//! A provider owns its connections and its clock; `text`, `rates`, `families`, `window`, `histogram` and `store` are plain
+//! A provider owns its connections and its clock; `text`, `rates`, `usage`, `families`, `window`, `histogram` and `store` are plain
 //! functions of values. A target that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
 
+mod backoff;
 mod histogram;
+pub mod kubernetes;
 mod outbox;
 pub mod prometheus;
 pub mod rates;
@@ -97,13 +100,15 @@ pub enum Source {
     Envoy,
     /// The targets' own metrics pages.
     Scrape,
+    /// The Kubernetes metrics API.
+    MetricsApi,
     /// Prometheus.
     Prometheus,
 }
 
 impl Source {
     /// All of them, in the order in which they are believed.
-    pub const ALL: [Self; 3] = [Self::Envoy, Self::Scrape, Self::Prometheus];
+    pub const ALL: [Self; 4] = [Self::Envoy, Self::Scrape, Self::MetricsApi, Self::Prometheus];
 
     /// The name that status shows.
     #[must_use]
@@ -111,6 +116,7 @@ impl Source {
         match self {
             Self::Envoy => "envoy",
             Self::Scrape => "scrape",
+            Self::MetricsApi => "metrics-api",
             Self::Prometheus => "prometheus",
         }
     }
@@ -121,14 +127,29 @@ impl Source {
 pub struct Wanted {
     /// Pods whose metrics pages are read.
     pub targets: Vec<Target>,
+    /// Pods whose use of CPU or memory is wanted, whether or not they have a metrics page.
+    pub resources: Vec<PodResources>,
     /// What Prometheus is asked.
     pub queries: Vec<Query>,
     /// Services whose proxies' statistics are read; those of others are left alone.
     pub streamed: BTreeSet<ServiceKey>,
 }
 
+/// A pod whose use of CPU or memory is wanted, and what it is measured against.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodResources {
+    /// The Service that the pod belongs to.
+    pub service: ServiceKey,
+    /// The pod's name.
+    pub pod: String,
+    /// What the app containers may use of CPU, in cores. Absent: `cpu` cannot be a fraction of anything and is not measured.
+    pub cpu_cores: Option<f64>,
+    /// What they may use of memory, in bytes. Absent: `memory` is not measured.
+    pub memory_bytes: Option<f64>,
+}
+
 /// A question to Prometheus about one service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     /// The service that the answer is for.
     pub service: ServiceKey,
@@ -138,6 +159,8 @@ pub struct Query {
     pub promql: Option<String>,
     /// The service's ready pods, for `$pods`, in order.
     pub pods: Vec<String>,
+    /// What each of them may use, for `cpu` in cores and for `memory` in bytes; empty when that is not known of all.
+    pub amounts: BTreeMap<String, f64>,
 }
 
 /// A pod whose metrics are wanted, and what they are measured against.
@@ -229,6 +252,8 @@ pub struct HealthBoard {
     streams: Arc<Mutex<BTreeMap<(ServiceKey, String), u32>>>,
     /// What is wrong with the words that Prometheus is asked for; absent: nothing can be asked.
     queries: Arc<Mutex<Option<Troubles>>>,
+    /// What is wrong with the words that the metrics API is asked for.
+    usage: Arc<Mutex<Troubles>>,
 }
 
 impl HealthBoard {
@@ -262,26 +287,18 @@ impl HealthBoard {
 
     /// Keeps what is wrong with a word now, if anything is; says whether that turned.
     pub(crate) fn turn_query(&self, service: &ServiceKey, word: &Word, trouble: Option<&str>) -> bool {
-        let mut queries = self.queries.lock();
-        let queries = queries.get_or_insert_default();
-        let Some(message) = trouble else {
-            let Some(words) = queries.get_mut(service) else { return false };
-            let turned = words.remove(word).is_some();
-            if words.is_empty() {
-                queries.remove(service);
-            }
-            return turned;
-        };
-        match queries.entry(service.clone()).or_default().entry(word.clone()) {
-            Entry::Occupied(mut held) => {
-                message.clone_into(&mut held.get_mut().message);
-                false
-            }
-            Entry::Vacant(free) => {
-                free.insert(TargetError { message: message.to_owned(), since: Timestamp::now() });
-                true
-            }
-        }
+        turn(self.queries.lock().get_or_insert_default(), service, word, trouble)
+    }
+
+    /// Why the metrics API gives no value for a word of a service; absent when it does, or was not asked yet.
+    #[must_use]
+    pub fn usage(&self, service: &ServiceKey, word: &Word) -> Option<TargetError> {
+        self.usage.lock().get(service)?.get(word).cloned()
+    }
+
+    /// Keeps what the metrics API lacks of a word now, if anything; says whether that turned.
+    pub(crate) fn turn_usage(&self, service: &ServiceKey, word: &Word, trouble: Option<&str>) -> bool {
+        turn(&mut self.usage.lock(), service, word, trouble)
     }
 
     /// Whether the proxy of a pod streams the statistics of its inbound ports.
@@ -309,6 +326,28 @@ impl HealthBoard {
             if pods.is_empty() {
                 targets.remove(service);
             }
+        }
+    }
+}
+
+/// Keeps what is wrong with a word now, if anything is; says whether that turned.
+fn turn(troubles: &mut Troubles, service: &ServiceKey, word: &Word, trouble: Option<&str>) -> bool {
+    let Some(message) = trouble else {
+        let Some(words) = troubles.get_mut(service) else { return false };
+        let turned = words.remove(word).is_some();
+        if words.is_empty() {
+            troubles.remove(service);
+        }
+        return turned;
+    };
+    match troubles.entry(service.clone()).or_default().entry(word.clone()) {
+        Entry::Occupied(mut held) => {
+            message.clone_into(&mut held.get_mut().message);
+            false
+        }
+        Entry::Vacant(free) => {
+            free.insert(TargetError { message: message.to_owned(), since: Timestamp::now() });
+            true
         }
     }
 }

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use limiter::{metric::Word, policy::MetricSource};
 
 use crate::{
-    index::{Index, ServiceView},
-    metrics::{Query, Series, Target, Wanted},
+    index::{Endpoint, Index, ServiceView},
+    metrics::{PodResources, Query, Series, Target, Wanted},
     translate::decide::qualified,
 };
 
-pub(super) fn wanted(index: &Index) -> Wanted {
+/// What is wanted now; of metrics pages, when told so, only those that annotations name.
+pub(super) fn wanted(index: &Index, annotated_pages: bool) -> Wanted {
     let mut wanted = Wanted::default();
     for view in index.service_keys().filter_map(|key| index.service(key)) {
-        wanted.targets.extend(targets_of(&view));
+        wanted.targets.extend(targets_of(&view, annotated_pages));
+        wanted.resources.extend(resources_of(&view));
         wanted.queries.extend(queries_of(&view));
         if reads_streams(&view) {
             wanted.streamed.insert(view.key.clone());
@@ -22,7 +24,7 @@ pub(super) fn wanted(index: &Index) -> Wanted {
     wanted
 }
 
-fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
+fn targets_of(view: &ServiceView<'_>, annotated_pages: bool) -> Vec<Target> {
     let mut wanted = false;
     let mut series = Vec::new();
     for policy in &view.policies {
@@ -45,18 +47,33 @@ fn targets_of(view: &ServiceView<'_>) -> Vec<Target> {
     if !wanted {
         return Vec::new();
     }
-    let with_page =
-        view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.metrics.as_ref()?)));
+    let with_page = view.endpoints.iter().filter_map(|(pod, endpoint)| Some((pod, endpoint, endpoint.page.as_ref()?)));
     with_page
-        .map(|(pod, endpoint, (address, path))| Target {
+        .filter(|(.., page)| page.annotated || !annotated_pages)
+        .map(|(pod, endpoint, page)| Target {
             service: view.key.clone(),
             pod: (*pod).to_owned(),
-            url: format!("http://{address}{path}"),
+            url: format!("{}://{}{}", if page.tls { "https" } else { "http" }, page.address, page.path),
             cpu_limit_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
             memory_limit_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
             series: series.clone(),
         })
         .collect()
+}
+
+/// The service's pods, when a rule reads what they use of CPU or memory.
+fn resources_of(view: &ServiceView<'_>) -> Vec<PodResources> {
+    let reads = |word| matches!(word, Word::Cpu | Word::Memory);
+    if !view.policies.iter().any(|policy| policy.metrics().into_iter().any(|metric| reads(metric.word))) {
+        return Vec::new();
+    }
+    let resources = |(pod, endpoint): (&&str, &Endpoint)| PodResources {
+        service: view.key.clone(),
+        pod: (*pod).to_owned(),
+        cpu_cores: endpoint.cpu_cores.map(|cpu| cpu.amount),
+        memory_bytes: endpoint.memory_bytes.map(|memory| memory.amount),
+    };
+    view.endpoints.iter().map(resources).collect()
 }
 
 /// Whether a rule of the service reads what its proxies stream.
@@ -86,6 +103,23 @@ fn queries_of(view: &ServiceView<'_>) -> Vec<Query> {
         return Vec::new();
     }
     let pods: Vec<String> = view.ready_pods().map(str::to_owned).collect();
-    let query = |(word, promql)| Query { service: view.key.clone(), word, promql, pods: pods.clone() };
+    let query = |(word, promql)| {
+        let amounts = amounts(view, &word);
+        Query { service: view.key.clone(), word, promql, pods: pods.clone(), amounts }
+    };
     words.into_iter().map(query).collect()
+}
+
+/// What the ready pods may use of what the word is a fraction of, by their own manifests; empty unless all are known.
+fn amounts(view: &ServiceView<'_>, word: &Word) -> BTreeMap<String, f64> {
+    let ready = view.endpoints.iter().filter(|(_, endpoint)| endpoint.ready);
+    let amounts = ready.map(|(pod, endpoint)| {
+        let resource = match word {
+            Word::Cpu => endpoint.cpu_cores,
+            Word::Memory => endpoint.memory_bytes,
+            _ => None,
+        };
+        Some(((*pod).to_owned(), resource?.amount))
+    });
+    amounts.collect::<Option<_>>().unwrap_or_default()
 }

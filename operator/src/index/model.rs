@@ -12,7 +12,11 @@ use k8s_openapi::{
     },
     apimachinery::pkg::api::resource::Quantity,
 };
-use limiter::problem::{Problem, Reason};
+use limiter::{
+    metric::PROXY_CONTAINERS,
+    problem::{Problem, Reason},
+    quantity::quantity,
+};
 
 use crate::intent::Protocol;
 
@@ -22,8 +26,6 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const INBOUND: &str = "inbound.weir.dev/";
 /// Annotation of a Pod: where its proxy takes the requests that the application sends to other services.
 pub(super) const OUTBOUND: &str = "outbound.weir.dev/listen";
-/// Containers that are proxies, not the application.
-const PROXY_CONTAINERS: [&str; 3] = ["envoy", "istio-proxy", "weir-proxy"];
 
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -121,14 +123,56 @@ pub struct PodModel {
     pub inbound: BTreeMap<u16, Application>,
     /// Where the proxy takes what the application sends to other services.
     pub outbound: Option<SocketAddr>,
-    /// Port of the metrics page.
-    pub metrics_port: Option<u16>,
-    /// Path of the metrics page.
-    pub metrics_path: Option<String>,
+    /// What its annotations say of its metrics page.
+    pub page: PageModel,
     /// CPU that the application's containers may use.
     pub cpu_cores: Option<Resource>,
     /// Memory that the application's containers may use, in bytes.
     pub memory_bytes: Option<Resource>,
+}
+
+/// What a Pod's annotations say of its metrics page.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageModel {
+    /// `prometheus.io/scrape`: whether it is read.
+    pub scrape: Option<bool>,
+    /// `prometheus.io/port`.
+    pub port: Option<u16>,
+    /// `prometheus.io/path`, which begins with `/`.
+    pub path: Option<String>,
+    /// `prometheus.io/scheme` is `https`.
+    pub tls: bool,
+    /// The first TCP port that a container of the application declares.
+    pub container_port: Option<u16>,
+}
+
+impl PageModel {
+    /// Takes in one annotation of `prometheus.io`; others of that domain are left to those who know them.
+    fn annotate(&mut self, name: &str, value: String) -> Result<(), (String, &'static str)> {
+        let expected = |what: &str, mend| Err((format!("expected {what}, found {value:?}"), mend));
+        match name {
+            "scrape" => match value.as_str() {
+                "true" => self.scrape = Some(true),
+                "false" => self.scrape = Some(false),
+                _ => return expected("\"true\" or \"false\"", "for example prometheus.io/scrape: \"true\""),
+            },
+            "port" => match value.parse() {
+                Ok(port) if port > 0 => self.port = Some(port),
+                _ => return expected("a port from 1 to 65535", "for example prometheus.io/port: \"9100\""),
+            },
+            "path" if value.starts_with('/') && value.parse::<http::uri::PathAndQuery>().is_ok() => {
+                self.path = Some(value);
+            }
+            "path" => return expected("a path that begins with `/`", "for example prometheus.io/path: /metrics"),
+            "scheme" => match value.as_str() {
+                "http" => self.tls = false,
+                "https" => self.tls = true,
+                _ => return expected("`http` or `https`", "for example prometheus.io/scheme: http"),
+            },
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// A resource of the application's containers, summed.
@@ -278,29 +322,31 @@ impl TryFrom<Pod> for PodModel {
                     "the annotation is not known",
                     "did you mean `outbound.weir.dev/listen`?",
                 ));
-            } else if name == "prometheus.io/port" {
-                match value.parse::<u16>() {
-                    Ok(port) if port > 0 => model.metrics_port = Some(port),
-                    _ => problems.push(invalid(field, format!("expected a port, found {value:?}"), "")),
-                }
-            } else if name == "prometheus.io/path" {
-                if value.starts_with('/') && value.parse::<http::uri::PathAndQuery>().is_ok() {
-                    model.metrics_path = Some(value);
-                } else {
-                    problems.push(invalid(field, format!("expected a path that begins with `/`, found {value:?}"), ""));
-                }
+            } else if let Some(setting) = name.strip_prefix("prometheus.io/")
+                && let Err((message, mend)) = model.page.annotate(setting, value)
+            {
+                problems.push(invalid(field, message, mend));
             }
         }
         let spec = pod.spec.unwrap_or_default();
         let mut cpu = Sum::default();
         let mut memory = Sum::default();
-        for (position, container) in spec.containers.into_iter().enumerate() {
+        let containers = spec.containers.into_iter().enumerate().map(|(position, it)| ("containers", position, it));
+        // Init containers that go on running are measured like all others.
+        let sidecars = spec.init_containers.unwrap_or_default().into_iter().enumerate();
+        let sidecars = sidecars.filter(|(_, container)| container.restart_policy.as_deref() == Some("Always"));
+        let all = containers.chain(sidecars.map(|(position, it)| ("initContainers", position, it)));
+        for (list, position, container) in all {
             if PROXY_CONTAINERS.contains(&container.name.as_str()) {
                 continue;
             }
+            let ports = container.ports.unwrap_or_default();
+            let mut tcp = ports.iter().filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+            let first = tcp.find_map(|port| u16::try_from(port.container_port).ok());
+            model.page.container_port = model.page.container_port.or(first);
             let resources = container.resources.unwrap_or_default();
             let (limits, requests) = (resources.limits.unwrap_or_default(), resources.requests.unwrap_or_default());
-            let field = format!("spec.containers[{position}].resources");
+            let field = format!("spec.{list}[{position}].resources");
             for (sum, name) in [(&mut cpu, "cpu"), (&mut memory, "memory")] {
                 if let Err(problem) = sum.add(&field, name, limits.get(name), requests.get(name)) {
                     problems.push(problem);
@@ -331,16 +377,20 @@ impl Sum {
         request: Option<&Quantity>,
     ) -> Result<(), Problem> {
         self.containers += 1;
-        let Some(given) = limit.or(request) else {
-            self.unknown = true;
-            return Ok(());
-        };
-        self.from_request |= limit.is_none();
-        let part = if limit.is_some() { "limits" } else { "requests" };
-        self.amount += quantity(&given.0).ok_or_else(|| {
-            let message = format!("expected a quantity above zero such as 500m, 2 or 512Mi, found {:?}", given.0);
-            invalid(format!("{field}.{part}.{name}"), message, "")
-        })?;
+        for (part, given) in [("limits", limit), ("requests", request)] {
+            let Some(given) = given else { continue };
+            let amount = quantity(&given.0).ok_or_else(|| {
+                let message = format!("expected a quantity such as 500m, 2 or 512Mi, found {:?}", given.0);
+                invalid(format!("{field}.{part}.{name}"), message, "")
+            })?;
+            // Zero is how Kubernetes writes "without".
+            if amount > 0.0 {
+                self.amount += amount;
+                self.from_request |= part == "requests";
+                return Ok(());
+            }
+        }
+        self.unknown = true;
         Ok(())
     }
 
@@ -350,48 +400,9 @@ impl Sum {
     }
 }
 
-/// A Kubernetes quantity above zero as a number: `500m` is 0.5, `512Mi` is 536870912.
-fn quantity(text: &str) -> Option<f64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    // `1e3` and `1E3` are numbers; `1E` is an exa.
-    if let Ok(value) = text.parse::<f64>() {
-        return (value.is_finite() && value > 0.0).then_some(value);
-    }
-    let factor = match &text[digits.len()..] {
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "E" => 1e18,
-        "Ki" => 1024.0,
-        "Mi" => 1024.0_f64.powi(2),
-        "Gi" => 1024.0_f64.powi(3),
-        "Ti" => 1024.0_f64.powi(4),
-        "Pi" => 1024.0_f64.powi(5),
-        "Ei" => 1024.0_f64.powi(6),
-        _ => return None,
-    };
-    digits.parse::<f64>().ok().map(|value| value * factor).filter(|value| value.is_finite() && *value > 0.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_quantities_as_kubernetes_does() {
-        for (text, value) in [("500m", 0.5), ("2", 2.0), ("1e3", 1000.0), ("512Mi", 536_870_912.0), ("1E", 1e18)] {
-            assert_eq!(quantity(text), Some(value), "{text}");
-        }
-        for text in ["", "m", "-1", "0", "NaN", "inf", "1e400", "5 cores", "12é"] {
-            assert_eq!(quantity(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn protocol_comes_from_app_protocol_then_name() {

@@ -68,12 +68,89 @@ fn joins_a_service_with_its_slices_pods_and_policies_in_any_order() {
         let pod = &view.endpoints["pod-1"];
         assert_eq!(pod.inbound[0].listener.to_string(), "127.0.1.1:8080");
         assert_eq!(pod.inbound[0].application.to_string(), "127.0.1.1:9000");
-        let (page, path) = pod.metrics.as_ref().expect("a page");
-        assert_eq!((page.to_string().as_str(), path.as_str()), ("127.0.1.1:9100", "/metrics"));
+        let page = pod.page.as_ref().expect("a page");
+        assert_eq!((page.address.to_string().as_str(), page.path.as_str()), ("127.0.1.1:9100", "/metrics"));
         assert_eq!(pod.cpu_cores.map(|cpu| cpu.amount), Some(0.5), "the proxy's container is left out");
         assert_eq!(view.endpoints["pod-2"].inbound[0].application.to_string(), "127.0.0.1:8080");
         assert_eq!(view.policies.len(), 1);
     }
+}
+
+/// The metrics page of `pod-1` with these annotations and a container that declares these ports.
+fn page(annotations: &str, ports: &str) -> Option<Page> {
+    let mut index = Index::default();
+    let pod = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: pod-1, namespace: ns-a, annotations: {{{annotations}}}}}\n\
+         spec: {{containers: [{{name: envoy, ports: [{{containerPort: 1}}]}}, {{name: app, ports: [{ports}]}}]}}\n"
+    );
+    for text in [SERVICE, SLICE, &pod] {
+        apply(&mut index, text);
+    }
+    assert!(index.other_problems().is_empty(), "{annotations}");
+    index.service(&checkout()).expect("the service exists").endpoints["pod-1"].page.clone()
+}
+
+#[test]
+fn annotations_say_whether_and_where_a_metrics_page_is() {
+    let at = |address: &str, path: &str, tls, annotated| {
+        Some(Page { address: address.parse().unwrap(), path: path.to_owned(), tls, annotated })
+    };
+    let declared = "{containerPort: 53, protocol: UDP}, {containerPort: 9102}";
+    for (annotations, ports, expected) in [
+        ("", declared, at("127.0.0.1:8080", "/metrics", false, false)),
+        ("prometheus.io/path: /m", declared, at("127.0.0.1:8080", "/m", false, false)),
+        ("prometheus.io/scrape: 'true'", declared, at("127.0.1.1:9102", "/metrics", false, true)),
+        ("prometheus.io/scrape: 'true'", "", at("127.0.1.1:8080", "/metrics", false, true)),
+        ("prometheus.io/port: '91', prometheus.io/path: '/m?a=b'", declared, at("127.0.1.1:91", "/m?a=b", false, true)),
+        ("prometheus.io/port: '91', prometheus.io/scheme: https", "", at("127.0.1.1:91", "/metrics", true, true)),
+        ("prometheus.io/port: '91', prometheus.io/scrape: 'false'", "", None),
+        ("prometheus.io/probe: 'whatever'", "", at("127.0.0.1:8080", "/metrics", false, false)),
+    ] {
+        assert_eq!(page(annotations, ports), expected, "{annotations} {ports}");
+    }
+}
+
+#[test]
+fn an_annotation_that_makes_no_sense_is_a_problem_of_the_pod() {
+    for (name, value, words) in [
+        ("scrape", "yes", "expected \"true\" or \"false\", found \"yes\""),
+        ("port", "http", "expected a port from 1 to 65535, found \"http\""),
+        ("port", "0", "expected a port from 1 to 65535"),
+        ("path", "metrics", "expected a path that begins with `/`"),
+        ("scheme", "ftp", "expected `http` or `https`, found \"ftp\""),
+    ] {
+        let mut index = Index::default();
+        apply(
+            &mut index,
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: b, annotations: {{prometheus.io/{name}: '{value}'}}}}\n"
+            ),
+        );
+        let problems: Vec<_> = index.other_problems().into_values().flatten().collect();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].field, format!("metadata.annotations[prometheus.io/{name}]"));
+        assert!(problems[0].message.starts_with(words), "{problems:?}");
+        assert!(problems[0].help.as_ref().is_some_and(|help| help.starts_with("for example prometheus.io/")));
+    }
+}
+
+#[test]
+fn init_containers_that_go_on_running_count_and_zero_is_no_limit() {
+    let cpu = |spec: &str| {
+        let mut index = Index::default();
+        let pod = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: pod-1, namespace: ns-a}}\nspec: {spec}\n");
+        for text in [SERVICE, SLICE, &pod] {
+            apply(&mut index, text);
+        }
+        index.service(&checkout()).expect("the service exists").endpoints["pod-1"].cpu_cores.map(|cpu| cpu.amount)
+    };
+    let limit = |cores: &str| format!("resources: {{limits: {{cpu: '{cores}'}}}}");
+    let init = |name: &str, more: &str| format!("initContainers: [{{name: {name}, {more}, {}}}]", limit("2"));
+    let app = |cores: &str| format!("containers: [{{name: app, {}}}]", limit(cores));
+    assert_eq!(cpu(&format!("{{{}, {}}}", app("1"), init("log", "restartPolicy: Always"))), Some(3.0));
+    assert_eq!(cpu(&format!("{{{}, {}}}", app("1"), init("istio-proxy", "restartPolicy: Always"))), Some(1.0));
+    assert_eq!(cpu(&format!("{{{}, {}}}", app("1"), init("migrate", "image: x"))), Some(1.0));
+    assert_eq!(cpu(&format!("{{{}}}", app("0"))), None);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use limiter::policy::{EnforceAt, Policy};
 use super::{
     edges::Enforcer,
     gateway::GatewayModel,
-    model::{EndpointSliceModel, PodModel, Resource, ServiceModel},
+    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel},
 };
 use crate::intent::{Inbound, Protocol, ServiceKey};
 
@@ -51,12 +51,26 @@ pub struct Endpoint {
     pub outbound: Option<SocketAddr>,
     /// Ports on which its proxy listens.
     pub inbound: Vec<Inbound>,
-    /// Address, port and path of its metrics page; `None` without any port.
-    pub metrics: Option<(SocketAddr, String)>,
+    /// Its metrics page; `None` when there is none to read.
+    pub page: Option<Page>,
     /// CPU in cores.
     pub cpu_cores: Option<Resource>,
     /// Memory in bytes.
     pub memory_bytes: Option<Resource>,
+}
+
+/// Where a pod's metrics page is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Path, which begins with `/`.
+    pub path: String,
+    /// It is served over TLS.
+    pub tls: bool,
+    /// The Pod's annotations name it, at the pod's own address. Otherwise it is looked for where the application answers, which
+    /// only a Weir on the same machine may reach.
+    pub annotated: bool,
 }
 
 /// What the pods of a service listen on, by the pods' numbers.
@@ -116,7 +130,7 @@ pub(super) fn build<'a>(
                 address: endpoint.address,
                 outbound: pod.and_then(|pod| ports.way_out(&endpoint.pod, pod)),
                 inbound: Vec::new(),
-                metrics: None,
+                page: None,
                 cpu_cores: pod.and_then(|pod| pod.cpu_cores),
                 memory_bytes: pod.and_then(|pod| pod.memory_bytes),
             });
@@ -138,12 +152,8 @@ pub(super) fn build<'a>(
                 entry.inbound.push(Inbound { listener, application, protocol });
             }
             entry.inbound.sort_by_key(|inbound| inbound.listener);
-            if entry.metrics.is_none() {
-                let path = pod.and_then(|pod| pod.metrics_path.clone()).unwrap_or_else(|| "/metrics".to_owned());
-                let page = pod.and_then(|pod| pod.metrics_port).map(|port| SocketAddr::new(endpoint.address, port));
-                // Without a port of its own the page is the application's: asked directly, so that no limit refuses it.
-                let page = page.or_else(|| entry.inbound.first().map(|inbound| inbound.application));
-                entry.metrics = page.map(|address| (address, path));
+            if entry.page.is_none() {
+                entry.page = page(pod.map(|pod| &pod.page), endpoint.address, &entry.inbound);
             }
         }
     }
@@ -156,6 +166,22 @@ pub(super) fn build<'a>(
         pod_ports: ports.pod_ports,
         selects: service.selects,
     }
+}
+
+/// The metrics page of a pod at this address.
+fn page(model: Option<&PageModel>, address: IpAddr, inbound: &[Inbound]) -> Option<Page> {
+    let default = PageModel::default();
+    let PageModel { scrape, port, path, tls, container_port } = model.unwrap_or(&default);
+    let asked = scrape.unwrap_or(port.is_some());
+    let declared = || container_port.or_else(|| inbound.first().map(|inbound| inbound.listener.port()));
+    let address = match (scrape, asked) {
+        (Some(false), _) => return None,
+        (_, true) => SocketAddr::new(address, port.or_else(declared)?),
+        // Asked directly, so that no limit refuses it.
+        _ => inbound.first()?.application,
+    };
+    let path = path.clone().unwrap_or_else(|| "/metrics".to_owned());
+    Some(Page { address, path, tls: *tls, annotated: asked })
 }
 
 /// Where an application listens that shares the port with its proxy: the loopback of the same family.

@@ -36,9 +36,13 @@ pub use self::{
 use self::{
     answer::{Answer, Asker},
     client::Client,
-    gate::{Gate, backoff},
+    gate::Gate,
 };
-use super::{HealthBoard, PodSample, Provider, Query, Source, Wanted, outbox::Outbox};
+use super::{
+    HealthBoard, PodSample, Provider, Query, Source, Wanted,
+    backoff::{backoff, spread},
+    outbox::Outbox,
+};
 
 /// Questions that may be under way at once.
 pub const CONCURRENCY: usize = 16;
@@ -155,10 +159,10 @@ async fn supervise(
 /// Each text once, with those who share it.
 fn plan(queries: &[Query], lookback: Duration) -> BTreeMap<Arc<str>, Vec<Asker>> {
     let mut plan: BTreeMap<Arc<str>, Vec<Asker>> = BTreeMap::new();
-    for Query { service, word, promql, pods } in queries {
+    for Query { service, word, promql, pods, amounts } in queries {
         let (text, by) = match promql {
             Some(promql) => (promql.clone(), None),
-            None => match builtin(word) {
+            None => match builtin(word, !amounts.is_empty()) {
                 Some(Builtin { promql, by }) => (promql, Some(by)),
                 None => continue,
             },
@@ -170,7 +174,8 @@ fn plan(queries: &[Query], lookback: Duration) -> BTreeMap<Arc<str>, Vec<Asker>>
             let seconds = lookback.as_secs_f64();
             text = format!("{text} and timestamp({text}) > time() - {seconds}");
         }
-        let asker = Asker { service: service.clone(), word: word.clone(), pods: pods.clone(), by };
+        let (service, word, pods, amounts) = (service.clone(), word.clone(), pods.clone(), amounts.clone());
+        let asker = Asker { service, word, pods, amounts, by };
         plan.entry(text.into()).or_default().push(asker);
     }
     plan
@@ -315,12 +320,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// A number from 0 to 1 that differs from text to text, attempt to attempt and process to process.
-fn spread(text: &str, attempt: u32) -> f64 {
-    let seed = u64::from(std::process::id()) << 32 | u64::from(attempt);
-    (xxhash_rust::xxh3::xxh3_64_with_seed(text.as_bytes(), seed) % 1000) as f64 / 1000.0
 }
 
 #[cfg(test)]

@@ -52,6 +52,11 @@ impl Default for Scraper {
 enum Error {
     #[error("the address {url:?} is not a URL: {reason}")]
     Url { url: String, reason: String },
+    #[error(
+        "{url} is served over TLS, and Weir knows no authority to check it by: serve it over HTTP, or leave it to Prometheus or the \
+         metrics API and set prometheus.io/scrape to \"false\""
+    )]
+    Tls { url: String },
     #[error("cannot reach {url}: {reason}")]
     Unreachable { url: String, reason: String },
     #[error("{url} did not answer in full within {} ms", deadline.as_millis())]
@@ -191,6 +196,9 @@ impl Reader {
         let uri: Uri = url
             .parse()
             .map_err(|error: http::uri::InvalidUri| Error::Url { url: url.to_owned(), reason: error.to_string() })?;
+        if uri.scheme_str() == Some("https") {
+            return Err(Error::Tls { url: url.to_owned() });
+        }
         let request = Request::get(uri)
             .header(header::ACCEPT, "text/plain;version=0.0.4")
             .header(header::USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))

@@ -1,6 +1,6 @@
 //! Keeps the newest sample of every source, pod and quantity, and reduces them over a target's ready pods.
 //!
-//! Which source counts: the first fresh one of Envoy, scraping and Prometheus. Sources that disagree are never averaged; when
+//! Which source counts: the first fresh one of Envoy, scraping, the metrics API and Prometheus. Sources that disagree are never averaged; when
 //! one falls silent the next is believed, and where none is fresh the newest is shown, which is stale.
 //!
 //! Which pods count: a pod whose sample is older than the newest one by more than its freshness is left out, so that one

@@ -262,10 +262,12 @@ fn why_missing(
         return Some(why);
     }
     let direct = direct_fails(target, view, missing, health, proxies);
+    let usage = missing.iter().find_map(|metric| health.usage(&target.service, &metric.word));
+    let usage = usage.map(|error| format!("from the metrics API: {}", error.message));
     let asked = missing.iter().find_map(|metric| health.query(&target.service, &metric.word));
     let asked = asked.map(|error| format!("from Prometheus: {}", error.message));
-    let both: Vec<String> = direct.into_iter().chain(asked).collect();
-    (!both.is_empty()).then(|| both.join("; "))
+    let all: Vec<String> = direct.into_iter().chain(usage).chain(asked).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 /// Why a word that the policy takes from Prometheus is missing, with the field that says the query.

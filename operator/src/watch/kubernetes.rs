@@ -83,6 +83,9 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<String>) -> Resul
         }
         None => kube::Config::infer().await.map_err(Unreachable::Nowhere)?,
     };
+    // It would repeat what was answered 429, 503 or 504 for minutes before anyone heard of it. Each of us pauses, reports and tries
+    // again by itself.
+    config.default_retry = false;
     let agent = concat!("weir/", env!("CARGO_PKG_VERSION"));
     config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
     kube::Client::try_from(config).map_err(Unreachable::Client)

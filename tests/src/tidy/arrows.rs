@@ -44,10 +44,11 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 11] = [
+const PURE: [&[&str]; 12] = [
     &["index"],
     &["translate"],
     &["intent"],
+    &["metrics", "kubernetes", "usage"],
     &["metrics", "stream", "families"],
     &["metrics", "stream", "window"],
     &["xds", "resources"],

@@ -5,6 +5,7 @@ mod definitions; // the custom resource definitions: accepted, explained, refusi
 mod faults; // servers end, hang, come back and forget
 mod install; // both charts from installation to removal, and the rights that Weir needs
 mod kit; // the kit itself: what the other tests take for granted
-mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back
+mod metrics; // the metrics API: what pods use drives limits, and its failures are said
 mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
+mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back

@@ -311,21 +311,30 @@ async fn without_a_prometheus_the_status_says_how_to_name_one() {
 }
 
 /// What the usual exporters say of `shop/cart` at a time, in seconds since the epoch: half a core of one, 64 of 256 MiB, 20 requests per second of
-/// which 2 fail and 4 are refused by a limit, all answered within 100 ms; and a proxy that must not count.
+/// which 2 fail and 4 are refused by a limit, all answered within 100 ms. Its pod has two containers, of which one has been
+/// started again; a proxy, the pod's own container and the sum of all must not count.
 fn exporters(at: f64, since: f64) -> String {
     let (seconds, at) = (at - since, (at * 1000.0) as i64);
     let container = |name: &str| format!("namespace=\"shop\",pod=\"cart-0\",container=\"{name}\"");
     let istio = "reporter=\"destination\",destination_service_name=\"cart\",destination_service_namespace=\"shop\",\
                  namespace=\"shop\",pod=\"cart-0\"";
     let mut text = String::new();
-    for (name, cores) in [("app", 0.5), ("istio-proxy", 3.0), ("", 3.5)] {
+    let restarted = seconds - if seconds < 60.0 { 0.0 } else { 60.0 };
+    let containers = [
+        ("app", 0.4, seconds, 48),
+        ("worker", 0.1, restarted, 16),
+        ("istio-proxy", 3.0, seconds, 900),
+        ("POD", 0.2, seconds, 1),
+        ("", 3.7, seconds, 965),
+    ];
+    for (name, cores, seconds, mebibytes) in containers {
         let labels = container(name);
-        writeln!(text, "container_cpu_usage_seconds_total{{{labels}}} {} {at}", cores * seconds).unwrap();
-        writeln!(text, "container_memory_working_set_bytes{{{labels}}} {} {at}", 64 << 20).unwrap();
+        writeln!(text, "container_cpu_usage_seconds_total{{{labels},cpu=\"total\"}} {} {at}", cores * seconds).unwrap();
+        writeln!(text, "container_memory_working_set_bytes{{{labels}}} {} {at}", mebibytes << 20).unwrap();
     }
     for (resource, limit) in [("cpu", 1.0), ("memory", 268_435_456.0)] {
-        for name in ["app", "istio-proxy"] {
-            let labels = container(name);
+        for (name, part) in [("app", 0.75), ("worker", 0.25), ("istio-proxy", 2.0)] {
+            let (labels, limit) = (container(name), part * limit);
             writeln!(text, "kube_pod_container_resource_limits{{{labels},resource=\"{resource}\"}} {limit} {at}")
                 .unwrap();
         }
@@ -337,6 +346,14 @@ fn exporters(at: f64, since: f64) -> String {
             let count = if le == "50" { 0.0 } else { rate * seconds };
             writeln!(text, "istio_request_duration_milliseconds_bucket{{{labels},le=\"{le}\"}} {count} {at}").unwrap();
         }
+    }
+    // An application that counts itself: 8 a second, of which 2 fail, all answered within half a second.
+    let own = "namespace=\"shop\",pod=\"plain-0\",service=\"plain\"";
+    for (code, rate) in [(200, 6.0), (500, 2.0)] {
+        writeln!(text, "http_requests_total{{{own},method=\"GET\",code=\"{code}\"}} {} {at}", rate * seconds).unwrap();
+    }
+    for (le, rate) in [("0.1", 0.0), ("0.5", 8.0), ("+Inf", 8.0)] {
+        writeln!(text, "http_request_duration_seconds_bucket{{{own},le=\"{le}\"}} {} {at}", rate * seconds).unwrap();
     }
     let labels = "namespace=\"shop\",pod=\"cart-0\",envoy_http_conn_manager_prefix=\"in_8080\"";
     writeln!(text, "envoy_http_downstream_rq_active{{{labels}}} 7 {at}").unwrap();
@@ -353,23 +370,35 @@ async fn the_languages_words_come_from_the_usual_exporters() {
     page.page(next(0));
     let target = Target { address: page.address, labels: Vec::new() };
     let prometheus = Prometheus::start(&[target], SCRAPED_EVERY).await;
-    let service = ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() };
+    let service = |name: &str| ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() };
     let expected = [
-        (Word::Cpu, 0.5),
-        (Word::Memory, 0.25),
-        (Word::Requests, 20.0),
-        (Word::Answers, 16.0),
-        (Word::Refused, 4.0),
-        (Word::Errors, 0.125),
-        (Word::ErrorsPerSecond, 2.0),
-        (Word::Latency(50), 0.075),
-        (Word::Inflight, 7.0),
+        ("cart", Word::Cpu, 0.5),
+        ("cart", Word::Memory, 0.25),
+        ("cart", Word::Requests, 20.0),
+        ("cart", Word::Answers, 16.0),
+        ("cart", Word::Refused, 4.0),
+        ("cart", Word::Errors, 0.125),
+        ("cart", Word::ErrorsPerSecond, 2.0),
+        ("cart", Word::Latency(50), 0.075),
+        ("cart", Word::Inflight, 7.0),
+        // The same pod, of which its manifest says what it may use: twice what kube-state-metrics says.
+        ("known", Word::Cpu, 0.25),
+        ("known", Word::Memory, 0.125),
+        ("plain", Word::Requests, 8.0),
+        ("plain", Word::Answers, 8.0),
+        ("plain", Word::Errors, 0.25),
+        ("plain", Word::ErrorsPerSecond, 2.0),
+        ("plain", Word::Latency(50), 0.3),
     ];
-    let query = |(word, _): &(Word, f64)| Query {
-        service: service.clone(),
-        word: word.clone(),
-        promql: None,
-        pods: vec!["cart-0".to_owned()],
+    let query = |(name, word, _): &(&str, Word, f64)| {
+        let amount = if *word == Word::Cpu { 2.0 } else { 536_870_912.0 };
+        Query {
+            service: service(name),
+            word: word.clone(),
+            promql: None,
+            pods: vec![if *name == "plain" { "plain-0" } else { "cart-0" }.to_owned()],
+            amounts: (*name == "known").then(|| ("cart-0".to_owned(), amount)).into_iter().collect(),
+        }
     };
     let wanted = Wanted { queries: expected.iter().map(query).collect(), ..Wanted::default() };
     let config = Config {
@@ -391,7 +420,7 @@ async fn the_languages_words_come_from_the_usual_exporters() {
         while let Some(batch) = samples_rx.recv().await {
             for sample in batch {
                 if let Measure::Number(word, value) = sample.measure {
-                    collected.lock().insert(word, (sample.service, sample.pod, value));
+                    collected.lock().insert((sample.service, word), (sample.pod, value));
                 }
             }
         }
@@ -399,21 +428,18 @@ async fn the_languages_words_come_from_the_usual_exporters() {
     eventually(DEADLINE, "every word has its value", async || {
         page.page(next(page.reads()));
         let seen = seen.lock();
-        let wrong = expected
-            .iter()
-            .find(|(word, value)| seen.get(word).is_none_or(|(.., found)| (found - value).abs() > value * 0.1));
-        match wrong {
-            None => Ok(()),
-            Some((word, value)) => {
-                Err(format!("{word}: {:?}, not {value}: {:?}", seen.get(word), health.query(&service, word)))
+        for (name, word, value) in &expected {
+            let (service, found) = (service(name), seen.get(&(service(name), word.clone())));
+            if found.is_none_or(|(_, found)| (found - value).abs() > value * 0.1) {
+                return Err(format!("{name} {word}: {found:?}, not {value}: {:?}", health.query(&service, word)));
             }
         }
+        Ok(())
     })
     .await;
     let seen = seen.lock().clone();
-    assert!(seen.values().all(|(found, ..)| *found == service), "{seen:?}");
-    assert_eq!(seen[&Word::Cpu].1.as_deref(), Some("cart-0"));
-    assert_eq!(seen[&Word::Latency(50)].1, None);
+    assert_eq!(seen[&(service("cart"), Word::Cpu)].0.as_deref(), Some("cart-0"));
+    assert_eq!(seen[&(service("cart"), Word::Latency(50))].0, None);
     shutdown.cancel();
     task.await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! From an answer of Prometheus to samples, for each of those who share the question. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use limiter::metric::Word;
@@ -19,7 +19,7 @@ const MOST_AHEAD_MS: i64 = 2_000;
 pub const MAX_SERIES: usize = 10_000;
 
 /// Someone who waits for the answer to a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Asker {
     /// The service that the answer is for.
     pub service: ServiceKey,
@@ -27,6 +27,8 @@ pub(super) struct Asker {
     pub word: Word,
     /// The service's ready pods, in order.
     pub pods: Vec<String>,
+    /// What each of them may use, which the answer is a fraction of; empty: the answer is the value.
+    pub amounts: BTreeMap<String, f64>,
     /// For a query of many services at once, how its own series are told; absent: the query is its own.
     pub by: Option<By>,
 }
@@ -155,7 +157,8 @@ impl Answer {
     }
 
     fn sample(&self, asker: &Asker, pod: Option<&String>, sample: &Sample, reading: &mut Reading) {
-        let value = sample.value();
+        let amount = pod.and_then(|pod| asker.amounts.get(pod)).unwrap_or(&1.0);
+        let value = sample.value() / amount;
         if !value.is_finite() {
             let of = pod.map(|pod| format!(" for pod {pod}")).unwrap_or_default();
             let zero = if value.is_nan() { " (as 0/0 does)" } else { "" };

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::metrics::backoff::backoff;
+
 /// Longest pause between two attempts.
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -61,12 +63,6 @@ impl Gate {
     }
 }
 
-/// `first`, doubled with each failure up to `most`, of which `spread` (0 to 1) takes up to a half away.
-pub(super) fn backoff(first: Duration, failures: u32, most: Duration, spread: f64) -> Duration {
-    let pause = first.saturating_mul(1 << failures.min(16)).min(most);
-    pause.mul_f64(1.0 - spread.clamp(0.0, 1.0) / 2.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +102,5 @@ mod tests {
         }
         assert_eq!(pauses[..5], [500, 1000, 2000, 4000, 5000]);
         assert_eq!(pauses[19], 5000);
-        assert_eq!(backoff(PAUSE, 1, MAX_PAUSE, 1.0), PAUSE);
     }
 }

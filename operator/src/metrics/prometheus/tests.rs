@@ -9,6 +9,7 @@ fn query(service: &str, word: Word, promql: Option<&str>, pods: &[&str]) -> Quer
         word,
         promql: promql.map(str::to_owned),
         pods: pods.iter().map(|pod| (*pod).to_owned()).collect(),
+        amounts: std::collections::BTreeMap::new(),
     }
 }
 

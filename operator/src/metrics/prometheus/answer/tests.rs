@@ -13,6 +13,7 @@ fn now() -> Timestamp {
 /// The values by pod, and the trouble, of a service `cart` with the pods `cart-0` and `cart-1`.
 fn read(kind: &str, result: Value, by: Option<By>) -> (Vec<(Option<String>, f64)>, String) {
     let asker = Asker {
+        amounts: BTreeMap::new(),
         service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
         word: Word::Named("q".to_owned()),
         pods: vec!["cart-0".to_owned(), "cart-1".to_owned()],
@@ -106,6 +107,7 @@ fn a_flood_of_series_is_refused_by_number() {
 fn a_clock_that_is_ahead_makes_nothing_fresh_for_longer() {
     let ahead = |seconds: f64| {
         let asker = Asker {
+            amounts: BTreeMap::new(),
             service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
             word: Word::Named("q".to_owned()),
             pods: Vec::new(),
