@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use testkit::{
-    cluster::{Cluster, Network},
+    cluster::Cluster,
     mesh::limiter,
     metrics_api::{Answer, MetricsApi, Used},
+    ports::Network,
     weir::Weir,
 };
 
@@ -76,7 +77,7 @@ async fn what_pods_use_drives_a_limit_that_holds_when_the_metrics_api_fails() {
     let cluster = Cluster::start().await;
     cluster.install_crds().await;
     let namespace = cluster.namespace("usage").await;
-    let network = Network::new();
+    let network = Network::routable();
     cluster.apply(&rights(&namespace, true)).await.unwrap();
     cluster.apply(&objects(&namespace, network)).await.unwrap();
     let key = format!("smartlimiters.weir.dev/{namespace}/cart");
