@@ -5,6 +5,7 @@
 
 mod build;
 mod clock;
+mod cluster;
 mod enforce;
 mod fanout;
 mod gov;
@@ -47,6 +48,8 @@ enum Name {
     Step,
     /// CPU of Weir for 500 policies with five rules each, decided four times a second from a real Prometheus.
     Scale,
+    /// On a real API server: from `kubectl apply` to the first 429, and what 1,000 Services with 500 limiters cost.
+    Cluster,
     /// GOV-1: a service above its capacity without protection, under Envoy's own, and under each of Weir's.
     Gov,
 }
@@ -108,6 +111,7 @@ fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
         Name::Rates => rates::run(),
         Name::Step => step::run(),
         Name::Scale => scale::run(),
+        Name::Cluster => cluster::run(),
         // Its table has columns of its own.
         Name::Gov => return gov::run(gov).map(|table| format!("\n{table}\n")),
     };
