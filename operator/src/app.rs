@@ -31,7 +31,7 @@ use crate::{
         scrape::Scraper,
         stream,
     },
-    status::{self, Status},
+    status::{self, Status, writer},
     telemetry::traces::{self, Traces},
     watch::{Batch, files, kubernetes, live::Live},
     xds::{proxies::Proxies, server, table::Table},
@@ -101,6 +101,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (wanted_tx, wanted_rx) = watch::channel(Arc::default());
     let (question_tx, question_rx) = mpsc::channel(16);
     let (pause_tx, pause_rx) = mpsc::channel(16);
+    let (looks_tx, looks_rx) = mpsc::channel(1);
+    let refusals = writer::Refusals::default();
     let (ready_tx, ready_rx) = watch::channel(false);
 
     let mut tasks = JoinSet::new();
@@ -133,7 +135,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             };
             let asking = provider.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
             tasks.spawn(async move { drop(asking.await) });
-            let watching = kubernetes::spawn(source, Live::default(), batches_tx, shutdown.clone());
+            let (live, meters) = (Live::default(), writer::Meters::default());
+            meters.register(&mut registry);
+            let (client, refusals) = (source.client.clone(), refusals.clone());
+            let writing = writer::spawn(client, live.clone(), looks_tx, refusals, meters, shutdown.clone());
+            tasks.spawn(async move { drop(writing.await) });
+            let watching = kubernetes::spawn(source, live, batches_tx, shutdown.clone());
             tasks.spawn(async move { drop(watching.await) });
         }
     }
@@ -151,7 +158,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     tasks.spawn(async move { drop(streaming.await) });
     let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
-    let inputs = Inputs { batches_rx, samples_rx, question_rx, pause_rx, wanted_tx, ready_tx, health, counters };
+    let inputs = Inputs {
+        batches_rx,
+        samples_rx,
+        question_rx,
+        pause_rx,
+        looks_rx,
+        wanted_tx,
+        ready_tx,
+        health,
+        counters,
+        refusals,
+    };
     tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
     tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, "weir is running");
@@ -218,10 +236,12 @@ struct Inputs {
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
     question_rx: mpsc::Receiver<Question>,
     pause_rx: mpsc::Receiver<PauseRequest>,
+    looks_rx: mpsc::Receiver<writer::Look>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
     health: HealthBoard,
     counters: Arc<status::Counters>,
+    refusals: writer::Refusals,
 }
 
 /// The only task that touches the builder.
@@ -260,14 +280,18 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                     take(&mut builder, &inputs, batch);
                 }
                 if let Ok(question) = inputs.question_rx.try_recv() {
-                    answer(&builder, &proxies, &inputs.health, &mut transitions, question);
+                    answer(&builder, &proxies, &inputs, &mut transitions, question);
+                }
+                if let Ok(look) = inputs.looks_rx.try_recv() {
+                    show(&mut builder, &proxies, &inputs, look);
                 }
             }
             () = timer => builder.tick(Timestamp::now()),
             Some(batch) = inputs.batches_rx.recv() => take(&mut builder, &inputs, batch),
             Some(question) = inputs.question_rx.recv() => {
-                answer(&builder, &proxies, &inputs.health, &mut transitions, question);
+                answer(&builder, &proxies, &inputs, &mut transitions, question);
             }
+            Some(look) = inputs.looks_rx.recv() => show(&mut builder, &proxies, &inputs, look),
             else => return,
         }
         inputs.counters.set(builder.counts());
@@ -290,16 +314,25 @@ fn take(builder: &mut Builder, inputs: &Inputs, batch: Batch) {
     }
 }
 
+/// Gives the writer of statuses what may be new.
+fn show(builder: &mut Builder, proxies: &Proxies, inputs: &Inputs, look: writer::Look) {
+    if *inputs.ready_tx.borrow() {
+        let statuses = status::statuses(builder, proxies, &inputs.health, look.all, Timestamp::now());
+        let _ = look.reply_tx.send(statuses);
+    }
+}
+
 fn answer(
     builder: &Builder,
     proxies: &Proxies,
-    health: &HealthBoard,
+    inputs: &Inputs,
     transitions: &mut status::Transitions,
     question: Question,
 ) {
     match question {
         Question::Status(reply_tx) => {
-            let mut status = status::status(builder, proxies, health, Timestamp::now());
+            let mut status = status::status(builder, proxies, &inputs.health, Timestamp::now());
+            status.problems.extend(inputs.refusals.problems());
             transitions.keep(&mut status);
             let _ = reply_tx.send(status);
         }
@@ -351,7 +384,20 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
         pause_tx.send(pause).await.unwrap();
 
         let (health, counters) = (HealthBoard::default(), Arc::default());
-        let inputs = Inputs { batches_rx, samples_rx, question_rx, pause_rx, wanted_tx, ready_tx, health, counters };
+        let (_looks_tx, looks_rx) = mpsc::channel(1);
+        let refusals = writer::Refusals::default();
+        let inputs = Inputs {
+            batches_rx,
+            samples_rx,
+            question_rx,
+            pause_rx,
+            looks_rx,
+            wanted_tx,
+            ready_tx,
+            health,
+            counters,
+            refusals,
+        };
         let shutdown = CancellationToken::new();
         let building = tokio::spawn(build(Builder::new(Table::new()), Proxies::new(), inputs, shutdown.clone()));
         assert_eq!(moved_rx.await.unwrap().unwrap().proxies, 0, "before the files");

@@ -14,7 +14,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::{Decision, Phase},
-    policy::EnforceAt,
+    policy::{EnforceAt, PolicyKey},
 };
 use tracing::{info, warn};
 
@@ -59,9 +59,19 @@ pub struct Built {
     pub resources: Vec<Resource>,
 }
 
+/// What status may say something else of since it was last asked.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Services that were built again, or of whose rules something turned.
+    pub services: BTreeSet<ServiceKey>,
+    /// Policies that were applied.
+    pub policies: BTreeSet<PolicyKey>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Builder {
+    news: News,
     index: Index,
     store: Store,
     built: BTreeMap<ServiceKey, Built>,
@@ -96,6 +106,7 @@ impl Builder {
             kept: BTreeMap::new(),
             keeper: None,
             tracer: None,
+            news: News::default(),
             annotated_pages: false,
         }
     }
@@ -147,6 +158,7 @@ impl Builder {
         for change in changes {
             if let Change::Apply { key, origin, object } = &change {
                 log_refusal(key, origin, object);
+                self.news.policies.extend(key.policy());
             }
             services.extend(self.index.apply(change).services);
         }
@@ -236,6 +248,7 @@ impl Builder {
                     keeper.forget(key, now);
                 }
             }
+            self.news.services.insert(key.clone());
             return Moved::default();
         };
         let built = self.built.entry(key.clone()).or_default();
@@ -258,6 +271,9 @@ impl Builder {
             keeper.keep(key, with_unseen(&self.kept, key, &rules.states), now);
         }
         let numbers = !same_numbers(&built.rules, &rules);
+        if changed || numbers || turned(&built.rules, &rules) {
+            self.news.services.insert(key.clone());
+        }
         let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
         let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
         built.rules = rules;
@@ -281,6 +297,7 @@ impl Builder {
         let paused = self.pauses.covers(key);
         intent.pods.values_mut().for_each(|pod| pod.paused = paused);
         self.counts.builds += 1;
+        self.news.services.insert(key.clone());
         if intent != *built.intent || built.resources.is_empty() {
             built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
             let translated = traced.as_ref().map(|_| SystemTime::now());
@@ -301,6 +318,12 @@ impl Builder {
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
         Arc::new(wanted::wanted(&self.index, self.annotated_pages))
+    }
+
+    /// What status may say something else of since this was last asked.
+    #[must_use]
+    pub fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
     }
 
     /// The index, for status.
@@ -368,6 +391,13 @@ fn with_unseen(kept: &Unseen, key: &ServiceKey, states: &States) -> States {
 
 fn is_news(old: &States, new: &States) -> bool {
     old.len() != new.len() || new.iter().any(|(key, state)| old.get(key).is_none_or(|old| state.is_news_after(old)))
+}
+
+/// Whether a rule stands elsewhere than before, or lacks other metrics.
+fn turned(old: &Rules, new: &Rules) -> bool {
+    let differs =
+        |old: &Decision, new: &Decision| old.phase != new.phase || old.since != new.since || old.missing != new.missing;
+    new.decisions.iter().any(|(key, new)| old.decisions.get(key).is_none_or(|old| differs(old, new)))
 }
 
 /// Whether both decide the same limits, whatever they say of them.

@@ -1,11 +1,12 @@
 //! What Weir says of every object: built from reports, decisions and what proxies said.
 //!
-//! Pure but for [`Counters`]. For people and never the source of a decision. `conditions` has the conditions, this file the
+//! Pure but for [`Counters`] and [`writer`], which brings it to an API server. For people and never the source of a decision. `conditions` has the conditions, this file the
 //! numbers.
 
 mod conditions;
 mod counters;
 pub mod pauses;
+pub mod writer;
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
     engine::{Decision, Phase},
-    policy::{Conflict, EnforceAt, PolicyKey, Rule},
+    policy::{Conflict, EnforceAt, PolicyKey, Rule, Targets},
     problem::Problem,
     quota,
 };
@@ -28,7 +29,7 @@ use crate::{
     intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
     translate::{Report, RuleKey},
-    xds::{proxies::Proxies, table::Table},
+    xds::{NodeKey, proxies::Proxies},
 };
 
 /// Everything that a running Weir has to say.
@@ -104,22 +105,13 @@ impl Transitions {
 pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: Timestamp) -> Status {
     let index = builder.index();
     let connected = proxies.snapshot();
-    let policies = index
-        .policies()
-        .map(|(key, entry)| {
-            let targets = entry.newest.as_ref().or(entry.accepted.as_ref());
-            let targets = targets.map(|policy| index.targets(policy)).unwrap_or_default();
-            let place = entry.accepted.as_ref().map(|policy| policy.enforce_at).unwrap_or_default();
-            let targets: Vec<Target<'_>> =
-                targets.into_iter().map(|service| Target::of(service, place, builder)).collect();
-            PolicyReport {
-                key: key.to_string(),
-                origin: entry.origin.clone(),
-                generation: entry.generation,
-                status: policy_status(key, entry, &targets, builder.table(), proxies, health, now),
-            }
-        })
-        .collect();
+    let report = |(key, entry): (&PolicyKey, &PolicyEntry)| PolicyReport {
+        key: key.to_string(),
+        origin: entry.origin.clone(),
+        generation: entry.generation,
+        status: policy_status(key, entry, builder, proxies, health, now),
+    };
+    let policies = index.policies().map(report).collect();
     let proxies = connected
         .iter()
         .map(|(node, proxy)| {
@@ -130,6 +122,40 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
         })
         .collect();
     Status { paused: builder.pauses().clone(), policies, problems: index.other_problems(), proxies }
+}
+
+/// The status of every policy that `news` concerns, or of all of them; of proxies, those with news of their own.
+#[must_use]
+pub fn statuses(
+    builder: &mut Builder,
+    proxies: &Proxies,
+    health: &HealthBoard,
+    all: bool,
+    now: Timestamp,
+) -> Vec<(PolicyKey, SmartLimiterStatus)> {
+    let mut news = builder.take_news();
+    let nodes = proxies.take_news();
+    let elsewhere = !nodes.is_empty();
+    news.services.extend(nodes.iter().map(NodeKey::service_key));
+    if !all && news.services.is_empty() && news.policies.is_empty() {
+        return Vec::new();
+    }
+    let concerns = |(key, entry): &(&PolicyKey, &PolicyEntry)| {
+        let policies = entry.newest.iter().chain(&entry.accepted);
+        all || news.policies.contains(key)
+            || policies.into_iter().any(|policy| match &policy.targets {
+                // Callers and gateways belong to other services than the target.
+                _ if policy.enforce_at != EnforceAt::Server && elsewhere => true,
+                Targets::Services(_) => {
+                    builder.index().targets(policy).iter().any(|service| news.services.contains(service))
+                }
+                Targets::Selector(_) => news.services.iter().any(|service| service.namespace == key.namespace),
+            })
+    };
+    let status = |(key, entry): (&PolicyKey, &PolicyEntry)| {
+        (key.clone(), policy_status(key, entry, builder, proxies, health, now))
+    };
+    builder.index().policies().filter(concerns).map(status).collect()
 }
 
 /// A service that a policy applies to.
@@ -216,15 +242,18 @@ fn own_proxies(view: &ServiceView<'_>) -> Vec<Enforcer> {
 fn policy_status(
     key: &PolicyKey,
     entry: &PolicyEntry,
-    targets: &[Target<'_>],
-    table: &Table,
+    builder: &Builder,
     proxies: &Proxies,
     health: &HealthBoard,
     now: Timestamp,
 ) -> SmartLimiterStatus {
-    let delivery = conditions::delivery(targets, table, proxies);
+    let targets = entry.newest.as_ref().or(entry.accepted.as_ref());
+    let targets = targets.map(|policy| builder.index().targets(policy)).unwrap_or_default();
+    let place = entry.accepted.as_ref().map(|policy| policy.enforce_at).unwrap_or_default();
+    let targets: Vec<Target<'_>> = targets.into_iter().map(|service| Target::of(service, place, builder)).collect();
+    let delivery = conditions::delivery(&targets, builder.table(), proxies);
     let mut rules = Vec::new();
-    for target in targets {
+    for target in &targets {
         for rule in entry.accepted.iter().flat_map(|policy| &policy.rules) {
             if let Some((decision, report)) = target.rule(key, &rule.name) {
                 rules.push(rule_status(rule, target, decision, report));
@@ -234,7 +263,7 @@ fn policy_status(
     SmartLimiterStatus {
         observed_generation: Some(entry.generation),
         proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
-        conditions: conditions::conditions(entry, targets, &delivery, health, proxies, now),
+        conditions: conditions::conditions(entry, &targets, &delivery, health, proxies, now),
         rules,
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Delivery {
     /// Proxies that have acknowledged the newest version of all they were given.
     pub(super) programmed: u32,
     connected: u32,
+    /// A pod whose proxy is connected, but as that of another service.
+    stranger: Option<NodeKey>,
     /// Node and what it said of a version that it refused.
     refused: Vec<(String, String)>,
     /// Bucket of a limit, and why it is not in force at proxies whose listeners are another control plane's.
@@ -40,6 +42,7 @@ pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies)
         total: 0,
         programmed: 0,
         connected: 0,
+        stranger: None,
         refused: Vec::new(),
         left_out: BTreeSet::new(),
         attached: false,
@@ -49,7 +52,13 @@ pub(super) fn delivery(targets: &[Target<'_>], table: &Table, proxies: &Proxies)
     for enforcer in enforcers {
         delivery.total += 1;
         let mut nodes = enforcer.services.iter().map(|service| NodeKey::of(service, &enforcer.pod));
-        let Some(node) = nodes.find(|node| proxies.is_connected(node)) else { continue };
+        let Some(node) = nodes.find(|node| proxies.is_connected(node)) else {
+            // The first is enough for a person, and a look at every proxy.
+            if delivery.total == 1 {
+                delivery.stranger = proxies.of_pod(&enforcer.namespace, &enforcer.pod);
+            }
+            continue;
+        };
         delivery.connected += 1;
         let target = targets.iter().find(|target| target.service == node.service_key());
         if let Some(built) = target.and_then(|target| target.built).filter(|_| table.is_attached(&node))
@@ -188,6 +197,13 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
         EnforceAt::Client => "the callers",
         EnforceAt::Gateway => "the gateways",
     };
+    if let Some(node) = delivery.stranger.as_ref().filter(|_| delivery.connected == 0) {
+        let message = format!(
+            "the proxies of {whose} are connected for another Service ({node}), and a proxy stands for one: name that Service in \
+             targetRefs, or start Envoy with the output of `weir bootstrap` for this one"
+        );
+        return (false, Reason::NoProxies, message);
+    }
     if delivery.connected == 0 {
         let message = format!("no proxy of {whose} is connected: start Envoy with the output of `weir bootstrap`");
         return (false, Reason::NoProxies, message);

@@ -1,7 +1,7 @@
 //! What connected proxies said: who is there, what they took, what they refused. Streams write, status and metrics read.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -70,6 +70,8 @@ struct Inner {
     nodes: RwLock<BTreeMap<NodeKey, Node>>,
     /// Nodes without a stream that are remembered, oldest first. Only taken with `nodes` held for writing.
     gone: parking_lot::Mutex<VecDeque<NodeKey>>,
+    /// Nodes of which status may say something else since it was last asked.
+    news: parking_lot::Mutex<BTreeSet<NodeKey>>,
     /// Counts changes, to wake status.
     changes: watch::Sender<u64>,
     next_stream: AtomicU64,
@@ -123,6 +125,7 @@ impl Default for Proxies {
         Self(Arc::new(Inner {
             nodes: RwLock::default(),
             gone: parking_lot::Mutex::default(),
+            news: parking_lot::Mutex::default(),
             changes: watch::Sender::new(0),
             next_stream: AtomicU64::new(0),
             metrics: Metrics::default(),
@@ -165,6 +168,14 @@ impl Proxies {
     #[must_use]
     pub fn is_connected(&self, node: &NodeKey) -> bool {
         self.0.nodes.read().get(node).is_some_and(|node| !node.streams.is_empty())
+    }
+
+    /// A connected proxy of this pod, whichever service it says that it stands for.
+    #[must_use]
+    pub fn of_pod(&self, namespace: &str, pod: &str) -> Option<NodeKey> {
+        let nodes = self.0.nodes.read();
+        let mut connected = nodes.iter().filter(|(_, node)| !node.streams.is_empty()).map(|(key, _)| key);
+        connected.find(|key| key.namespace() == namespace && key.pod() == pod).cloned()
     }
 
     /// Whether `node` is connected and has acknowledged exactly these versions (see [`crate::xds::table::Table::versions`]).
@@ -226,7 +237,7 @@ impl Proxies {
             self.0.gone.lock().retain(|gone| gone != node);
         }
         self.0.metrics.streams.inc();
-        self.changed();
+        self.changed(node);
         Connection { proxies: self.clone(), node: node.clone(), id }
     }
 
@@ -235,7 +246,14 @@ impl Proxies {
         self.0.metrics.unknown_types.inc();
     }
 
-    fn changed(&self) {
+    /// The nodes of which status may say something else since this was last asked.
+    #[must_use]
+    pub fn take_news(&self) -> BTreeSet<NodeKey> {
+        std::mem::take(&mut *self.0.news.lock())
+    }
+
+    fn changed(&self, node: &NodeKey) {
+        self.0.news.lock().insert(node.clone());
         self.0.changes.send_modify(|changes| *changes += 1);
     }
 }
@@ -296,7 +314,7 @@ impl Connection {
             }
             change(node);
         }
-        self.proxies.changed();
+        self.proxies.changed(&self.node);
     }
 }
 
@@ -326,7 +344,7 @@ impl Drop for Connection {
             }
         }
         self.proxies.0.metrics.streams.dec();
-        self.proxies.changed();
+        self.proxies.changed(&self.node);
     }
 }
 

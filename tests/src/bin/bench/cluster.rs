@@ -107,7 +107,8 @@ async fn mesh_of_a_thousand(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
     let mut bystander = DeltaClient::connect(weir.xds, &node).await?;
     for kind in [ResourceType::Cluster, ResourceType::Listener] {
         bystander.subscribe(kind, &["*"]).await?;
-        let response = tokio::time::timeout(PATIENCE, bystander.next()).await.context("nothing for the bystander")??;
+        let response =
+            tokio::time::timeout(PATIENCE, bystander.next()).await.context("nothing for the bystander")??;
         bystander.ack(&response).await?;
     }
     let before = (cpu()?, weir.metric("weir_builds_total").await);

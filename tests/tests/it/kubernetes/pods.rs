@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
-use testkit::{cluster::Cluster, http::Connection, mesh::Service, ports::Network, proxy::Proxy, weir::Weir};
+use testkit::{
+    cluster::Cluster,
+    http::Connection,
+    mesh::{Service, limiter},
+    ports::Network,
+    proxy::Proxy,
+    weir::Weir,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -20,6 +27,40 @@ async fn endpoint_slices_follow_the_pods_of_a_service() {
     service.pods[0].ready = true;
     cluster.put(&service).await;
     cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=30s"]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_service_on_the_same_pods_is_told_that_the_proxies_stand_for_the_first() {
+    let cluster = Cluster::shared().await;
+    cluster.install_crds().await;
+    let namespace = cluster.namespace("twins").await;
+    let service = Service::start_in(Network::routable(), &namespace, "cart", 1).await;
+    cluster.put(&service).await;
+    let address = service.pods[0].inbound;
+    let twin = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: twin, namespace: {namespace}}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n\
+         ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: twin-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: twin}}}}\n\
+         addressType: IPv4\nports: [{{name: http, port: {}}}]\n\
+         endpoints: [{{addresses: [{}], targetRef: {{kind: Pod, name: {}}}}}]\n---\n",
+        address.port(),
+        address.ip(),
+        service.pods[0].name,
+    );
+    let rule = "- name: calm\n  limit: 10 requests per minute across all pods";
+    let policies = limiter(&namespace, "cart", rule) + "---\n" + &limiter(&namespace, "twin", rule);
+    cluster.apply(&(twin + &policies)).await.unwrap();
+    let weir = Weir::watch(cluster.kubeconfig(), &["--namespace", &namespace]).await;
+    let _proxy = Proxy::start(&weir, &service, 0).await;
+    let key = |name: &str| format!("smartlimiters.weir.dev/{namespace}/{name}");
+    weir.until(SOON, "one is programmed, the other says why not", |status| {
+        status.programmed(&key("cart"), 1)?;
+        let message = status.expect(&key("twin"), "Programmed", false, "NoProxies")?;
+        if message.contains(&format!("{namespace}/cart/")) { Ok(()) } else { Err(message) }
+    })
+    .await;
+    let (admitted, refused) = Connection::open(address, None).await.unwrap().burst("/", 20).await.unwrap();
+    assert!((1..=10).contains(&admitted) && refused >= 10, "{admitted} admitted, {refused} refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]

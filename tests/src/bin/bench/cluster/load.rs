@@ -31,7 +31,8 @@ pub(super) async fn write(client: Client, services: usize, endpoints: usize, pol
     for number in 0..NAMESPACES {
         let object = serde_json::from_value(json!({"metadata": {"name": namespace(number)}}))?;
         namespaces.create(&PostParams::default(), &object).await?;
-        let accounts = Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(client.clone(), &namespace(number));
+        let accounts =
+            Api::<k8s_openapi::api::core::v1::ServiceAccount>::namespaced(client.clone(), &namespace(number));
         eventually(Duration::from_secs(30), "the namespace has its service account", async || {
             accounts.get("default").await.map_err(|error| error.to_string())
         })
@@ -95,7 +96,11 @@ fn limiter(number: usize) -> crds::SmartLimiter {
 
 async fn create<K>(client: Client, service: usize, object: K) -> anyhow::Result<()>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
 {
     Api::<K>::namespaced(client, &namespace(service)).create(&PostParams::default(), &object).await?;
     Ok(())

@@ -1,0 +1,239 @@
+//! Brings the status of every policy onto the API server, and says by Events what turned.
+//!
+//! ```text
+//! builder --reports that may differ--> plan (pure: cause or number, when) --> server-side apply of `status` -> Events
+//!                                        ^ what stands there now (watch::live)
+//! ```
+//!
+//! For people, never the source of a decision. Nothing waits for it: a write that fails is tried again with growing pauses, always
+//! with the newest status.
+
+mod events;
+mod plan;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use crds::SmartLimiterStatus;
+use jiff::Timestamp;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+    core::{ApiResource, DynamicObject},
+    runtime::events::{Recorder, Reporter},
+};
+use limiter::{
+    policy::{Kind, PolicyKey},
+    problem::{Problem, Reason},
+};
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
+use serde_json::json;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use self::plan::{Outcome, Plan, Write};
+use crate::watch::live::Live;
+
+/// Who writes: the field manager of every status, the reporter of every Event.
+const MANAGER: &str = "weir";
+/// How often the builder is asked what is new.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often everything is looked at, new or not.
+const FULL_LOOK: Duration = Duration::from_secs(30);
+/// Writes on their way at a time.
+const WIDTH: usize = 8;
+
+/// What the builder is asked: the statuses that may differ since it was last asked.
+#[derive(Debug)]
+pub struct Look {
+    /// All of them, whether something moved or not.
+    pub all: bool,
+    /// Takes the answer; dropped without one while not everything has been read.
+    pub reply_tx: oneshot::Sender<Vec<(PolicyKey, SmartLimiterStatus)>>,
+}
+
+/// Statuses that cannot be written now, and why; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals(Arc<Mutex<BTreeMap<PolicyKey, String>>>);
+
+impl Refusals {
+    /// As problems, by the object whose status it is.
+    #[must_use]
+    pub fn problems(&self) -> BTreeMap<String, Vec<Problem>> {
+        let problem = |message: &String| Problem {
+            field: "status".to_owned(),
+            reason: Reason::Invalid,
+            message: message.clone(),
+            help: Some(
+                "apply the definitions of chart weir-crds, and allow `patch` of the status to Weir's service account; \
+                 what the object asks for is carried out all the same"
+                    .to_owned(),
+            ),
+            place: None,
+        };
+        self.0.lock().iter().map(|(key, message)| (key.to_string(), vec![problem(message)])).collect()
+    }
+
+    /// Whether that is another one than before.
+    fn set(&self, key: &PolicyKey, refusal: Option<String>) -> bool {
+        let mut refusals = self.0.lock();
+        match refusal {
+            Some(message) => refusals.insert(key.clone(), message.clone()).is_none_or(|before| before != message),
+            None => refusals.remove(key).is_some(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// Counts of what was written.
+#[derive(Clone, Debug, Default)]
+pub struct Meters {
+    writes: Family<ResultLabel, Counter<u64, AtomicU64>>,
+    events: Family<ResultLabel, Counter<u64, AtomicU64>>,
+}
+
+impl Meters {
+    /// Shows them on the metrics page, as `weir_status_writes_total` and `weir_events_total`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("weir");
+        registry.register("status_writes", "Statuses written to the API server, by result", self.writes.clone());
+        registry.register("events", "Events written to the API server, by result", self.events.clone());
+    }
+}
+
+/// Writes until `shutdown`.
+#[must_use]
+pub fn spawn(
+    client: Client,
+    live: Live,
+    looks_tx: mpsc::Sender<Look>,
+    refusals: Refusals,
+    meters: Meters,
+    shutdown: CancellationToken,
+) -> JoinHandle<()> {
+    let reporter = Reporter { controller: MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
+    let writer = Arc::new(Writer { recorder: Recorder::new(client.clone(), reporter), client, refusals, meters });
+    tokio::spawn(async move {
+        shutdown.run_until_cancelled(run(writer, live, looks_tx)).await;
+    })
+}
+
+async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
+    let mut plan = Plan::default();
+    let mut under_way = JoinSet::new();
+    let mut beat = tokio::time::interval(LOOK);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looked_at_all: Option<tokio::time::Instant> = None;
+    loop {
+        tokio::select! {
+            Some(ended) = under_way.join_next() => {
+                if let Ok((key, outcome)) = ended {
+                    plan.ended(&key, outcome, Timestamp::now());
+                }
+            }
+            _ = beat.tick() => {
+                let all = looked_at_all.is_none_or(|at| at.elapsed() >= FULL_LOOK);
+                let (reply_tx, reply_rx) = oneshot::channel();
+                if looks_tx.send(Look { all, reply_tx }).await.is_err() {
+                    return;
+                }
+                let Ok(statuses) = reply_rx.await else { continue };
+                if all {
+                    looked_at_all = Some(tokio::time::Instant::now());
+                }
+                for (key, status) in statuses {
+                    plan.want(key, status);
+                }
+            }
+        }
+        while under_way.len() < WIDTH
+            && let Some(write) = plan.next(|key| live.get(key), Timestamp::now())
+        {
+            let writer = writer.clone();
+            under_way.spawn(async move {
+                let outcome = writer.write(&write).await;
+                (write.key, outcome)
+            });
+        }
+    }
+}
+
+struct Writer {
+    client: Client,
+    recorder: Recorder,
+    refusals: Refusals,
+    meters: Meters,
+}
+
+impl Writer {
+    async fn write(&self, write: &Write) -> Outcome {
+        let Write { key, uid, status, turns } = write;
+        let resource = resource(key.kind);
+        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
+        let object = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind,
+            "metadata": {"name": key.name, "uid": uid}, "status": status,
+        });
+        let written = api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await;
+        let outcome = match written {
+            Ok(_) => Outcome::Written,
+            // Gone, or another object of this name by now: the watch will say so.
+            Err(kube::Error::Api(status)) if status.code == 409 => Outcome::Failed,
+            Err(error) => {
+                let message = said(&error);
+                if self.refusals.set(key, Some(message.clone())) {
+                    warn!(object = %key, error = %message, "the status cannot be written for now");
+                }
+                self.meters.writes.get_or_create(&ResultLabel { result: "failed" }).inc();
+                return Outcome::Failed;
+            }
+        };
+        self.refusals.set(key, None);
+        let result = if outcome == Outcome::Written { "written" } else { "conflict" };
+        self.meters.writes.get_or_create(&ResultLabel { result }).inc();
+        if outcome == Outcome::Written {
+            for turn in turns {
+                let sent = self.recorder.publish(&turn.event(), &events::regarding(key, uid, &resource)).await;
+                let result = if sent.is_ok() { "written" } else { "failed" };
+                self.meters.events.get_or_create(&ResultLabel { result }).inc();
+                if let Err(error) = sent {
+                    debug!(object = %key, error = %said(&error), "an event cannot be written");
+                }
+            }
+        }
+        outcome
+    }
+}
+
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            format!("the API server has no such object, or no status subresource for it: {}", status.message)
+        }
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::SmartLimiter => ApiResource::erase::<crds::SmartLimiter>(&()),
+        Kind::ArticleSmartLimiter => ApiResource::erase::<crds::ArticleSmartLimiter>(&()),
+    }
+}

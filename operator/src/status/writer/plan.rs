@@ -1,0 +1,186 @@
+//! Which status is written, and when.
+//!
+//! Pure: `now` and what stands on the API server are arguments. A *cause* (a condition, a phase, a limit that comes or goes, proxies)
+//! is written at once, but at most once a second for an object; a *number* that moves at most every ten seconds. What was
+//! measured, and sentences with it, are written along and never by themselves.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crds::{
+    SmartLimiterStatus,
+    status::{ClassStatus, ProxyCounts, RulePhase, RuleStatus},
+};
+use jiff::Timestamp;
+use limiter::policy::PolicyKey;
+
+use super::events::{Turn, turns};
+use crate::watch::live::LiveObject;
+
+/// The shortest time between two writes of one object.
+const CAUSE: Duration = Duration::from_secs(1);
+/// The same, when only numbers moved.
+const NUMBER: Duration = Duration::from_secs(10);
+/// First and longest pause after a failure.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Until the watch must have shown what was written; before, what was written is believed.
+const SEEN: Duration = Duration::from_secs(10);
+
+/// A status to write.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) key: PolicyKey,
+    pub(super) uid: String,
+    pub(super) status: SmartLimiterStatus,
+    /// What turns with it.
+    pub(super) turns: Vec<Turn>,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Written,
+    Failed,
+}
+
+/// What should stand on the API server, and what is on its way there.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    objects: BTreeMap<PolicyKey, Object>,
+}
+
+#[derive(Debug, Default)]
+struct Object {
+    /// What should stand there; absent when that is so.
+    wanted: Option<SmartLimiterStatus>,
+    /// On its way.
+    sent: Option<(String, SmartLimiterStatus)>,
+    /// What was written last, of which object, and when.
+    written: Option<(String, SmartLimiterStatus, Timestamp)>,
+    /// After failures: the pause, and not before when.
+    pause: Option<(Duration, Timestamp)>,
+}
+
+impl Plan {
+    /// This should stand there from now on.
+    pub(super) fn want(&mut self, key: PolicyKey, status: SmartLimiterStatus) {
+        self.objects.entry(key).or_default().wanted = Some(status);
+    }
+
+    /// A write that is due, as what stands there now says.
+    pub(super) fn next(&mut self, live: impl Fn(&PolicyKey) -> Option<LiveObject>, now: Timestamp) -> Option<Write> {
+        let mut gone = Vec::new();
+        let mut found = None;
+        for (key, object) in &mut self.objects {
+            if object.sent.is_some() || object.wanted.is_none() {
+                continue;
+            }
+            let Some(live) = live(key) else {
+                gone.push(key.clone());
+                continue;
+            };
+            if let Some((status, turns)) = object.due(&live, now) {
+                object.sent = Some((live.uid.clone(), status.clone()));
+                found = Some(Write { key: key.clone(), uid: live.uid, status, turns });
+                break;
+            }
+        }
+        for key in gone {
+            self.objects.remove(&key);
+        }
+        found
+    }
+
+    /// A write has come to its end.
+    pub(super) fn ended(&mut self, key: &PolicyKey, outcome: Outcome, now: Timestamp) {
+        let Some(object) = self.objects.get_mut(key) else { return };
+        let Some((uid, status)) = object.sent.take() else { return };
+        match outcome {
+            Outcome::Written => {
+                object.written = Some((uid, status, now));
+                object.pause = None;
+            }
+            Outcome::Failed => {
+                object.wanted.get_or_insert(status);
+                let pause = object.pause.map_or(PAUSES.0, |(pause, _)| (pause * 2).min(PAUSES.1));
+                object.pause = Some((pause, after(now, pause)));
+            }
+        }
+    }
+}
+
+impl Object {
+    fn due(&mut self, live: &LiveObject, now: Timestamp) -> Option<(SmartLimiterStatus, Vec<Turn>)> {
+        let standing = self.standing(live, now);
+        let mut wanted = self.wanted.take()?;
+        let span = match &standing {
+            Some(standing) if cause(standing) != cause(&wanted) => CAUSE,
+            Some(standing) if numbers(standing) != numbers(&wanted) => NUMBER,
+            Some(_) => return None,
+            None => CAUSE,
+        };
+        let paused = self.pause.is_some_and(|(_, until)| now < until);
+        // A clock that was set back would have us wait for its old time.
+        let recent = self.written.as_ref().is_some_and(|(_, _, at)| *at <= now && now < after(*at, span));
+        if paused || recent {
+            self.wanted = Some(wanted);
+            return None;
+        }
+        if let Some(standing) = &standing {
+            keep_transitions(standing, &mut wanted);
+        }
+        let turns = turns(standing.as_ref(), &wanted);
+        Some((wanted, turns))
+    }
+
+    fn standing(&self, live: &LiveObject, now: Timestamp) -> Option<SmartLimiterStatus> {
+        if let Some((uid, status, at)) = &self.written
+            && *uid == live.uid
+            && now < after(*at, SEEN)
+        {
+            return Some(status.clone());
+        }
+        // What cannot be read is another's, and is written over.
+        serde_json::from_value(live.status.clone()).ok()
+    }
+}
+
+fn after(time: Timestamp, span: Duration) -> Timestamp {
+    time.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+/// A condition that has the status it had has it since then.
+fn keep_transitions(standing: &SmartLimiterStatus, wanted: &mut SmartLimiterStatus) {
+    for condition in &mut wanted.conditions {
+        let before = standing.conditions.iter().find(|before| before.type_ == condition.type_);
+        if let Some(before) = before.filter(|before| before.status == condition.status) {
+            condition.last_transition_time = before.last_transition_time.clone();
+        }
+    }
+}
+
+type ConditionCause<'a> = (&'a str, &'a str, &'a str, &'a str);
+type RuleCause<'a> = (&'a str, &'a str, RulePhase, bool);
+
+fn cause(
+    status: &SmartLimiterStatus,
+) -> (Option<i64>, Option<ProxyCounts>, Vec<ConditionCause<'_>>, Vec<RuleCause<'_>>) {
+    let conditions = status.conditions.iter().map(|condition| {
+        (condition.type_.as_str(), condition.status.as_str(), condition.reason.as_str(), condition.message.as_str())
+    });
+    let rules =
+        status.rules.iter().map(|rule| (rule.name.as_str(), rule.target.as_str(), rule.phase, rule.limit.is_some()));
+    (status.observed_generation, status.proxies, conditions.collect(), rules.collect())
+}
+
+type RuleNumbers<'a> = (Option<&'a str>, Option<&'a str>, Option<i64>, Option<f64>, &'a [ClassStatus]);
+
+fn numbers<'a>(status: &'a SmartLimiterStatus) -> Vec<RuleNumbers<'a>> {
+    let of_rule = |rule: &'a RuleStatus| -> RuleNumbers<'a> {
+        let RuleStatus { limit, shares, in_flight, excess, classes, .. } = rule;
+        (limit.as_deref(), shares.as_deref(), *in_flight, *excess, classes.as_slice())
+    };
+    status.rules.iter().map(of_rule).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+use crds::{Condition, Time};
+use limiter::policy::Kind;
+use serde_json::json;
+
+use super::*;
+
+fn at(milliseconds: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_000_000_000_000 + milliseconds).unwrap()
+}
+
+fn key() -> PolicyKey {
+    PolicyKey { kind: Kind::SmartLimiter, namespace: "shop".to_owned(), name: "cart".to_owned() }
+}
+
+fn status(limiting: bool, limit: &str, observed: f64, now: Timestamp) -> SmartLimiterStatus {
+    let text = if limiting { "True" } else { "False" };
+    let reason = if limiting { "Limiting" } else { "Idle" };
+    serde_json::from_value(json!({
+        "observedGeneration": 1,
+        "conditions": [{"type": "Limiting", "status": text, "reason": reason, "message": "m", "lastTransitionTime": now.to_string()}],
+        "proxies": {"total": 1, "programmed": 1},
+        "rules": [{
+            "name": "a", "target": "cart", "phase": if limiting { "Limiting" } else { "Idle" }, "limit": limiting.then_some(limit),
+            "observed": [{"metric": "cpu", "value": observed, "source": "scrape"}], "message": format!("cpu is {observed}"),
+        }],
+    }))
+    .unwrap()
+}
+
+/// The API server of a test: it shows what was written at once.
+#[derive(Default)]
+struct Server {
+    live: LiveObject,
+    writes: u32,
+    turns: Vec<Turn>,
+}
+
+impl Server {
+    fn run(&mut self, plan: &mut Plan, now: Timestamp) {
+        while let Some(write) = plan.next(|_| Some(self.live.clone()), now) {
+            self.live.status = serde_json::to_value(&write.status).unwrap();
+            self.writes += 1;
+            self.turns.extend(write.turns);
+            plan.ended(&write.key, Outcome::Written, now);
+        }
+    }
+}
+
+#[test]
+fn what_is_measured_is_written_along_and_never_alone() {
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    for step in 0..400_i32 {
+        let now = at(i64::from(step) * 250);
+        plan.want(key(), status(true, "30", step.into(), now));
+        server.run(&mut plan, now);
+    }
+    assert_eq!(server.writes, 1);
+}
+
+#[test]
+fn a_number_that_moves_is_written_every_ten_seconds() {
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    for step in 0..400_i64 {
+        plan.want(key(), status(true, &step.to_string(), 0.0, at(0)));
+        server.run(&mut plan, at(step * 250));
+    }
+    assert_eq!(server.writes, 10, "in 100 seconds");
+}
+
+#[test]
+fn what_flaps_is_written_every_second_and_ends_as_it_is() {
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    for step in 0..41_i64 {
+        plan.want(key(), status(step % 2 == 0, "30", 0.0, at(step * 250)));
+        server.run(&mut plan, at(step * 250));
+    }
+    assert!((9..=11).contains(&server.writes), "{} in ten seconds", server.writes);
+    server.run(&mut plan, at(20_000));
+    let last: SmartLimiterStatus = serde_json::from_value(server.live.status.clone()).unwrap();
+    assert_eq!(last.conditions[0].status, "True");
+}
+
+#[test]
+fn a_start_writes_nothing_that_stands_there() {
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    server.live.status = serde_json::to_value(status(true, "30", 1.0, at(0))).unwrap();
+    plan.want(key(), status(true, "30", 2.0, at(5000)));
+    server.run(&mut plan, at(5000));
+    assert_eq!((server.writes, server.turns.len()), (0, 0));
+    plan.want(key(), status(false, "30", 2.0, at(6000)));
+    server.run(&mut plan, at(6000));
+    assert_eq!((server.writes, server.turns.len()), (1, 1));
+}
+
+#[test]
+fn a_condition_keeps_the_time_at_which_it_turned() {
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    plan.want(key(), status(true, "30", 0.0, at(0)));
+    server.run(&mut plan, at(0));
+    plan.want(key(), status(true, "40", 0.0, at(20_000)));
+    server.run(&mut plan, at(20_000));
+    let written: SmartLimiterStatus = serde_json::from_value(server.live.status.clone()).unwrap();
+    let Condition { last_transition_time, .. } = written.conditions.first().unwrap();
+    assert_eq!((server.writes, last_transition_time), (2, &Time(at(0))));
+}
+
+#[test]
+fn a_failure_is_tried_again_with_the_newest_after_growing_pauses() {
+    let mut plan = Plan::default();
+    let live = || Some(LiveObject::default());
+    let mut tries = Vec::new();
+    for second in 0..70_i64 {
+        plan.want(key(), status(true, &second.to_string(), 0.0, at(0)));
+        if let Some(write) = plan.next(|_| live(), at(second * 1000)) {
+            assert_eq!(write.status.rules[0].limit.as_deref(), Some(second.to_string().as_str()));
+            tries.push(second);
+            plan.ended(&write.key, Outcome::Failed, at(second * 1000));
+        }
+    }
+    assert_eq!(tries, [0, 1, 3, 7, 15, 31, 63]);
+}
+
+#[test]
+fn an_object_that_is_gone_is_forgotten_and_another_of_its_name_is_written_anew() {
+    let mut plan = Plan::default();
+    plan.want(key(), status(true, "30", 0.0, at(0)));
+    assert!(plan.next(|_| None, at(0)).is_none());
+    assert!(plan.objects.is_empty());
+    let of = |uid: &str| Some(LiveObject { uid: uid.to_owned(), ..LiveObject::default() });
+    plan.want(key(), status(true, "30", 0.0, at(0)));
+    let write = plan.next(|_| of("1"), at(0)).unwrap();
+    plan.ended(&write.key, Outcome::Written, at(0));
+    plan.want(key(), status(true, "30", 0.0, at(2000)));
+    assert_eq!(plan.next(|_| of("2"), at(2000)).map(|write| write.uid).as_deref(), Some("2"));
+}
