@@ -15,12 +15,13 @@ use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::{Decision, Phase},
     policy::{EnforceAt, PolicyKey},
+    problem::Problem,
 };
 use tracing::{info, warn};
 
 use crate::{
     checkpoint::{Keeper, Kept, States},
-    index::{Change, Index, ServiceView},
+    index::{Change, Index, Object, ServiceView},
     intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{PodSample, Wanted, store::Store},
     telemetry::traces::{Decided, Tracer},
@@ -156,11 +157,19 @@ impl Builder {
     pub fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> bool {
         let mut services = BTreeSet::new();
         for change in changes {
-            if let Change::Apply { key, origin, object } = &change {
-                log_refusal(key, origin, object);
+            // Only what differs is news: the status that is written to an API server comes back as a change of its object.
+            let applied = match &change {
+                Change::Apply { key, origin, object } => Some((key.clone(), origin.clone(), refusals(object))),
+                _ => None,
+            };
+            let dirty = self.index.apply(change);
+            if let Some((key, origin, problems)) = applied.filter(|_| dirty.any) {
                 self.news.policies.extend(key.policy());
+                for problem in problems {
+                    warn!(object = %key, %origin, %problem, "an object is refused; what was accepted before stays in force");
+                }
             }
-            services.extend(self.index.apply(change).services);
+            services.extend(dirty.services);
         }
         self.build(&services, now, true);
         !services.is_empty()
@@ -412,12 +421,13 @@ pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
     old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
 }
 
-fn log_refusal(key: &crate::index::ObjectKey, origin: &str, object: &crate::index::Object) {
-    use crate::index::Object;
-    if let Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) = object {
-        for problem in problems {
-            warn!(object = %key, %origin, %problem, "an object is refused; what was accepted before stays in force");
+/// What is wrong with an object.
+fn refusals(object: &Object) -> Vec<Problem> {
+    match object {
+        Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) => {
+            problems.clone()
         }
+        _ => Vec::new(),
     }
 }
 

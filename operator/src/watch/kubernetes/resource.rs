@@ -200,6 +200,7 @@ fn cause(error: &watcher::Error) -> String {
     match error {
         Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => match error {
             kube::Error::Service(error) => chain(error.as_ref()),
+            kube::Error::Api(status) => status.message.clone(),
             kube::Error::HyperError(error) => chain(error),
             kube::Error::ReadEvents(error) => chain(error),
             other => chain(other),
