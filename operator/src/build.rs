@@ -3,6 +3,7 @@
 //! In: changes, samples and the passing of time. Out: resources in the mesh-wide table, targets to scrape, a status on request.
 //! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
 
+mod pace;
 mod wanted;
 
 use std::{
@@ -19,6 +20,7 @@ use limiter::{
 };
 use tracing::{info, warn};
 
+use self::pace::Pace;
 use crate::{
     checkpoint::{Keeper, Kept, States},
     index::{Change, Index, Object, ServiceView},
@@ -73,6 +75,7 @@ pub struct News {
 #[derive(Debug)]
 pub struct Builder {
     news: News,
+    pace: Pace,
     index: Index,
     store: Store,
     built: BTreeMap<ServiceKey, Built>,
@@ -108,6 +111,7 @@ impl Builder {
             keeper: None,
             tracer: None,
             news: News::default(),
+            pace: Pace::default(),
             annotated_pages: false,
         }
     }
@@ -175,21 +179,24 @@ impl Builder {
         !services.is_empty()
     }
 
-    /// Takes samples in and decides their services again.
+    /// Takes samples in and decides their services again, those that were decided a moment ago in the next [`Self::tick`] that is due.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
         // One that was under way when its service or pod went brings neither back.
         let is_there = |sample: &PodSample| {
             let built = self.built.get(&sample.service);
             built.is_some_and(|built| sample.pod.as_ref().is_none_or(|pod| built.intent.pods.contains_key(pod)))
         };
-        let services = self.store.insert(samples.into_iter().filter(is_there), now);
+        let mut services = self.store.insert(samples.into_iter().filter(is_there), now);
+        services.retain(|service| self.pace.admits(service, now));
+        services.iter().for_each(|service| self.pace.decided(service, now));
         self.build(&services, now, false);
     }
 
     /// Decides again whatever is due by time alone.
     pub fn tick(&mut self, now: Timestamp) {
-        let due: BTreeSet<ServiceKey> =
-            self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service.clone()).collect();
+        let timers = self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service);
+        let due: BTreeSet<ServiceKey> = timers.chain(self.pace.due(now)).cloned().collect();
+        due.iter().for_each(|service| self.pace.decided(service, now));
         self.build(&due, now, false);
     }
 
@@ -222,7 +229,8 @@ impl Builder {
     /// When `tick` is due.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
-        self.timers.first().map(|(time, _)| *time)
+        let timer = self.timers.first().map(|(time, _)| *time);
+        timer.into_iter().chain(self.pace.next()).min()
     }
 
     /// Decides services, all of them first, since callers carry out what is decided about others; then translates and publishes
@@ -251,6 +259,7 @@ impl Builder {
             if let Some(built) = self.built.remove(key) {
                 self.kept.remove(key);
                 forget_timer(&mut self.timers, key, &built.rules);
+                self.pace.forget(key);
                 self.store.forget_service(key);
                 self.table.remove(key);
                 if let Some(keeper) = &self.keeper {

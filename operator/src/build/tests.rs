@@ -65,8 +65,11 @@ fn only_what_a_change_touches_is_built_and_sent() {
     let idle = builder.counts();
     assert_eq!((idle.decisions - first.decisions, idle.builds - first.builds), (1, 0));
 
-    // One that does builds one service and sends one route configuration.
+    // One that does builds one service and sends one route configuration, as soon as the service has its turn again.
     builder.observe(vec![sample("s7", 0.9, start)], start);
+    assert_eq!(builder.counts(), idle);
+    let turn = builder.next().expect("the service waits for its turn");
+    builder.tick(turn);
     let hot = builder.counts();
     assert_eq!((hot.builds - idle.builds, hot.resources - idle.resources), (1, 1));
 
