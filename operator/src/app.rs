@@ -40,6 +40,9 @@ use crate::{
 /// How long open streams and requests may take to end after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// What is to be measured is looked up at most this often while objects change: that is a look at every service.
+const LOOK_UP: Duration = Duration::from_millis(250);
+
 /// What `weir run` was told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -247,11 +250,13 @@ struct Inputs {
 /// The only task that touches the builder.
 async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutdown: CancellationToken) {
     let mut transitions = status::Transitions::default();
+    let mut lookup = Lookup::default();
     loop {
         let due = builder.next().map(|next| {
             let wait = Timestamp::now().duration_until(next);
             Instant::now() + Duration::try_from(wait).unwrap_or_default()
         });
+        let due = due.into_iter().chain(lookup.due).min();
         let timer = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -276,8 +281,9 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 builder.observe(samples, Timestamp::now());
                 // Samples may come without end; whatever else waits has its turn after them.
                 builder.tick(Timestamp::now());
+                lookup.tick(&builder, &inputs);
                 if let Ok(batch) = inputs.batches_rx.try_recv() {
-                    take(&mut builder, &inputs, batch);
+                    take(&mut builder, &mut lookup, &inputs, batch);
                 }
                 if let Ok(question) = inputs.question_rx.try_recv() {
                     answer(&builder, &proxies, &inputs, &mut transitions, question);
@@ -286,8 +292,11 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                     show(&mut builder, &proxies, &inputs, look);
                 }
             }
-            () = timer => builder.tick(Timestamp::now()),
-            Some(batch) = inputs.batches_rx.recv() => take(&mut builder, &inputs, batch),
+            () = timer => {
+                builder.tick(Timestamp::now());
+                lookup.tick(&builder, &inputs);
+            }
+            Some(batch) = inputs.batches_rx.recv() => take(&mut builder, &mut lookup, &inputs, batch),
             Some(question) = inputs.question_rx.recv() => {
                 answer(&builder, &proxies, &inputs, &mut transitions, question);
             }
@@ -299,18 +308,42 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
 }
 
 /// Takes in what the source of objects says now.
-fn take(builder: &mut Builder, inputs: &Inputs, batch: Batch) {
+fn take(builder: &mut Builder, lookup: &mut Lookup, inputs: &Inputs, batch: Batch) {
     if builder.apply(batch.changes, Timestamp::now()) {
+        lookup.ask(builder, inputs);
+    }
+    if batch.initial {
+        builder.forget_unseen(Timestamp::now());
+        inputs.ready_tx.send_replace(true);
+    }
+}
+
+/// Tells the providers what the rules need measured: at once after a quiet time, else at the end of [`LOOK_UP`].
+#[derive(Default)]
+struct Lookup {
+    last: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Lookup {
+    fn ask(&mut self, builder: &Builder, inputs: &Inputs) {
+        let next = self.last.map_or_else(Instant::now, |last| last + LOOK_UP);
+        self.due = Some(next);
+        self.tick(builder, inputs);
+    }
+
+    fn tick(&mut self, builder: &Builder, inputs: &Inputs) {
+        let now = Instant::now();
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        *self = Self { last: Some(now), due: None };
         let wanted = builder.wanted();
         inputs.wanted_tx.send_if_modified(|old| {
             let differs = **old != *wanted;
             *old = wanted;
             differs
         });
-    }
-    if batch.initial {
-        builder.forget_unseen(Timestamp::now());
-        inputs.ready_tx.send_replace(true);
     }
 }
 
