@@ -82,17 +82,18 @@ impl Page {
     }
 }
 
-/// Every object that there is, by kind, namespace and name; without what the control plane keeps for itself.
-async fn objects(cluster: &Cluster) -> BTreeSet<String> {
-    let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"]).await.unwrap();
+/// Every object that there is, by kind, namespace and name; without what the control plane keeps for itself. Fails while a kind is
+/// going that is still listed.
+async fn objects(cluster: &Cluster) -> anyhow::Result<BTreeSet<String>> {
+    let kinds = cluster.kubectl(&["api-resources", "--verbs=list", "--output=name"]).await?;
     let kinds: Vec<_> = kinds.lines().filter(|kind| !kind.starts_with("events")).collect();
     let list = ["get", &kinds.join(","), "--all-namespaces", "--output=json", "--ignore-not-found"];
-    let list: Value = serde_json::from_str(&cluster.kubectl(&list).await.unwrap()).unwrap();
+    let list: Value = serde_json::from_str(&cluster.kubectl(&list).await?)?;
     let name = |object: &Value| {
         let metadata = &object["metadata"];
         format!("{} {} {} {}", object["apiVersion"], object["kind"], metadata["namespace"], metadata["name"])
     };
-    list["items"].as_array().unwrap().iter().map(name).collect()
+    Ok(list["items"].as_array().unwrap().iter().map(name).collect())
 }
 
 /// What became of a second's requests, as the load tells it: asked, answered, refused, failed.
@@ -152,7 +153,7 @@ async fn the_page_from_installation_to_removal() {
     let node = Node::start(&cluster, Programs::from(programs)).await;
     cluster.kubectl(&["create", "namespace", "weir-system"]).await.unwrap();
     cluster.kubectl(&["wait", "node", "--all", "--for=condition=Ready", "--timeout=30s"]).await.unwrap();
-    let before = objects(&cluster).await;
+    let before = objects(&cluster).await.unwrap();
     let mark = cluster.mark();
     let mut page = Page::read();
 
@@ -197,7 +198,7 @@ async fn the_page_from_installation_to_removal() {
     page.run(&cluster, "Upgrade, uninstall").await;
     assert!(page.0.values().all(Vec::is_empty), "commands that nobody ran: {:?}", page.0);
     eventually(SOON, "everything is gone", async || {
-        let now = objects(&cluster).await;
+        let now = objects(&cluster).await.map_err(|error| format!("{error:#}"))?;
         if now == before { Ok(()) } else { Err(format!("{:?}", now.symmetric_difference(&before))) }
     })
     .await;
