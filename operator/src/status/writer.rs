@@ -52,6 +52,8 @@ const MANAGER: &str = "weir";
 const LOOK: Duration = Duration::from_millis(250);
 /// How often everything is looked at, new or not.
 const FULL_LOOK: Duration = Duration::from_secs(30);
+/// How long a write and its Events may take: an API server that hangs must not hold every place.
+const LONGEST_WRITE: Duration = Duration::from_secs(10);
 /// Writes on their way at a time.
 const WIDTH: usize = 8;
 
@@ -156,6 +158,8 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
                 let Ok(statuses) = reply_rx.await else { continue };
                 if all {
                     looked_at_all = Some(tokio::time::Instant::now());
+                    plan.retain(|key| live.get(key).is_some());
+                    writer.refusals.0.lock().retain(|key, _| live.get(key).is_some());
                 }
                 for (key, status) in statuses {
                     plan.want(key, status);
@@ -167,7 +171,8 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
         {
             let writer = writer.clone();
             under_way.spawn(async move {
-                let outcome = writer.write(&write).await;
+                let outcome =
+                    tokio::time::timeout(LONGEST_WRITE, writer.write(&write)).await.unwrap_or(Outcome::Failed);
                 (write.key, outcome)
             });
         }

@@ -66,6 +66,11 @@ impl Plan {
         self.objects.entry(key).or_default().wanted = Some(status);
     }
 
+    /// Forgets the objects that are not there any more, as far as nothing of them is on its way.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&PolicyKey) -> bool) {
+        self.objects.retain(|key, object| object.sent.is_some() || is_there(key));
+    }
+
     /// A write that is due, as what stands there now says.
     pub(super) fn next(&mut self, live: impl Fn(&PolicyKey) -> Option<LiveObject>, now: Timestamp) -> Option<Write> {
         let mut gone = Vec::new();
