@@ -130,7 +130,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             watching.with_context(|| format!("--config: the folder {} cannot be listed", folder.display()))?;
         }
         Source::Kubernetes(source) => {
-            builder = builder.with_annotated_pages();
+            builder = builder.with_annotated_pages().with_news();
+            proxies.collect_news();
             let provider = MetricsApi {
                 client: source.client.clone(),
                 interval: config.metrics_api_interval,

@@ -75,7 +75,8 @@ pub struct News {
 /// See the module.
 #[derive(Debug)]
 pub struct Builder {
-    news: News,
+    /// Absent where nobody asks for it.
+    news: Option<News>,
     pace: Pace,
     index: Index,
     store: Store,
@@ -111,7 +112,7 @@ impl Builder {
             kept: BTreeMap::new(),
             keeper: None,
             tracer: None,
-            news: News::default(),
+            news: None,
             pace: Pace::default(),
             annotated_pages: false,
         }
@@ -121,6 +122,12 @@ impl Builder {
     #[must_use]
     pub fn with_annotated_pages(self) -> Self {
         Self { annotated_pages: true, ..self }
+    }
+
+    /// Collects from now on what status may say something else of; to be taken often.
+    #[must_use]
+    pub fn with_news(self) -> Self {
+        Self { news: Some(News::default()), ..self }
     }
 
     /// Traces decisions from now on.
@@ -169,7 +176,9 @@ impl Builder {
             };
             let dirty = self.index.apply(change);
             if let Some((key, origin, problems)) = applied.filter(|_| dirty.any) {
-                self.news.policies.extend(key.policy());
+                if let Some(news) = &mut self.news {
+                    news.policies.extend(key.policy());
+                }
                 for problem in problems {
                     warn!(object = %key, %origin, %problem, "an object is refused; what was accepted before stays in force");
                 }
@@ -267,7 +276,9 @@ impl Builder {
                     keeper.forget(key, now);
                 }
             }
-            self.news.services.insert(key.clone());
+            if let Some(news) = &mut self.news {
+                news.services.insert(key.clone());
+            }
             return Moved::default();
         };
         let built = self.built.entry(key.clone()).or_default();
@@ -291,8 +302,10 @@ impl Builder {
             keeper.keep(key, with_unseen(&self.kept, key, &rules.states), now);
         }
         let numbers = !same_numbers(&built.rules, &rules);
-        if changed || numbers || turned(&built.rules, &rules) {
-            self.news.services.insert(key.clone());
+        if let Some(news) = &mut self.news
+            && (changed || numbers || turned(&built.rules, &rules))
+        {
+            news.services.insert(key.clone());
         }
         let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
         let traced = tracing.and_then(|(tracer, began)| tracer.decided(&view, began, &built.rules, &rules));
@@ -317,7 +330,9 @@ impl Builder {
         let paused = self.pauses.covers(key);
         intent.pods.values_mut().for_each(|pod| pod.paused = paused);
         self.counts.builds += 1;
-        self.news.services.insert(key.clone());
+        if let Some(news) = &mut self.news {
+            news.services.insert(key.clone());
+        }
         if intent != *built.intent || built.resources.is_empty() {
             built.resources = resources::rebuild(key, &built.intent, std::mem::take(&mut built.resources), &intent);
             let translated = traced.as_ref().map(|_| SystemTime::now());
@@ -343,7 +358,7 @@ impl Builder {
     /// What status may say something else of since this was last asked.
     #[must_use]
     pub fn take_news(&mut self) -> News {
-        std::mem::take(&mut self.news)
+        self.news.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The index, for status.

@@ -13,17 +13,21 @@ mod plan;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use crds::SmartLimiterStatus;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    core::{ApiResource, DynamicObject},
-    runtime::events::{Recorder, Reporter},
+    core::{ApiResource, DynamicObject, Status},
+    runtime::events::{Event, Recorder, Reporter},
 };
 use limiter::{
     policy::{Kind, PolicyKey},
@@ -32,16 +36,17 @@ use limiter::{
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use serde_json::json;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use self::plan::{Outcome, Plan, Write};
 use crate::watch::live::Live;
@@ -54,6 +59,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const FULL_LOOK: Duration = Duration::from_secs(30);
 /// How long a write and its Events may take: an API server that hangs must not hold every place.
 const LONGEST_WRITE: Duration = Duration::from_secs(10);
+/// As long as that, an Event that comes again is counted on the one before: kube's recorder forgets it then.
+const REPEATS: Duration = Duration::from_secs(6 * 60);
 /// Writes on their way at a time.
 const WIDTH: usize = 8;
 
@@ -108,14 +115,16 @@ struct ResultLabel {
 pub struct Meters {
     writes: Family<ResultLabel, Counter<u64, AtomicU64>>,
     events: Family<ResultLabel, Counter<u64, AtomicU64>>,
+    waiting: Gauge,
 }
 
 impl Meters {
-    /// Shows them on the metrics page, as `weir_status_writes_total` and `weir_events_total`.
+    /// Shows them on the metrics page, as `weir_status_writes_total`, `weir_events_total` and `weir_statuses_waiting`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("weir");
         registry.register("status_writes", "Statuses written to the API server, by result", self.writes.clone());
         registry.register("events", "Events written to the API server, by result", self.events.clone());
+        registry.register("statuses_waiting", "Statuses that are not on the API server yet", self.waiting.clone());
     }
 }
 
@@ -129,8 +138,8 @@ pub fn spawn(
     meters: Meters,
     shutdown: CancellationToken,
 ) -> JoinHandle<()> {
-    let reporter = Reporter { controller: MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
-    let writer = Arc::new(Writer { recorder: Recorder::new(client.clone(), reporter), client, refusals, meters });
+    let recorders = Recorders { client: client.clone(), by_note: Mutex::default() };
+    let writer = Arc::new(Writer { recorders, client, refusals, meters, is_away: AtomicBool::new(false) });
     tokio::spawn(async move {
         shutdown.run_until_cancelled(run(writer, live, looks_tx)).await;
     })
@@ -141,7 +150,7 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
     let mut under_way = JoinSet::new();
     let mut beat = tokio::time::interval(LOOK);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut looked_at_all: Option<tokio::time::Instant> = None;
+    let mut looked_at_all: Option<Instant> = None;
     loop {
         tokio::select! {
             Some(ended) = under_way.join_next() => {
@@ -157,22 +166,24 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
                 }
                 let Ok(statuses) = reply_rx.await else { continue };
                 if all {
-                    looked_at_all = Some(tokio::time::Instant::now());
+                    looked_at_all = Some(Instant::now());
                     plan.retain(|key| live.get(key).is_some());
                     writer.refusals.0.lock().retain(|key, _| live.get(key).is_some());
                 }
+                plan.begin(Timestamp::now());
                 for (key, status) in statuses {
                     plan.want(key, status);
                 }
             }
         }
+        writer.meters.waiting.set(i64::try_from(plan.waiting()).unwrap_or(i64::MAX));
         while under_way.len() < WIDTH
             && let Some(write) = plan.next(|key| live.get(key), Timestamp::now())
         {
             let writer = writer.clone();
             under_way.spawn(async move {
-                let outcome =
-                    tokio::time::timeout(LONGEST_WRITE, writer.write(&write)).await.unwrap_or(Outcome::Failed);
+                let written = tokio::time::timeout(LONGEST_WRITE, writer.write(&write)).await;
+                let outcome = written.unwrap_or_else(|_| writer.away(&format!("no answer within {LONGEST_WRITE:?}")));
                 (write.key, outcome)
             });
         }
@@ -181,9 +192,11 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
 
 struct Writer {
     client: Client,
-    recorder: Recorder,
+    recorders: Recorders,
     refusals: Refusals,
     meters: Meters,
+    /// The API server could not be reached the last time.
+    is_away: AtomicBool,
 }
 
 impl Writer {
@@ -197,42 +210,80 @@ impl Writer {
         });
         let written = api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await;
         let outcome = match written {
-            Ok(_) => Outcome::Written,
+            Ok(object) => Outcome::Written(object.data.get("status").cloned().unwrap_or_default()),
             // Gone, or another object of this name by now: the watch will say so.
             Err(kube::Error::Api(status)) if status.code == 409 => Outcome::Failed,
-            Err(error) => {
-                let message = said(&error);
+            Err(kube::Error::Api(status)) => {
+                self.answers();
+                let message = said(&status);
                 if self.refusals.set(key, Some(message.clone())) {
                     warn!(object = %key, error = %message, "the status cannot be written for now");
                 }
                 self.meters.writes.get_or_create(&ResultLabel { result: "failed" }).inc();
                 return Outcome::Failed;
             }
+            Err(error) => return self.away(&error.to_string()),
         };
+        self.answers();
         self.refusals.set(key, None);
-        let result = if outcome == Outcome::Written { "written" } else { "conflict" };
+        let is_written = matches!(outcome, Outcome::Written(_));
+        let result = if is_written { "written" } else { "conflict" };
         self.meters.writes.get_or_create(&ResultLabel { result }).inc();
-        if outcome == Outcome::Written {
-            for turn in turns {
-                let sent = self.recorder.publish(&turn.event(), &events::regarding(key, uid, &resource)).await;
-                let result = if sent.is_ok() { "written" } else { "failed" };
-                self.meters.events.get_or_create(&ResultLabel { result }).inc();
-                if let Err(error) = sent {
-                    debug!(object = %key, error = %said(&error), "an event cannot be written");
-                }
+        for turn in turns.iter().filter(|_| is_written) {
+            let sent = self.recorders.publish(&turn.event(), &events::regarding(key, uid, &resource)).await;
+            let result = if sent.is_ok() { "written" } else { "failed" };
+            self.meters.events.get_or_create(&ResultLabel { result }).inc();
+            if let Err(error) = sent {
+                debug!(object = %key, %error, "an event cannot be written");
             }
         }
         outcome
     }
+
+    /// The API server gives no answer, which is nothing of the object's own: said once, whatever waits.
+    fn away(&self, error: &str) -> Outcome {
+        if !self.is_away.swap(true, Ordering::Relaxed) {
+            warn!(error, "the API server gives no answer; statuses are written when it is back");
+        }
+        self.meters.writes.get_or_create(&ResultLabel { result: "failed" }).inc();
+        Outcome::Failed
+    }
+
+    fn answers(&self) {
+        if self.is_away.swap(false, Ordering::Relaxed) {
+            info!("the API server answers again; statuses are written");
+        }
+    }
 }
 
-fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) if status.code == 404 => {
-            format!("the API server has no such object, or no status subresource for it: {}", status.message)
-        }
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
+/// What writes Events: kube's recorder counts those of one reason as one that repeats, and keeps the note of the first. So one is
+/// kept for each note.
+struct Recorders {
+    client: Client,
+    by_note: Mutex<BTreeMap<(Option<String>, Option<String>), (Instant, Recorder)>>,
+}
+
+impl Recorders {
+    async fn publish(&self, event: &Event, regarding: &ObjectReference) -> Result<(), kube::Error> {
+        let recorder = {
+            let mut by_note = self.by_note.lock();
+            by_note.retain(|_, (used, _)| used.elapsed() < REPEATS);
+            let fresh = || {
+                let reporter = Reporter { controller: MANAGER.to_owned(), instance: std::env::var("HOSTNAME").ok() };
+                (Instant::now(), Recorder::new(self.client.clone(), reporter))
+            };
+            let (used, recorder) = by_note.entry((regarding.uid.clone(), event.note.clone())).or_insert_with(fresh);
+            *used = Instant::now();
+            recorder.clone()
+        };
+        recorder.publish(event, regarding).await
+    }
+}
+
+fn said(status: &Status) -> String {
+    match status.code {
+        404 => format!("the API server has no such object, or no status subresource for it: {}", status.message),
+        _ => status.message.clone(),
     }
 }
 

@@ -71,7 +71,8 @@ struct Inner {
     /// Nodes without a stream that are remembered, oldest first. Only taken with `nodes` held for writing.
     gone: parking_lot::Mutex<VecDeque<NodeKey>>,
     /// Nodes of which status may say something else since it was last asked.
-    news: parking_lot::Mutex<BTreeSet<NodeKey>>,
+    /// Absent where nobody asks for it.
+    news: parking_lot::Mutex<Option<BTreeSet<NodeKey>>>,
     /// Counts changes, to wake status.
     changes: watch::Sender<u64>,
     next_stream: AtomicU64,
@@ -246,14 +247,21 @@ impl Proxies {
         self.0.metrics.unknown_types.inc();
     }
 
+    /// Collects from now on the nodes of which status may say something else; to be taken often.
+    pub fn collect_news(&self) {
+        self.0.news.lock().get_or_insert_default();
+    }
+
     /// The nodes of which status may say something else since this was last asked.
     #[must_use]
     pub fn take_news(&self) -> BTreeSet<NodeKey> {
-        std::mem::take(&mut *self.0.news.lock())
+        self.0.news.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     fn changed(&self, node: &NodeKey) {
-        self.0.news.lock().insert(node.clone());
+        if let Some(news) = &mut *self.0.news.lock() {
+            news.insert(node.clone());
+        }
         self.0.changes.send_modify(|changes| *changes += 1);
     }
 }

@@ -8,10 +8,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
     SmartLimiterStatus,
+    conditions::ConditionReason as Reason,
     status::{ClassStatus, ProxyCounts, RulePhase, RuleStatus},
 };
 use jiff::Timestamp;
 use limiter::policy::PolicyKey;
+use serde_json::Value;
 
 use super::events::{Turn, turns};
 use crate::watch::live::LiveObject;
@@ -24,6 +26,8 @@ const NUMBER: Duration = Duration::from_secs(10);
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Until the watch must have shown what was written; before, what was written is believed.
 const SEEN: Duration = Duration::from_secs(10);
+/// After a start: until proxies are back and metrics are measured again, which is no news.
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// A status to write.
 #[derive(Debug)]
@@ -36,9 +40,10 @@ pub(super) struct Write {
 }
 
 /// What became of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Written,
+    /// With what stands there now: a definition of another version may keep less than it was given.
+    Written(Value),
     Failed,
 }
 
@@ -46,6 +51,8 @@ pub(super) enum Outcome {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     objects: BTreeMap<PolicyKey, Object>,
+    /// Before, proxies and metrics may not be back since the start.
+    settled: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -54,13 +61,33 @@ struct Object {
     wanted: Option<SmartLimiterStatus>,
     /// On its way.
     sent: Option<(String, SmartLimiterStatus)>,
-    /// What was written last, of which object, and when.
-    written: Option<(String, SmartLimiterStatus, Timestamp)>,
+    written: Option<Written>,
     /// After failures: the pause, and not before when.
     pause: Option<(Duration, Timestamp)>,
 }
 
+/// What was written last.
+#[derive(Debug)]
+struct Written {
+    /// Of which object.
+    uid: String,
+    status: SmartLimiterStatus,
+    /// What stood there after.
+    answer: Value,
+    at: Timestamp,
+}
+
 impl Plan {
+    /// The first status of all objects is known.
+    pub(super) fn begin(&mut self, now: Timestamp) {
+        self.settled.get_or_insert(after(now, SETTLE));
+    }
+
+    /// Objects whose status is to be written, or looked at, or on its way.
+    pub(super) fn waiting(&self) -> usize {
+        self.objects.values().filter(|object| object.wanted.is_some() || object.sent.is_some()).count()
+    }
+
     /// This should stand there from now on.
     pub(super) fn want(&mut self, key: PolicyKey, status: SmartLimiterStatus) {
         self.objects.entry(key).or_default().wanted = Some(status);
@@ -83,7 +110,8 @@ impl Plan {
                 gone.push(key.clone());
                 continue;
             };
-            if let Some((status, turns)) = object.due(&live, now) {
+            let settling = self.settled.is_some_and(|settled| now < settled);
+            if let Some((status, turns)) = object.due(&live, settling, now) {
                 object.sent = Some((live.uid.clone(), status.clone()));
                 found = Some(Write { key: key.clone(), uid: live.uid, status, turns });
                 break;
@@ -100,8 +128,8 @@ impl Plan {
         let Some(object) = self.objects.get_mut(key) else { return };
         let Some((uid, status)) = object.sent.take() else { return };
         match outcome {
-            Outcome::Written => {
-                object.written = Some((uid, status, now));
+            Outcome::Written(answer) => {
+                object.written = Some(Written { uid, status, answer, at: now });
                 object.pause = None;
             }
             Outcome::Failed => {
@@ -114,7 +142,7 @@ impl Plan {
 }
 
 impl Object {
-    fn due(&mut self, live: &LiveObject, now: Timestamp) -> Option<(SmartLimiterStatus, Vec<Turn>)> {
+    fn due(&mut self, live: &LiveObject, settling: bool, now: Timestamp) -> Option<(SmartLimiterStatus, Vec<Turn>)> {
         let standing = self.standing(live, now);
         let mut wanted = self.wanted.take()?;
         let span = match &standing {
@@ -125,8 +153,9 @@ impl Object {
         };
         let paused = self.pause.is_some_and(|(_, until)| now < until);
         // A clock that was set back would have us wait for its old time.
-        let recent = self.written.as_ref().is_some_and(|(_, _, at)| *at <= now && now < after(*at, span));
-        if paused || recent {
+        let recent = self.written.as_ref().is_some_and(|written| written.at <= now && now < after(written.at, span));
+        let early = settling && standing.as_ref().is_some_and(|standing| misses(standing, &wanted));
+        if paused || recent || early {
             self.wanted = Some(wanted);
             return None;
         }
@@ -138,15 +167,24 @@ impl Object {
     }
 
     fn standing(&self, live: &LiveObject, now: Timestamp) -> Option<SmartLimiterStatus> {
-        if let Some((uid, status, at)) = &self.written
-            && *uid == live.uid
-            && now < after(*at, SEEN)
+        if let Some(written) = &self.written
+            && written.uid == live.uid
+            && (now < after(written.at, SEEN) || written.answer == live.status)
         {
-            return Some(status.clone());
+            return Some(written.status.clone());
         }
         // What cannot be read is another's, and is written over.
         serde_json::from_value(live.status.clone()).ok()
     }
+}
+
+/// Whether proxies or metrics that were there are not there yet.
+fn misses(standing: &SmartLimiterStatus, wanted: &SmartLimiterStatus) -> bool {
+    let held =
+        |name: &str| standing.conditions.iter().any(|condition| condition.type_ == name && condition.status == "True");
+    let absent = [Reason::NoProxies, Reason::Pending, Reason::Missing].map(|reason| reason.to_string());
+    standing.observed_generation == wanted.observed_generation
+        && wanted.conditions.iter().any(|condition| absent.contains(&condition.reason) && held(&condition.type_))
 }
 
 fn after(time: Timestamp, span: Duration) -> Timestamp {

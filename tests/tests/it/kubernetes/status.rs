@@ -108,9 +108,20 @@ async fn kubectl_tells_what_is_so_and_why_and_nothing_is_written_without_a_cause
     let _proxy = Proxy::start(&weir, &service, 0).await;
     let (_, refused) = Connection::open(service.pods[0].inbound, None).await.unwrap().burst("/", 40).await.unwrap();
     assert!(refused > 0);
-    let bad = "/smartlimiters/bad/status";
-    let of_bad = writes(cluster.audit(mark), &namespace).into_iter().filter(|entry| entry.uri.contains(bad)).count();
-    assert_eq!(of_bad, 0, "nothing turned for the refused one");
+    weir.until(SOON, "it is as before", |status| {
+        let key = format!("smartlimiters.weir.dev/{namespace}/cart");
+        status.phase(&key, "hot", "Limiting")?;
+        status.programmed(&key, 1)
+    })
+    .await;
+    // Twice the time between two looks at everything that is new.
+    let looks = weir.metric("weir_statuses_waiting").await;
+    eventually(SOON, "nothing waits to be written", async || match weir.metric("weir_statuses_waiting").await {
+        0.0 => Ok(()),
+        waiting => Err(format!("{waiting}, {looks} before")),
+    })
+    .await;
+    assert_eq!(writes(cluster.audit(mark), &namespace), [], "proxies that come back are no news");
 }
 
 #[tokio::test]

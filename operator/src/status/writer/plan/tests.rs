@@ -31,6 +31,8 @@ fn status(limiting: bool, limit: &str, observed: f64, now: Timestamp) -> SmartLi
 #[derive(Default)]
 struct Server {
     live: LiveObject,
+    /// Its definition does not know of rules.
+    prunes: bool,
     writes: u32,
     turns: Vec<Turn>,
 }
@@ -39,9 +41,12 @@ impl Server {
     fn run(&mut self, plan: &mut Plan, now: Timestamp) {
         while let Some(write) = plan.next(|_| Some(self.live.clone()), now) {
             self.live.status = serde_json::to_value(&write.status).unwrap();
+            if self.prunes {
+                self.live.status.as_object_mut().unwrap().remove("rules");
+            }
             self.writes += 1;
             self.turns.extend(write.turns);
-            plan.ended(&write.key, Outcome::Written, now);
+            plan.ended(&write.key, Outcome::Written(self.live.status.clone()), now);
         }
     }
 }
@@ -129,7 +134,53 @@ fn an_object_that_is_gone_is_forgotten_and_another_of_its_name_is_written_anew()
     let of = |uid: &str| Some(LiveObject { uid: uid.to_owned(), ..LiveObject::default() });
     plan.want(key(), status(true, "30", 0.0, at(0)));
     let write = plan.next(|_| of("1"), at(0)).unwrap();
-    plan.ended(&write.key, Outcome::Written, at(0));
+    plan.ended(&write.key, Outcome::Written(serde_json::Value::Null), at(0));
     plan.want(key(), status(true, "30", 0.0, at(2000)));
     assert_eq!(plan.next(|_| of("2"), at(2000)).map(|write| write.uid).as_deref(), Some("2"));
+}
+
+#[test]
+fn what_an_old_definition_prunes_is_written_once() {
+    let (mut plan, mut server) = (Plan::default(), Server { prunes: true, ..Server::default() });
+    for step in 0..10 {
+        plan.want(key(), status(true, "30", 0.0, at(0)));
+        server.run(&mut plan, at(step * 30_000));
+    }
+    assert_eq!(server.writes, 1);
+    // Somebody else wrote it over.
+    server.live.status = json!({});
+    plan.want(key(), status(true, "30", 0.0, at(0)));
+    server.run(&mut plan, at(400_000));
+    assert_eq!(server.writes, 2);
+}
+
+/// With another condition: whether the proxies have what they should.
+fn programmed(reason: &str) -> SmartLimiterStatus {
+    let mut status = status(true, "30", 0.0, at(0));
+    let holds = if reason == "Programmed" { "True" } else { "False" };
+    let condition = json!({"type": "Programmed", "status": holds, "reason": reason, "message": "m", "lastTransitionTime": at(0).to_string()});
+    status.conditions.push(serde_json::from_value(condition).unwrap());
+    status
+}
+
+#[test]
+fn proxies_that_are_not_back_yet_after_a_start_are_no_news() {
+    for (reason, written) in [("NoProxies", 31_000), ("Pending", 31_000), ("Rejected", 1000)] {
+        let (mut plan, mut server) = (Plan::default(), Server::default());
+        server.live.status = serde_json::to_value(programmed("Programmed")).unwrap();
+        plan.begin(at(500));
+        plan.want(key(), programmed(reason));
+        for now in (1000..60_000).step_by(1000) {
+            server.run(&mut plan, at(now));
+            assert_eq!(server.writes > 0, now >= written, "{reason} at {now}");
+        }
+    }
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    server.live.status = serde_json::to_value(programmed("Programmed")).unwrap();
+    plan.begin(at(0));
+    for (now, reason) in [(1000, "NoProxies"), (2000, "Programmed"), (40_000, "Programmed")] {
+        plan.want(key(), programmed(reason));
+        server.run(&mut plan, at(now));
+    }
+    assert_eq!(server.writes, 0, "they came back");
 }
