@@ -3,11 +3,9 @@
 use std::{path::PathBuf, sync::Once, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use prometheus_http_query::{
-    Client as Api,
-    response::{Data, PromqlResult},
-};
+use prometheus_http_query::{Client as Api, response::Data};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::Config;
@@ -64,11 +62,35 @@ impl Error {
     }
 }
 
+/// An answer. Its values are read in a second step, when their type is known: one step would keep a tree of the whole answer, as
+/// the field that names the type may come last.
 #[derive(Deserialize)]
-#[serde(tag = "status", rename_all = "lowercase")]
-enum Envelope {
-    Success { data: PromqlResult },
-    Error { error: String },
+struct Envelope<'a> {
+    #[serde(borrow)]
+    data: Option<Values<'a>>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Values<'a> {
+    result_type: &'a str,
+    #[serde(borrow)]
+    result: &'a RawValue,
+}
+
+impl Values<'_> {
+    fn read(&self) -> Result<Data, Error> {
+        let json = self.result.get();
+        let read = match self.result_type {
+            "vector" => serde_json::from_str(json).map(Data::Vector),
+            "scalar" => serde_json::from_str(json).map(Data::Scalar),
+            "matrix" => serde_json::from_str(json).map(Data::Matrix),
+            "string" => return Err(Error::Text),
+            other => return Err(Error::Foreign(format!("its answer is of the unknown type {other:?}"))),
+        };
+        read.map_err(|error| Error::Foreign(error.to_string()))
+    }
 }
 
 impl Client {
@@ -138,12 +160,12 @@ impl Client {
             body.extend_from_slice(&part);
         }
         match serde_json::from_slice(&body) {
-            Ok(Envelope::Success { data }) => Ok(data.into_inner().0),
+            Ok(Envelope { data: Some(values), error: None }) => values.read(),
             // Its own sentence has the line and column; what it says before that is the parameter's name.
-            Ok(Envelope::Error { error }) => {
+            Ok(Envelope { error: Some(error), .. }) => {
                 Err(Error::Refused(error.trim_start_matches("invalid parameter \"query\": ").to_owned()))
             }
-            Err(error) if error.to_string().contains("`string`") => Err(Error::Text),
+            Ok(Envelope { data: None, error: None }) => Err(Error::Foreign("its answer has no data".to_owned())),
             Err(error) => Err(Error::Foreign(error.to_string())),
         }
     }
