@@ -61,6 +61,8 @@ pub struct Built {
     pub reports: Vec<Report>,
     /// What was published.
     pub resources: Vec<Resource>,
+    /// What its rules need measured.
+    wanted: Wanted,
 }
 
 /// What status may say something else of since it was last asked.
@@ -288,6 +290,7 @@ impl Builder {
         forget_timer(&mut self.timers, key, &built.rules);
         let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
         if changed {
+            built.wanted = wanted::of(&view, self.annotated_pages);
             let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
             self.store.retain_pods(key, &pods);
         }
@@ -352,7 +355,7 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        Arc::new(wanted::wanted(&self.index, self.annotated_pages))
+        Arc::new(wanted::all(self.built.values().map(|built| &built.wanted)))
     }
 
     /// What status may say something else of since this was last asked.

@@ -5,23 +5,31 @@ use std::collections::BTreeMap;
 use limiter::{metric::Word, policy::MetricSource};
 
 use crate::{
-    index::{Endpoint, Index, ServiceView},
+    index::{Endpoint, ServiceView},
     metrics::{PodResources, Query, Series, Target, Wanted},
     translate::decide::qualified,
 };
 
-/// What is wanted now; of metrics pages, when told so, only those that annotations name.
-pub(super) fn wanted(index: &Index, annotated_pages: bool) -> Wanted {
-    let mut wanted = Wanted::default();
-    for view in index.service_keys().filter_map(|key| index.service(key)) {
-        wanted.targets.extend(targets_of(&view, annotated_pages));
-        wanted.resources.extend(resources_of(&view));
-        wanted.queries.extend(queries_of(&view));
-        if reads_streams(&view) {
-            wanted.streamed.insert(view.key.clone());
-        }
+/// What is wanted of one service now; of metrics pages, when told so, only those that annotations name.
+pub(super) fn of(view: &ServiceView<'_>, annotated_pages: bool) -> Wanted {
+    Wanted {
+        targets: targets_of(view, annotated_pages),
+        resources: resources_of(view),
+        queries: queries_of(view),
+        streamed: reads_streams(view).then(|| view.key.clone()).into_iter().collect(),
     }
-    wanted
+}
+
+/// All of it.
+pub(super) fn all<'a>(services: impl Iterator<Item = &'a Wanted>) -> Wanted {
+    let mut all = Wanted::default();
+    for Wanted { targets, resources, queries, streamed } in services {
+        all.targets.extend_from_slice(targets);
+        all.resources.extend_from_slice(resources);
+        all.queries.extend_from_slice(queries);
+        all.streamed.extend(streamed.iter().cloned());
+    }
+    all
 }
 
 fn targets_of(view: &ServiceView<'_>, annotated_pages: bool) -> Vec<Target> {

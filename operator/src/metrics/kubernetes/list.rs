@@ -57,7 +57,7 @@ pub(super) struct Usage {
 pub(super) enum Error {
     #[error("the API server has no metrics.k8s.io/v1beta1: install metrics-server, or have pods or Prometheus tell it")]
     Absent,
-    #[error("{0}; allow `get` and `list` of pods.metrics.k8s.io to Weir's service account")]
+    #[error("{0}; allow `list` of pods.metrics.k8s.io to Weir's service account")]
     Forbidden(String),
     #[error("metrics-server does not serve: {0}; `kubectl get apiservice v1beta1.metrics.k8s.io` says more")]
     Unavailable(String),

@@ -102,7 +102,7 @@ async fn every_failure_is_said_with_its_mend_and_values_come_back() {
     let mut api = start(Some((404, "404 page not found".to_owned())), true, 1).await;
     api.trouble("install metrics-server").await;
     api.answers(403, &status("pods.metrics.k8s.io is forbidden: User \\\"w\\\" cannot list"));
-    api.trouble("User \"w\" cannot list; allow `get` and `list` of pods.metrics.k8s.io").await;
+    api.trouble("User \"w\" cannot list; allow `list` of pods.metrics.k8s.io").await;
     api.answers(503, &status("service unavailable"));
     api.trouble("metrics-server does not serve: service unavailable; `kubectl get apiservice").await;
     api.answers(500, "all is lost");
