@@ -8,7 +8,11 @@ use nix::{
 };
 use testkit::{
     cluster::{Cluster, Server},
-    mesh::limiter,
+    eventually,
+    http::Connection,
+    mesh::{Service, limiter},
+    ports::Network,
+    proxy::Proxy,
     status::View,
     weir::Weir,
 };
@@ -252,9 +256,17 @@ async fn an_api_server_that_is_away_changes_nothing() {
     cluster.install_crds().await;
     let namespace = cluster.namespace("away").await;
     let key = key(&namespace, "cart");
-    cluster.apply(&(service(&namespace, "cart") + &limiter(&namespace, "cart", &calm(30)))).await.unwrap();
-    let weir = Weir::watch(cluster.kubeconfig(), &[]).await;
-    let built = weir.metric("weir_builds_total").await;
+    let service = Service::start_in(Network::routable(), &namespace, "cart", 2).await;
+    cluster.put(&service).await;
+    let rules = calm(30) + "\n- name: hot\n  when: cpu > 80%\n  limit: 1 request per hour per pod";
+    cluster.apply(&limiter(&namespace, "cart", &rules)).await.unwrap();
+    let weir = Weir::watch(cluster.kubeconfig(), &["--scrape-interval", "100ms"]).await;
+    let _proxies = Proxy::start_all(&weir, &service).await;
+    weir.until(SOON, "cpu is measured", |status| {
+        status.expect(&key, "MetricsAvailable", true, "Available")?;
+        status.phase(&key, "hot", "Idle").map(drop)
+    })
+    .await;
 
     cluster.kill(Server::ApiServer);
     weir.until(SOON, "it is missed, and the limit stays", |status| {
@@ -262,9 +274,33 @@ async fn an_api_server_that_is_away_changes_nothing() {
         if watches(status).contains("Connection refused") { Ok(()) } else { Err(watches(status)) }
     })
     .await;
+    // What is measured is decided on and enforced meanwhile.
+    service.burn(0.95);
+    let inbound = service.pods[0].inbound;
+    eventually(SOON, "the proxy refuses", async || {
+        let mut connection = Connection::open(inbound, None).await.map_err(|error| error.to_string())?;
+        match connection.burst("/", 5).await {
+            Ok((0, 5)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    eventually(SOON, "that the status cannot be written is said", async || {
+        if weir.log().contains("statuses are written when it is back") { Ok(()) } else { Err(weir.log()) }
+    })
+    .await;
+    let built = weir.metric("weir_builds_total").await;
     cluster.restart(Server::ApiServer).await;
     weir.until(RETRIED, "it is found again", watches_are_well).await;
     assert_eq!(weir.metric("weir_builds_total").await, built, "a list that says the same builds nothing");
+    eventually(RETRIED, "the status is written", async || {
+        let message = r#"jsonpath={.status.conditions[?(@.type=="Limiting")].message}"#;
+        let said = cluster.kubectl(&["get", "wsl", "cart", "-n", &namespace, "-o", message]).await;
+        let said = said.map_err(|error| format!("{error:#}"))?;
+        if said.contains("in force: calm, hot") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    assert_eq!(weir.log().matches("statuses are written when it is back").count(), 1, "{}", weir.log());
 
     // It answers nothing while etcd is suspended; then it goes on where it was.
     cluster.stop(Server::Etcd);
