@@ -117,7 +117,7 @@ pub(super) fn read(pem: Pem) -> Result<Certificate, Unusable> {
     let unreadable = |error: &dyn std::fmt::Display| Unusable::Certificate(error.to_string());
     let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| unreadable(&error))?;
-    let own = chain.first().cloned().ok_or(Unusable::Absent)?;
+    let own = chain.first().cloned().ok_or_else(|| unreadable(&"it is no PEM"))?;
     let (_, parsed) = X509Certificate::from_der(&own).map_err(|error| unreadable(&error))?;
     let moment = |seconds| Timestamp::from_second(seconds).map_err(|error| unreadable(&error));
     let from = moment(parsed.validity().not_before.timestamp())?;
@@ -196,7 +196,7 @@ mod tests {
         let (good, other) = (make(NAME, "", now()).unwrap(), make(NAME, "", now()).unwrap());
         assert_eq!(read(Pem::default()).unwrap_err(), Unusable::Absent);
         let garbage = Pem { certificate: "garbage".to_owned(), ..good.clone() };
-        assert_eq!(read(garbage).unwrap_err(), Unusable::Absent);
+        assert_eq!(read(garbage).unwrap_err(), Unusable::Certificate("it is no PEM".to_owned()));
         let half = Pem { certificate: good.certificate.replace('M', "N"), ..good.clone() };
         assert!(matches!(read(half).unwrap_err(), Unusable::Certificate(_)));
         let key = Pem { key: other.key.clone(), ..good.clone() };

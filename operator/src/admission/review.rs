@@ -28,6 +28,8 @@ pub(super) enum Verdict {
     Good(Box<Policy>),
     /// It does not.
     Bad(Vec<Problem>),
+    /// It did not before either, and what it says is not changed.
+    StillBad(Vec<Problem>),
 }
 
 /// Judges what is asked.
@@ -35,12 +37,9 @@ pub(super) fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
     if request.sub_resource.is_some() || !matches!(request.operation, Operation::Create | Operation::Update) {
         return Verdict::Pass;
     }
-    let Some(object) = &request.object else { return Verdict::Pass };
-    // Metadata of an object that was bad before must stay free to change, finalizers above all: else it could not be deleted.
-    let same_spec = |old: &DynamicObject| old.data.get("spec") == object.data.get("spec");
-    if request.operation == Operation::Update && request.old_object.as_ref().is_some_and(same_spec) {
+    let Some(object) = request.object.as_ref().filter(|object| object.metadata.deletion_timestamp.is_none()) else {
         return Verdict::Pass;
-    }
+    };
     let asked = &request.kind;
     let version = [asked.group.as_str(), asked.version.as_str()].join("/");
     let Some(kind @ ObjectKind::Policy(_)) = decode::kind(&version, &asked.kind) else {
@@ -55,7 +54,12 @@ pub(super) fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
     }
     match decode::object(kind, value) {
         Object::Policy { policy: Some(policy), problems } if problems.is_empty() => Verdict::Good(policy),
-        Object::Policy { problems, .. } | Object::Undecodable(problems) => Verdict::Bad(problems),
+        // Metadata of an object that was bad before must stay free to change, finalizers above all: else it could not be deleted.
+        Object::Policy { problems, .. } | Object::Undecodable(problems) => {
+            let same_spec = |old: &DynamicObject| old.data.get("spec") == object.data.get("spec");
+            let is_old = request.operation == Operation::Update && request.old_object.as_ref().is_some_and(same_spec);
+            if is_old { Verdict::StillBad(problems) } else { Verdict::Bad(problems) }
+        }
         _ => Verdict::Pass,
     }
 }
@@ -73,6 +77,9 @@ pub(super) fn answer(
             response.result.code = 422;
             response.result.reason = "Invalid".to_owned();
             return (response, "denied");
+        }
+        Verdict::StillBad(problems) => {
+            problems.iter().take(SHOWN).map(|problem| format!("still refused: {problem}")).collect()
         }
         Verdict::Foreign(warning) => vec![warning.clone()],
         Verdict::Pass | Verdict::Good(_) => warnings,

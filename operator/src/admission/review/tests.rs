@@ -69,7 +69,15 @@ fn a_good_one_is_admitted_and_its_policy_known() {
 
 #[test]
 fn a_bad_one_may_change_but_not_its_spec() {
-    assert!(answered(&request("UPDATE", BAD, Some(BAD))).allowed, "metadata alone");
+    let still = answered(&request("UPDATE", BAD, Some(BAD)));
+    assert!(still.allowed, "metadata alone");
+    let warnings = still.warnings.unwrap();
+    assert!(warnings[0].starts_with("still refused: spec.rules[0].when: column 7: "), "{warnings:?}");
+    let mut going = request("UPDATE", BAD, Some(BAD));
+    going.object.as_mut().unwrap().metadata.deletion_timestamp =
+        serde_json::from_value("2026-03-01T12:00:00Z".into()).ok();
+    let going = answered(&going);
+    assert!(going.allowed && going.warnings.is_none(), "nothing to say of what is being deleted: {going:?}");
     assert!(!answered(&request("UPDATE", BAD, Some("cpu > 70 for 10s"))).allowed, "still bad");
     assert!(!answered(&request("UPDATE", BAD, Some("cpu > 80%"))).allowed, "worse than before");
     assert!(answered(&request("UPDATE", "cpu > 80%", Some(BAD))).allowed, "mended");

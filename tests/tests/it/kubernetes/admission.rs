@@ -102,14 +102,16 @@ impl Place {
 
     /// Waits until the API server asks, and believes the answer.
     async fn asked(&self) -> String {
-        eventually(SOON, "the API server asks the webhook", async || match self.dry_run_rules(BAD).await {
-            Err(said) if said.contains("denied the request") => Ok(said),
-            other => Err(format!("{other:?}")),
+        eventually(SOON, "the API server asks the webhook", async || {
+            match self.dry_run(&limiter(&self.namespace, "asked", BAD)).await {
+                Err(said) if said.contains("denied the request") => Ok(said),
+                other => Err(format!("{other:?}")),
+            }
         })
         .await
     }
 
-    /// What kubectl prints of the objects, once it has all these words.
+    /// kubectl, in the namespace.
     async fn kubectl(&self, words: &[&str]) -> anyhow::Result<String> {
         self.cluster.kubectl(&[words, &["--namespace", &self.namespace]].concat()).await
     }
@@ -140,7 +142,6 @@ async fn kubectl_is_told_of_mistakes_and_warned_of_what_is_odd() {
     let namespace = &place.namespace;
     let weir = place.weir().await;
     let said = place.asked().await;
-    println!("{said}");
     for words in ["spec.rules[0].when: ", "cpuu > 80%", "^^^^ column 1", "`cpu`", "smartlimiters.weir.dev"] {
         assert!(said.contains(words), "no {words:?} in {said}");
     }
@@ -170,10 +171,10 @@ async fn kubectl_is_told_of_mistakes_and_warned_of_what_is_odd() {
     let said = place.dry_run_rules(GOOD).await;
     assert!(said.is_ok(), "nothing is odd: {said:?}");
     let _proxy = Proxy::start(&weir, &service, 0).await;
-    let mut connection = Connection::open(service.pods[0].inbound, None).await.unwrap();
+    let inbound = service.pods[0].inbound;
     let high = "- name: high\n  limit: 100000 requests per second across all pods";
     let said = eventually(SOON, "its requests have been measured", async || {
-        connection.burst("/", 20).await.unwrap();
+        Connection::open(inbound, None).await.unwrap().burst("/", 20).await.unwrap();
         match place.dry_run_rules(high).await {
             Err(said) => Ok(said),
             Ok(said) => Err(said),
@@ -215,6 +216,9 @@ async fn what_was_applied_while_weir_was_away_is_told_by_its_status_and_stays_fr
     .await;
     place.asked().await;
 
+    let said = place.dry_run_rules(BAD).await.unwrap_err();
+    assert!(said.contains("Warning: still refused: spec.rules[0].when: column 1: "), "{said}");
+    assert!(said.contains("smartlimiter.weir.dev/cart configured (server dry run)"), "{said}");
     let object = ["patch", "wsl", "cart", "--type=merge", "--patch"];
     let patch = async |patch: &str| place.kubectl(&[&object[..], &[patch]].concat()).await;
     patch(r#"{"metadata": {"finalizers": ["example.com/held"]}}"#).await.unwrap();
