@@ -83,7 +83,7 @@ pub async fn run(
         };
         stop.run_until_cancelled(source).await;
     });
-    let reviewer = server::Reviewer { asks_tx, meters, namespaces: config.namespaces.into() };
+    let reviewer = server::Reviewer { asks_tx, meters, namespaces: config.namespaces.into(), turn: Arc::default() };
     tasks.spawn(server::serve(listener, held, reviewer, shutdown));
     while tasks.join_next().await.is_some() {}
 }

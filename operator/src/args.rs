@@ -54,7 +54,7 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run Weir: watch a Kubernetes API server or a folder of YAML, decide from live metrics, serve Envoy.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Check files and folders; exit with 1 when something is wrong.
     Validate(ValidateArgs),
     /// Say in plain English what the policies of files mean.

@@ -74,6 +74,7 @@ impl Kept {
                 Ok(()) => {
                     said.clear();
                     pause = PAUSES.0;
+                    tokio::time::sleep(pause).await;
                 }
                 Err(trouble) => {
                     let trouble = trouble.to_string();
@@ -106,6 +107,8 @@ impl Kept {
         loop {
             match timeout(LOOK, events.next()).await {
                 Ok(Some(Ok(WatchEvent::Bookmark(_)))) => {}
+                Ok(Some(Ok(WatchEvent::Error(status)))) => return Err(failed(kube::Error::Api(status))),
+                Ok(Some(Err(error))) => return Err(failed(error)),
                 // Somebody wrote to it, or the watch has come to its end, as each does after some minutes.
                 Ok(_) => return Ok(()),
                 Err(_) => {

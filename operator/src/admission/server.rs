@@ -27,7 +27,7 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Mutex, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
@@ -40,12 +40,14 @@ use super::{
     review::{self, Verdict},
 };
 
-/// The API server takes requests of 3 MiB; of an update it sends what was before, too.
-const LARGEST: usize = 8 << 20;
-/// For a handshake, for the head of a request (which is also how long a connection may be idle), for its body.
+/// An object is at most 1.5 MiB where it is stored; of an update there are two.
+const LARGEST: usize = 4 << 20;
+/// For a handshake, and for the body of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For the head of a request, which is also how long a connection may be idle.
+const IDLE: Duration = Duration::from_secs(60);
 /// Connections at the same time. The API server needs one or two.
-const CONNECTIONS: usize = 128;
+const CONNECTIONS: usize = 32;
 /// How long an answer waits for the builder: it goes without its warnings then.
 const WARNINGS: Duration = Duration::from_millis(200);
 
@@ -55,6 +57,8 @@ pub(super) struct Reviewer {
     pub(super) asks_tx: mpsc::Sender<Ask>,
     pub(super) meters: Meters,
     pub(super) namespaces: Arc<[String]>,
+    /// One object is read at a time, so that large ones do not add up: as a tree an object takes many times its text.
+    pub(super) turn: Arc<Mutex<()>>,
 }
 
 impl ResolvesServerCert for Held {
@@ -113,7 +117,7 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, shutdow
         Some(Err(_)) | None => return,
     };
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE);
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
@@ -139,13 +143,14 @@ async fn validate(State(reviewer): State<Reviewer>, body: Body) -> Response {
         Ok(Err(error)) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("more than {LARGEST} bytes: {error}")),
         Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, format!("the body took longer than {PATIENCE:?}")),
     };
-    let request = serde_json::from_slice::<AdmissionReview<DynamicObject>>(&bytes).map_err(|error| error.to_string());
-    let request = request.and_then(|review| review.try_into().map_err(|_| "there is no request in it".to_owned()));
-    let request: AdmissionRequest<DynamicObject> = match request {
+    let turn = reviewer.turn.lock().await;
+    let request = match read(&bytes) {
         Ok(request) => request,
         Err(why) => return refuse(StatusCode::BAD_REQUEST, format!("expected an AdmissionReview: {why}")),
     };
     let verdict = review::judge(&request);
+    let request = AdmissionRequest { object: None, old_object: None, ..request };
+    drop((turn, bytes));
     let warnings = match &verdict {
         Verdict::Good(policy) => reviewer.warnings(policy.clone()).await,
         _ => Vec::new(),
@@ -154,6 +159,11 @@ async fn validate(State(reviewer): State<Reviewer>, body: Body) -> Response {
     reviewer.meters.count(result);
     debug!(namespace = request.namespace, name = request.name, dry_run = request.dry_run, result, "reviewed");
     Json(response.into_review()).into_response()
+}
+
+fn read(bytes: &[u8]) -> Result<AdmissionRequest<DynamicObject>, String> {
+    let review = serde_json::from_slice::<AdmissionReview<DynamicObject>>(bytes).map_err(|error| error.to_string())?;
+    review.try_into().map_err(|_| "there is no request in it".to_owned())
 }
 
 impl Reviewer {
@@ -171,3 +181,6 @@ impl Reviewer {
         timeout(WARNINGS, answer).await.ok().flatten().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

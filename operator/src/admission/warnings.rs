@@ -31,7 +31,7 @@ pub fn warnings(policy: &Policy, builder: &Builder, health: &HealthBoard) -> Vec
         let ready = view.ready_pods().count();
         let Some(traffic) = builder.traffic(target) else { continue };
         let rules = policy.rules.iter();
-        warnings.extend(rules.filter_map(|rule| above(rule, target, ready as f64, &traffic)));
+        warnings.extend(rules.filter_map(|rule| above(rule, target, ready as f64, traffic)));
     }
     if !health.has_prometheus() {
         let asks = |name: &String| {

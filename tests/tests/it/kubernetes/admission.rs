@@ -294,6 +294,62 @@ async fn the_certificate_outlives_weir_and_is_put_right() {
     assert!(weir.log().contains("damaged"), "{}", weir.log());
 }
 
+/// A Secret's data with a certificate of which less than a third is left, and its authority, as base64.
+fn due(namespace: &str) -> (Value, String) {
+    let moment = |days: i64| {
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
+        std::time::SystemTime::from(at).into()
+    };
+    let valid = |names: Vec<String>| {
+        let mut parameters = rcgen::CertificateParams::new(names).unwrap();
+        (parameters.not_before, parameters.not_after) = (moment(-80), moment(10));
+        parameters
+    };
+    let mut authority = valid(Vec::new());
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "before");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let bundle = authority.self_signed(&key).unwrap().pem();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = valid(vec![format!("weir.{namespace}.svc")]).signed_by(&key, &issuer).unwrap().pem();
+    let data = serde_json::json!({"tls.crt": certificate, "tls.key": key.serialize_pem(), "ca.crt": bundle});
+    (serde_json::json!({"stringData": data}), bundle)
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_before_it_expires_and_the_authority_before_stays_trusted() {
+    let place = Place::install(&[]).await;
+    let weir = place.weir().await;
+    place.asked().await;
+    // As if it had run for 80 days.
+    let (data, before) = due(&place.namespace);
+    place.kubectl(&["patch", "secret", SECRET, "--type=merge", "--patch", &data.to_string()]).await.unwrap();
+    let bundle = eventually(SOON, "it is renewed", async || {
+        let text = r#"--output=go-template={{index .data "ca.crt" | base64decode}}"#;
+        let authorities = ["get", "secret", SECRET, text];
+        let authorities = place.kubectl(&authorities).await.unwrap();
+        let renewed = authorities.ends_with(&before) && authorities.len() > before.len();
+        if renewed { Ok(authorities) } else { Err(authorities) }
+    })
+    .await;
+    let bundle = k8s_openapi::ByteString(bundle.into_bytes());
+    let bundle = serde_json::to_value(&bundle).unwrap();
+    eventually(SOON, "both are trusted", async || {
+        let [_, trusted] = place.certificate().await;
+        if trusted == bundle { Ok(()) } else { Err(trusted) }
+    })
+    .await;
+    place.asked().await;
+    eventually(SOON, "the new one is served", async || {
+        let until = weir.metric("weir_admission_certificate_expiry_timestamp_seconds").await;
+        let days = (until - jiff::Timestamp::now().as_second() as f64) / 86_400.0;
+        if days > 89.0 { Ok(()) } else { Err(format!("{days} days are left")) }
+    })
+    .await;
+    assert!(weir.log().contains("renewing the webhook's certificate"), "{}", weir.log());
+}
+
 /// A self-signed certificate of these files; what the API server has to trust.
 fn write_certificate(folder: &Path, namespace: &str) -> String {
     let own = rcgen::generate_simple_self_signed([format!("weir.{namespace}.svc")]).unwrap();
