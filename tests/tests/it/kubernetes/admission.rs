@@ -422,6 +422,15 @@ async fn what_was_typed_about_the_webhook_says_all_of_it() {
         assert_eq!(status.code(), Some(2), "{log}");
         assert!(log.contains(said), "{arguments:?}: {log}");
     }
+    // What only the API server can tell costs the webhook alone.
+    let names = ["--webhook-service", "weir", "--webhook-secret", "nowhere", "--webhook-configuration", "nowhere"];
+    let weir = Weir::watch(cluster.kubeconfig(), &[&address[..], &names].concat()).await;
+    eventually(SOON, "it is said", async || {
+        let log = weir.log();
+        let said = r#"Secret nowhere: secrets "nowhere" not found"#;
+        if log.contains(said) && log.contains("the chart makes it, empty") { Ok(()) } else { Err(log) }
+    })
+    .await;
     let weir = Weir::spawn(Path::new(folder), ports::free(), ports::free(), &address);
     let (_, log) = weir.ended().await.unwrap();
     assert!(log.contains("--webhook-address is for --kubernetes"), "{log}");
