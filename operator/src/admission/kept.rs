@@ -24,6 +24,7 @@ use super::{
     Held,
     certificate::{self, Certificate, Pem, Unusable},
 };
+use crate::watch::kubernetes::cause;
 
 /// How often the Secret is looked at: another replica may have renewed the certificate, somebody may have damaged it.
 const LOOK: Duration = Duration::from_secs(10);
@@ -54,9 +55,9 @@ impl std::fmt::Debug for Kept {
 
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
-    #[error("Secret {0}: {1}; the chart makes it, empty, and lets Weir get and update it")]
+    #[error("Secret {0}: {why}; the chart makes it, empty, and lets Weir get and update it", why = cause(.1))]
     Secret(String, kube::Error),
-    #[error("ValidatingWebhookConfiguration {0}: {1}; the chart makes it, and lets Weir get, watch and patch it")]
+    #[error("ValidatingWebhookConfiguration {0}: {why}; the chart makes it, and lets Weir get, watch and patch it", why = cause(.1))]
     Configuration(String, kube::Error),
     #[error("no certificate can be made for {0}: {1}; a Service's name has letters, digits and `-`")]
     Make(String, rcgen::Error),

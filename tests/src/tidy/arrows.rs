@@ -35,7 +35,7 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "admission",
-        rooms: &["build", "caret", "index", "intent", "metrics", "watch::decode"],
+        rooms: &["build", "caret", "index", "intent", "metrics", "watch::decode", "watch::kubernetes"],
         crates: &["limiter", "k8s_openapi", "kube", "tokio"],
     },
     Room { name: "caret", rooms: &[], crates: &["limiter"] },
