@@ -41,7 +41,7 @@ mod classes;
 mod explain;
 mod resume;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 /// What a rule remembers between steps. Serialisable, so that a checkpoint can carry it; a missing field has its default.
@@ -157,8 +157,20 @@ pub struct Decision {
     pub observed: Vec<Observed>,
     /// Metrics that the rule needs and that are missing or stale now.
     pub missing: Vec<Metric>,
-    /// One plain sentence with the numbers in it.
-    pub explanation: String,
+    /// What else [`explain`] tells of.
+    #[serde(skip)]
+    pub(crate) reading: Reading,
+}
+
+/// How the sentences of a rule read when it was decided.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Reading {
+    /// The next phase could not be told.
+    pub(crate) blind: bool,
+    /// What the condition said.
+    pub(crate) condition: Outcome,
+    /// What `until` said.
+    pub(crate) until: Outcome,
 }
 
 /// A value that a decision rests on.
@@ -248,8 +260,6 @@ pub fn step(
     next.classes = classes::limits(rule, in_force, &next.classes, observations, now);
     next.bound = view.bound(shown.phase, &next);
     let missing = view.missing();
-    let facts = explain::Facts { view: &view, state: &next, shown, in_force, blind, missing: &missing, outcome, until };
-    let explanation = explain::sentence(&facts);
     let decision = Decision {
         phase: shown.phase,
         limit: in_force,
@@ -260,9 +270,24 @@ pub fn step(
         since: shown.since,
         observed: view.observed(),
         missing: missing.into_iter().cloned().collect(),
-        explanation,
+        reading: Reading { blind, condition: outcome, until },
     };
     (next, decision)
+}
+
+/// One plain sentence with the numbers in it: why a [`step`] with these observations left `state` and gave `decision`.
+///
+/// Apart from `step`, because far more is decided than anybody reads.
+#[must_use]
+pub fn explain(
+    rule: &Rule,
+    on_missing: &OnMissing,
+    state: &RuleState,
+    decision: &Decision,
+    observations: &Observations,
+) -> String {
+    let view = View::new(rule, on_missing, observations, state.stepped_at.unwrap_or(decision.since));
+    explain::sentence(&explain::Facts { view: &view, state, decision })
 }
 
 /// When the decision can change by time alone, after a [`step`] that left `state`: the next doubling of a release, the

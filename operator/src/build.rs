@@ -15,6 +15,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::{Decision, Phase},
+    metric::Metric,
     policy::{EnforceAt, PolicyKey},
     problem::Problem,
 };
@@ -283,9 +284,10 @@ impl Builder {
             self.store.retain_pods(key, &pods);
         }
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
-        let rules = decide(&view, &built.rules, |metrics| self.store.observe(key, &ready, metrics, now), now);
+        let observe = |metrics: &BTreeMap<Metric, Metric>| self.store.observe(key, &ready, metrics, now);
+        let rules = decide(&view, &built.rules, changed, observe, now);
         self.counts.decisions += 1;
-        log_transitions(&built.rules, &rules);
+        log_transitions(&view, &built.rules, &rules);
         if let Some(keeper) = &self.keeper
             && is_news(&built.rules.states, &rules.states)
         {
@@ -296,7 +298,7 @@ impl Builder {
             self.news.services.insert(key.clone());
         }
         let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
-        let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &built.rules, &rules));
+        let traced = tracing.and_then(|(tracer, began)| tracer.decided(&view, began, &built.rules, &rules));
         built.rules = rules;
         if let Some(next) = built.rules.next {
             self.timers.insert((next, key.clone()));
@@ -450,7 +452,7 @@ fn refusals(object: &Object) -> Vec<Problem> {
 }
 
 /// A rule that begins or ends to limit is worth a line; a number that moves is not.
-fn log_transitions(old: &Rules, new: &Rules) {
+fn log_transitions(view: &ServiceView<'_>, old: &Rules, new: &Rules) {
     for (key, decision) in &new.decisions {
         // After a restart there is a state and no decision yet.
         let kept = || old.states.get(key).and_then(|state| state.stage).map(|stage| stage.phase);
@@ -459,7 +461,7 @@ fn log_transitions(old: &Rules, new: &Rules) {
         if before != decision.phase && (limits(before) || limits(decision.phase)) {
             info!(
                 service = %key.service, policy = %key.policy, rule = %key.rule, from = ?before, to = ?decision.phase,
-                why = %decision.explanation, "a rule moved"
+                why = %new.explain_at(view, key), "a rule moved"
             );
         }
     }

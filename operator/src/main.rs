@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use operator::{args::Args, command, telemetry};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     telemetry::init(&args.log);

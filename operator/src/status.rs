@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
     engine::{Decision, Phase},
-    policy::{Conflict, EnforceAt, PolicyKey, Rule, Targets},
+    policy::{Conflict, EnforceAt, Policy, PolicyKey, Rule, Targets},
     problem::Problem,
     quota,
 };
@@ -109,7 +109,7 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
         key: key.to_string(),
         origin: entry.origin.clone(),
         generation: entry.generation,
-        status: policy_status(key, entry, builder, proxies, health, now),
+        status: policy_status(entry, builder, proxies, health, now),
     };
     let policies = index.policies().map(report).collect();
     let proxies = connected
@@ -152,9 +152,8 @@ pub fn statuses(
                 Targets::Selector(_) => news.services.iter().any(|service| service.namespace == key.namespace),
             })
     };
-    let status = |(key, entry): (&PolicyKey, &PolicyEntry)| {
-        (key.clone(), policy_status(key, entry, builder, proxies, health, now))
-    };
+    let status =
+        |(key, entry): (&PolicyKey, &PolicyEntry)| (key.clone(), policy_status(entry, builder, proxies, health, now));
     builder.index().policies().filter(concerns).map(status).collect()
 }
 
@@ -220,12 +219,22 @@ impl<'a> Target<'a> {
     /// What is decided about a rule of a policy on this service, and what translation said of it.
     fn rule(&self, policy: &PolicyKey, rule: &str) -> Option<(&Decision, Option<&Report>)> {
         let built = self.built?;
-        let key = RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() };
+        let key = self.rule_key(policy, rule);
         let decision = built.rules.decisions.get(&key)?;
         let of_rule = |built: &&'a Built| built.reports.iter().find(|report| report.key == key);
         // What could not be carried out where it is enforced matters more than what was decided.
         let trouble = self.elsewhere.iter().filter_map(of_rule).find(|report| report.trouble.is_some());
         Some((decision, trouble.or_else(|| of_rule(&built))))
+    }
+
+    fn rule_key(&self, policy: &PolicyKey, rule: &str) -> RuleKey {
+        RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() }
+    }
+
+    /// Why it was decided so, in one plain sentence.
+    fn explain(&self, policy: &Policy, rule: &str) -> String {
+        let key = self.rule_key(&policy.key, rule);
+        self.built.map(|built| built.rules.explain(policy, &key)).unwrap_or_default()
     }
 }
 
@@ -240,7 +249,6 @@ fn own_proxies(view: &ServiceView<'_>) -> Vec<Enforcer> {
 }
 
 fn policy_status(
-    key: &PolicyKey,
     entry: &PolicyEntry,
     builder: &Builder,
     proxies: &Proxies,
@@ -254,10 +262,8 @@ fn policy_status(
     let delivery = conditions::delivery(&targets, builder.table(), proxies);
     let mut rules = Vec::new();
     for target in &targets {
-        for rule in entry.accepted.iter().flat_map(|policy| &policy.rules) {
-            if let Some((decision, report)) = target.rule(key, &rule.name) {
-                rules.push(rule_status(rule, target, decision, report));
-            }
+        if let Some(policy) = &entry.accepted {
+            rules.extend(policy.rules.iter().filter_map(|rule| rule_status(policy, rule, target)));
         }
     }
     SmartLimiterStatus {
@@ -268,7 +274,9 @@ fn policy_status(
     }
 }
 
-fn rule_status(rule: &Rule, target: &Target<'_>, decision: &Decision, report: Option<&Report>) -> RuleStatus {
+/// `None`: it was not decided here.
+fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>) -> Option<RuleStatus> {
+    let (decision, report) = target.rule(&policy.key, &rule.name)?;
     let shares = report.map(|report| report.shares.as_slice()).unwrap_or_default();
     let observed = decision.observed.iter().map(|observed| ObservedValue {
         metric: observed.metric.clone(),
@@ -277,7 +285,7 @@ fn rule_status(rule: &Rule, target: &Target<'_>, decision: &Decision, report: Op
         at: Some(Time(observed.at)),
     });
     let trouble = report.and_then(|report| report.trouble.as_ref());
-    RuleStatus {
+    Some(RuleStatus {
         name: rule.name.clone(),
         target: target.service.name.clone(),
         phase: phase(decision.phase),
@@ -291,10 +299,12 @@ fn rule_status(rule: &Rule, target: &Target<'_>, decision: &Decision, report: Op
         since: Some(Time(decision.since)),
         message: Some(match trouble {
             Some(trouble) => format!("not carried out: {trouble}"),
-            None if target.paused => format!("paused by an operator, nothing is enforced: {}", decision.explanation),
-            None => decision.explanation.clone(),
+            None if target.paused => {
+                format!("paused by an operator, nothing is enforced: {}", target.explain(policy, &rule.name))
+            }
+            None => target.explain(policy, &rule.name),
         }),
-    }
+    })
 }
 
 fn classes(rule: &Rule, decision: &Decision) -> Vec<ClassStatus> {

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use proptest::{collection::vec, prelude::*};
 
 use crate::{
-    engine::{Decision, Phase, RuleState, next_change, step},
+    engine::{
+        Decision, Phase, RuleState, next_change,
+        tests::{Told, told as step},
+    },
     language::{Vocabulary, ast::Adapt, parse_adapt, parse_limit, parse_when},
     metric::{Metric, Observations, Reduce, Sample, Word},
     policy::{Action, Class, LawKind, MissingAction, Mode, OnMissing, RequestMatch, Rule},
@@ -51,7 +54,7 @@ impl Walk {
     }
 
     /// The next report; each step must change nothing when it is repeated.
-    fn report(&mut self, samples: &[(Word, f64)]) -> Decision {
+    fn report(&mut self, samples: &[(Word, f64)]) -> Told {
         self.now += jiff::SignedDuration::from_millis(250);
         for (word, value) in samples {
             let reduce = match word {
@@ -64,7 +67,7 @@ impl Walk {
         self.step()
     }
 
-    fn step(&mut self) -> Decision {
+    fn step(&mut self) -> Told {
         let step = |state| step(&self.rule, &self.on_missing, state, &self.observations, self.now);
         let (state, decision) = step(&self.state);
         assert_eq!(step(&state), (state.clone(), decision.clone()), "repeated at {}", self.now);
@@ -79,7 +82,7 @@ impl Walk {
     }
 
     /// A report about `answers` of `offered` requests a second, and a goal's word.
-    fn traffic(&mut self, word: Word, value: f64, offered: f64, answers: f64) -> Decision {
+    fn traffic(&mut self, word: Word, value: f64, offered: f64, answers: f64) -> Told {
         let refused = offered - answers;
         self.report(&[
             (word, value),
@@ -335,7 +338,7 @@ fn an_older_sample_is_no_new_one() {
 }
 
 /// The next report of an application that needs 400 ms without any queue: fewer at a time only means fewer answers.
-fn slow(walk: &mut Walk) -> Decision {
+fn slow(walk: &mut Walk) -> Told {
     let bound = walk.state.steering.as_ref().and_then(|steering| steering.bound);
     let inflight = bound.map_or(160.0, f64::from).min(160.0);
     let answers = inflight / 0.4;

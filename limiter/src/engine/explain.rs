@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Cause, Phase, RuleState, Stage, View};
+use super::{Cause, Decision, Phase, RuleState, View};
 use crate::{
-    condition::{self, Outcome, Truth, elapsed},
+    condition::{self, Truth, elapsed},
     language::ast::{Arithmetic, Comparison, Condition, Expression},
     metric::{Metric, Reduce, Word},
     policy::{Action, Mode, When},
-    quota::Rate,
 };
 
 /// What a sentence is made from.
@@ -22,21 +21,14 @@ pub(super) struct Facts<'a> {
     pub(super) view: &'a View<'a>,
     /// The state after the step.
     pub(super) state: &'a RuleState,
-    /// The phase that the decision shows.
-    pub(super) shown: Stage,
-    pub(super) in_force: Option<Rate>,
-    /// The next phase could not be told.
-    pub(super) blind: bool,
-    pub(super) missing: &'a [&'a Metric],
-    pub(super) outcome: Outcome,
-    pub(super) until: Outcome,
+    pub(super) decision: &'a Decision,
 }
 
 /// The whole sentence.
 pub(super) fn sentence(facts: &Facts<'_>) -> String {
     let text = match &facts.view.rule.when {
-        _ if facts.blind || facts.state.floor.is_some() => without_metrics(facts),
-        _ if facts.shown.phase == Phase::Limiting && facts.state.steering.is_some() => adapt::sentence(facts),
+        _ if facts.decision.reading.blind || facts.state.floor.is_some() => without_metrics(facts),
+        _ if facts.decision.phase == Phase::Limiting && facts.state.steering.is_some() => adapt::sentence(facts),
         None => format!("{}{}", limiting(facts, ""), amount_note(facts)),
         Some(when) => with_metrics(facts, when),
     };
@@ -62,17 +54,17 @@ pub(super) fn spelling(metric: &Metric) -> String {
 }
 
 fn without_metrics(facts: &Facts<'_>) -> String {
-    let subject = if facts.missing.is_empty() {
+    let subject = if facts.decision.missing.is_empty() {
         "the condition has no value now (its arithmetic gives no finite number)".to_owned()
     } else {
-        joined(facts.missing.iter().map(|metric| absence(facts, metric)), " and ")
+        joined(facts.decision.missing.iter().map(|metric| absence(facts, metric)), " and ")
     };
-    let limit = facts.in_force.map(|rate| facts.view.rule.action.describe(rate));
+    let limit = facts.decision.limit.map(|rate| facts.view.rule.action.describe(rate));
     let limit = limit.as_deref();
-    let never = facts.missing.iter().any(|metric| !facts.view.observations.samples.contains_key(*metric));
-    let consequence = match (facts.shown.phase, limit) {
+    let never = facts.decision.missing.iter().any(|metric| !facts.view.observations.samples.contains_key(metric));
+    let consequence = match (facts.decision.phase, limit) {
         (_, Some(limit)) if facts.state.floor.is_some() => {
-            format!("the floor of {limit} is in force since {}", clock(facts.shown.since, facts.view.now))
+            format!("the floor of {limit} is in force since {}", clock(facts.decision.since, facts.view.now))
         }
         (Phase::Limiting, Some(limit)) => format!("holding the limit of {limit}"),
         (Phase::Releasing, Some(limit)) if facts.state.ramp.is_some_and(|ramp| ramp.paused) => {
@@ -103,19 +95,19 @@ fn with_metrics(facts: &Facts<'_>, when: &When) -> String {
     let condition = Phrase::of(&when.condition);
     let until = Phrase::of(&when.until);
     let mut metrics = condition::metrics(&when.condition);
-    if facts.shown.phase == Phase::Limiting {
+    if facts.decision.phase == Phase::Limiting {
         condition::collect(&when.until, &mut metrics);
     }
     let seen = joined(metrics.into_iter().map(|metric| sight(facts, metric)), " and ");
     let lead = if seen.is_empty() { String::new() } else { format!("{seen}: ") };
     let note = amount_note(facts);
-    match facts.shown.phase {
+    match facts.decision.phase {
         Phase::Idle => format!("{lead}no limit (needs {})", condition.text),
         Phase::Pending => match condition.progress(&facts.state.holds) {
             Some(progress) => format!("{seen}, {progress}: no limit yet"),
             None => format!("{lead}no limit yet (needs {})", condition.text),
         },
-        Phase::Limiting if facts.outcome.momentary == Truth::True => {
+        Phase::Limiting if facts.decision.reading.condition.momentary == Truth::True => {
             let held = facts.state.streak.held;
             let so_long = if held < Duration::from_secs(1) { String::new() } else { format!(" for {}", span(held)) };
             match condition.bare {
@@ -124,13 +116,13 @@ fn with_metrics(facts: &Facts<'_>, when: &When) -> String {
             }
         }
         Phase::Limiting => match until.progress(&facts.state.until_holds) {
-            Some(progress) if facts.until.momentary == Truth::True => {
+            Some(progress) if facts.decision.reading.until.momentary == Truth::True => {
                 format!("{seen}, {progress}: {}{note}", limiting(facts, "still "))
             }
             _ => format!("{lead}{} (releases {}){note}", limiting(facts, "still "), until.when()),
         },
         Phase::Releasing => {
-            let now_at = facts.in_force.map(|rate| facts.view.rule.action.describe(rate)).unwrap_or_default();
+            let now_at = facts.decision.limit.map(|rate| facts.view.rule.action.describe(rate)).unwrap_or_default();
             match facts.state.ramp.map(|ramp| ramp.cause) {
                 Some(Cause::Missing) => format!("{lead}letting go since metrics were missing, now {now_at}"),
                 Some(Cause::Floor) => format!("{lead}letting go of the floor, now {now_at}"),
@@ -145,11 +137,11 @@ fn with_metrics(facts: &Facts<'_>, when: &When) -> String {
 
 /// `limiting to 30 requests per second across all pods since 10:02:11`.
 fn limiting(facts: &Facts<'_>, still: &str) -> String {
-    match facts.in_force {
+    match facts.decision.limit {
         Some(rate) => format!(
             "{still}limiting to {} since {}",
             facts.view.rule.action.describe(rate),
-            clock(facts.shown.since, facts.view.now)
+            clock(facts.decision.since, facts.view.now)
         ),
         None => "no limit".to_owned(),
     }
@@ -170,7 +162,7 @@ fn amount_note(facts: &Facts<'_>) -> String {
     } else {
         joined(read.into_iter().map(|metric| absence(facts, metric)), " and ")
     };
-    let consequence = if facts.in_force.is_some() { "the last number stays" } else { "the limit has no number" };
+    let consequence = if facts.decision.limit.is_some() { "the last number stays" } else { "the limit has no number" };
     format!("; {reason}, so {consequence}")
 }
 

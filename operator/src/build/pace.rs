@@ -12,8 +12,8 @@ use jiff::Timestamp;
 
 use crate::intent::ServiceKey;
 
-/// Shorter than the interval at which proxies report, so that the reports of one pod are each decided on at once.
-const SPAN: Duration = Duration::from_millis(200);
+/// The interval at which proxies report: of one pod no report waits for another.
+const SPAN: Duration = Duration::from_millis(250);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -92,10 +92,10 @@ mod tests {
         let mut pace = Pace::default();
         let at_once: Vec<bool> = (0..6).map(|step| sample(&mut pace, at(step * 10))).collect();
         assert_eq!(at_once, [true, false, false, false, false, false]);
-        assert_eq!(pace.next(), Some(at(200)));
-        assert_eq!(pace.due(at(199)).count(), 0);
-        assert_eq!(pace.due(at(200)).count(), 1);
-        pace.decided(&cart(), at(200));
+        assert_eq!(pace.next(), Some(at(250)));
+        assert_eq!(pace.due(at(249)).count(), 0);
+        assert_eq!(pace.due(at(250)).count(), 1);
+        pace.decided(&cart(), at(250));
         assert_eq!(pace.next(), None, "all that came is decided on");
     }
 
@@ -113,7 +113,7 @@ mod tests {
         assert!(sample(&mut pace, at(0)));
         assert_eq!(pace.next(), None);
         assert!(!sample(&mut pace, at(10)));
-        assert_eq!(pace.next(), Some(at(200)));
+        assert_eq!(pace.next(), Some(at(250)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The demonstration of a limit with a condition: three replicas that overload, and a policy that sheds while they are hot.
 
-use std::{collections::BTreeSet, net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use jiff::Timestamp;
 use limiter::metric::{Metric, Reduce, Word};
@@ -106,7 +106,7 @@ async fn play(
             }
             Some(batch) = samples.recv() => {
                 store.insert(batch, Timestamp::now());
-                let seen = store.observe(&CAST.key(), &pods, &BTreeSet::from([cpu.clone()]), Timestamp::now());
+                let seen = store.observe(&CAST.key(), &pods, [(&cpu, &cpu)], Timestamp::now());
                 if let Some(sample) = seen.samples.get(&cpu) {
                     picture.cpu = Some(sample.value);
                     history.cpu.push((begin.elapsed().as_secs_f64(), sample.value));

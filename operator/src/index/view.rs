@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use limiter::policy::{EnforceAt, Policy};
+use limiter::policy::{EnforceAt, Policy, PolicyKey};
 
 use super::{
     edges::Enforcer,
@@ -37,6 +37,12 @@ impl ServiceView<'_> {
     /// Names of the ready pods, in order.
     pub fn ready_pods(&self) -> impl Iterator<Item = &str> {
         self.endpoints.iter().filter(|(_, endpoint)| endpoint.ready).map(|(pod, _)| *pod)
+    }
+
+    /// An accepted policy that applies to it.
+    #[must_use]
+    pub fn policy(&self, key: &PolicyKey) -> Option<&Policy> {
+        self.policies.iter().find(|policy| policy.key == *key).copied()
     }
 }
 

@@ -10,11 +10,17 @@
 
 mod answer;
 mod client;
+mod due;
 mod gate;
 mod meters;
 mod words;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -22,10 +28,10 @@ use limiter::promql::{self, Template};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     answer::MAX_SERIES,
@@ -36,6 +42,7 @@ pub use self::{
 use self::{
     answer::{Answer, Asker},
     client::Client,
+    due::{Dropped, Due},
     gate::Gate,
 };
 use super::{
@@ -125,10 +132,10 @@ struct Shared {
     outbox: Outbox,
 }
 
-/// A text that is asked, and the task that does.
+/// A text that is asked. Its task ends when this is dropped, after the question that is under way.
 struct Running {
     askers: watch::Sender<Arc<Vec<Asker>>>,
-    _task: AbortOnDropHandle<()>,
+    due: Arc<Mutex<Due>>,
 }
 
 async fn supervise(
@@ -138,6 +145,7 @@ async fn supervise(
     shutdown: CancellationToken,
 ) {
     let mut running: BTreeMap<Arc<str>, Running> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
     wanted.mark_changed();
     let draining = shared.outbox.drain(&samples);
     tokio::pin!(draining);
@@ -145,12 +153,13 @@ async fn supervise(
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = &mut draining => return,
+            Some(_) = tasks.join_next() => {}
             changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
                 }
                 let now_wanted = Arc::clone(&wanted.borrow_and_update());
-                reconcile(&shared, &mut running, plan(&now_wanted.queries, shared.config.lookback));
+                reconcile(&shared, &mut running, &mut tasks, plan(&now_wanted.queries, shared.config.lookback));
             }
         }
     }
@@ -181,52 +190,66 @@ fn plan(queries: &[Query], lookback: Duration) -> BTreeMap<Arc<str>, Vec<Asker>>
     plan
 }
 
-/// Starts tasks for new texts, ends those that nobody asks, and tells the others who asks now.
+/// Starts tasks for new texts, lets those end that nobody asks, and tells the others who asks now.
 fn reconcile(
     shared: &Arc<Shared>,
     running: &mut BTreeMap<Arc<str>, Running>,
+    tasks: &mut JoinSet<()>,
     mut plan: BTreeMap<Arc<str>, Vec<Asker>>,
 ) {
-    let asked: std::collections::BTreeSet<_> =
-        plan.values().flatten().map(|asker| (asker.service.clone(), asker.word.clone())).collect();
-    let mut gone = Vec::new();
+    let asked: BTreeSet<_> = plan.values().flatten().map(|asker| (asker.service.clone(), asker.word.clone())).collect();
+    let (mut left, mut dropped) = (Vec::new(), Dropped::default());
     running.retain(|text, task| {
         let before = Arc::clone(&task.askers.borrow());
-        gone.extend(before.iter().map(|asker| (asker.service.clone(), asker.word.clone())));
-        let Some(askers) = plan.remove(text) else { return false };
+        let Some(askers) = plan.remove(text) else {
+            dropped.note(&before, *task.due.lock());
+            return false;
+        };
         if *before != askers {
+            left.extend(before.iter().map(|asker| (asker.service.clone(), asker.word.clone())));
             task.askers.send_replace(Arc::new(askers));
         }
         true
     });
-    for (service, word) in gone.iter().filter(|one| !asked.contains(one)) {
+    for (service, word) in left.iter().chain(dropped.purposes()).filter(|one| !asked.contains(one)) {
         shared.health.turn_query(service, word, None);
     }
     for (text, askers) in plan {
+        let fresh = || Due { at: Instant::now() + shared.config.interval.mul_f64(spread(&text, 0)), failures: 0 };
+        let due = Arc::new(Mutex::new(dropped.heir(&askers).unwrap_or_else(fresh)));
         let (askers_tx, askers_rx) = watch::channel(Arc::new(askers));
-        let task = tokio::spawn(ask(Arc::clone(shared), Arc::clone(&text), askers_rx));
-        running.insert(text, Running { askers: askers_tx, _task: AbortOnDropHandle::new(task) });
+        tasks.spawn(ask(Arc::clone(shared), Arc::clone(&text), askers_rx, Arc::clone(&due)));
+        running.insert(text, Running { askers: askers_tx, due });
     }
 }
 
-/// Asks one text for as long as it is wanted.
-async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Vec<Asker>>>) {
+/// Asks one text for as long as it is wanted. What is under way when it no longer is still counts: the text that takes its place
+/// is not asked before the next time.
+async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Vec<Asker>>>, due: Arc<Mutex<Due>>) {
     let Config { interval, timeout, .. } = shared.config;
-    let mut failures = 0;
-    let mut next = Instant::now() + interval.mul_f64(spread(&text, 0));
+    let mut dropped = askers.clone();
+    let dropped = async move { while dropped.changed().await.is_ok() {} };
+    tokio::pin!(dropped);
     loop {
-        tokio::time::sleep_until(next).await;
+        let Due { at, failures } = *due.lock();
+        tokio::select! {
+            () = &mut dropped => return,
+            () = tokio::time::sleep_until(at) => {}
+        }
         let tick = Instant::now();
         let admitted = shared.gate.lock().pass(tick, timeout);
         if let Err((until, why)) = admitted {
-            shared.report(&text, &askers.borrow(), Some(&why));
-            next = tokio::select! {
+            shared.report(&text, &askers, Some(&why));
+            let next = tokio::select! {
+                () = &mut dropped => return,
                 () = tokio::time::sleep_until(until) => Instant::now(),
                 // Everyone is woken at once, and spreads again.
                 () = shared.reopened.notified() => Instant::now() + interval.mul_f64(spread(&text, 0)),
             };
+            due.lock().at = next;
             continue;
         }
+        due.lock().at = tick + interval;
         let outcome = {
             let _permit = shared.permits.acquire().await.expect("the semaphore is never closed");
             let asked = Instant::now();
@@ -252,7 +275,7 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                 let fresh_for_ms = u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX);
                 match Answer::new(data, fresh_for_ms, Timestamp::now()) {
                     Ok(answer) => {
-                        shared.take(&text, &askers.borrow(), &answer);
+                        shared.take(&text, &askers, &answer);
                         None
                     }
                     Err(wrong) => Some((wrong, MAX_PAUSE)),
@@ -263,8 +286,8 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                 if shared.gate.lock().failed(Instant::now(), interval, jitter, why.clone()) {
                     tracing::warn!(%error, "Prometheus gives no answers; what is in force holds");
                 }
-                shared.report(&text, &askers.borrow(), Some(&why));
-                next = Instant::now();
+                shared.report(&text, &askers, Some(&why));
+                due.lock().at = Instant::now();
                 continue;
             }
             // Slow or hung: who can tell. It may be back at any moment.
@@ -274,18 +297,15 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
                 Some((error.to_string(), MAX_PAUSE))
             }
         };
-        let pause = match wrong {
-            None => {
-                failures = 0;
-                interval
-            }
+        let (failures, pause) = match wrong {
+            None => (0, interval),
             Some((trouble, most)) => {
-                shared.report(&text, &askers.borrow(), Some(&trouble));
-                failures = failures.saturating_add(1);
-                backoff(interval, failures, most.max(interval), jitter)
+                shared.report(&text, &askers, Some(&trouble));
+                let failures = failures.saturating_add(1);
+                (failures, backoff(interval, failures, most.max(interval), jitter))
             }
         };
-        next = (tick + pause).max(Instant::now());
+        *due.lock() = Due { at: (tick + pause).max(Instant::now()), failures };
     }
 }
 
@@ -297,10 +317,12 @@ impl Shared {
         }
     }
 
-    fn take(&self, text: &str, askers: &[Asker], answer: &Answer) {
-        for asker in askers {
+    fn take(&self, text: &str, askers: &watch::Receiver<Arc<Vec<Asker>>>, answer: &Answer) {
+        for asker in askers.borrow().iter() {
             let reading = answer.read(asker);
-            self.report(text, std::slice::from_ref(asker), reading.trouble.as_deref());
+            if is_wanted(askers) {
+                self.report_one(text, asker, reading.trouble.as_deref());
+            }
             if !reading.samples.is_empty() {
                 self.outbox.put(reading.samples);
             }
@@ -308,18 +330,27 @@ impl Shared {
     }
 
     /// Keeps what is wrong for each asker, and logs when it turns, not at every question.
-    fn report(&self, text: &str, askers: &[Asker], trouble: Option<&str>) {
-        for Asker { service, word, by, .. } in askers {
-            let turned = self.health.turn_query(service, word, trouble);
-            match (trouble, by) {
-                _ if !turned => {}
-                (None, _) => tracing::info!(%service, %word, "Prometheus gives a value again"),
-                // Not every mesh has the exporters of every word, and another source may have it.
-                (Some(why), Some(_)) => tracing::debug!(%service, %word, why, text, "Prometheus gives no value"),
-                (Some(why), None) => tracing::warn!(%service, %word, why, text, "Prometheus gives no value"),
-            }
+    fn report(&self, text: &str, askers: &watch::Receiver<Arc<Vec<Asker>>>, trouble: Option<&str>) {
+        if is_wanted(askers) {
+            askers.borrow().iter().for_each(|asker| self.report_one(text, asker, trouble));
         }
     }
+
+    fn report_one(&self, text: &str, Asker { service, word, by, .. }: &Asker, trouble: Option<&str>) {
+        let turned = self.health.turn_query(service, word, trouble);
+        match (trouble, by) {
+            _ if !turned => {}
+            (None, _) => tracing::info!(%service, %word, "Prometheus gives a value again"),
+            // Not every mesh has the exporters of every word, and another source may have it.
+            (Some(why), Some(_)) => tracing::debug!(%service, %word, why, text, "Prometheus gives no value"),
+            (Some(why), None) => tracing::warn!(%service, %word, why, text, "Prometheus gives no value"),
+        }
+    }
+}
+
+/// Of a text that nobody asks any longer nothing is said: the text in its place speaks for itself.
+fn is_wanted(askers: &watch::Receiver<Arc<Vec<Asker>>>) -> bool {
+    askers.has_changed().is_ok()
 }
 
 #[cfg(test)]

@@ -152,19 +152,19 @@ impl Store {
         most.looked = now;
     }
 
-    /// What `metrics` show over `ready_pods` at `now`. A metric that too few of those pods ever gave is absent.
+    /// What metrics show over `ready_pods` at `now`, each as the metric beside it. One that too few of those pods ever gave is absent.
     #[must_use]
-    pub fn observe(
+    pub fn observe<'a>(
         &self,
         service: &ServiceKey,
         ready_pods: &[String],
-        metrics: &BTreeSet<Metric>,
+        metrics: impl IntoIterator<Item = (&'a Metric, &'a Metric)>,
         now: Timestamp,
     ) -> Observations {
         let quantities = self.services.get(service);
         let samples = metrics
-            .iter()
-            .filter_map(|metric| Some((metric.clone(), believed(quantities?, metric, ready_pods, now)?)))
+            .into_iter()
+            .filter_map(|(metric, name)| Some((name.clone(), believed(quantities?, metric, ready_pods, now)?)))
             .collect();
         Observations { pods: u32::try_from(ready_pods.len()).unwrap_or(u32::MAX), samples }
     }

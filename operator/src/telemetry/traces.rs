@@ -35,7 +35,7 @@ use tracing::{info, warn};
 
 use crate::{
     build::moved,
-    intent::ServiceKey,
+    index::ServiceView,
     translate::decide::Rules,
     xds::{
         NodeKey, ResourceType,
@@ -149,11 +149,11 @@ impl Export for Quiet {
 pub struct Tracer(SdkTracer);
 
 impl Tracer {
-    /// A decision about `service` that began at `began` and changed numbers. `None`: this one is not sampled.
+    /// A decision about a service that began at `began` and changed numbers. `None`: this one is not sampled.
     #[must_use]
     pub fn decided(
         &self,
-        service: &ServiceKey,
+        view: &ServiceView<'_>,
         began: SystemTime,
         before: &Rules,
         after: &Rules,
@@ -164,7 +164,7 @@ impl Tracer {
             return None;
         }
         let now = SystemTime::now();
-        span.set_attribute(KeyValue::new("weir.service", service.to_string()));
+        span.set_attribute(KeyValue::new("weir.service", view.key.to_string()));
         for (key, decision) in &after.decisions {
             let old = before.decisions.get(key);
             if !moved(old, decision) {
@@ -180,7 +180,7 @@ impl Tracer {
                 KeyValue::new("weir.limit.before", limit(old.and_then(|old| old.limit))),
                 KeyValue::new("weir.limit.after", limit(decision.limit)),
                 KeyValue::new("weir.observed", Value::Array(opentelemetry::Array::String(observed))),
-                KeyValue::new("weir.why", decision.explanation.clone()),
+                KeyValue::new("weir.why", after.explain_at(view, key)),
             ];
             span.add_event_with_timestamp("rule moved", now, attributes);
         }

@@ -51,7 +51,7 @@ fn translated(index: &Index) -> (ServiceIntent, Vec<Report>) {
     let key = checkout();
     let view = index.service(&key).expect("it exists");
     let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
     translate(&view, &rules.decisions)
 }
 
@@ -92,7 +92,7 @@ fn a_decision_moves_numbers_and_nothing_else() {
     let key = checkout();
     let view = index.service(&key).expect("it exists");
     let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
     let (idle, _) = translate(&view, &rules.decisions);
     let decision = rules.decisions.values_mut().next().expect("one rule");
     assert_eq!((decision.phase, decision.limit), (Phase::Idle, None));
@@ -110,7 +110,7 @@ fn bounds(rules: &str, decided: &[u32]) -> (Vec<Option<u32>>, Vec<Option<u32>>) 
     let key = checkout();
     let view = index.service(&key).expect("it exists");
     let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
     for (decision, bound) in rules.decisions.values_mut().zip(decided) {
         decision.bound = Some(*bound);
     }
@@ -181,7 +181,7 @@ fn classes_have_their_own_numbers_and_the_lower_ones_a_smaller_queue() {
     let key = checkout();
     let view = index.service(&key).expect("it exists");
     let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
     let decision = rules.decisions.values_mut().next().expect("one rule");
     let rate = |milli_requests| Rate { milli_requests, interval: std::time::Duration::from_secs(1) };
     (decision.limit, decision.lowest, decision.bound) = (Some(rate(400_000)), Some(rate(20_000)), Some(40));
@@ -239,7 +239,7 @@ fn a_lower_class_keeps_its_bucket_whatever_its_rate() {
     let key = checkout();
     let view = index.service(&key).expect("it exists");
     let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
     let rate = |milli_requests| Rate { milli_requests, interval: std::time::Duration::from_secs(1) };
     let mut class_of = |lower: u64| {
         let decision = rules.decisions.values_mut().next().expect("one rule");

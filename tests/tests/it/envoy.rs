@@ -1,5 +1,6 @@
 //! Limits on real Envoys, from the folder of YAML to the 429.
 
+mod adapt;
 mod classes; // priority classes, and rules in shadow mode
 mod lifecycle; // what must not happen: closed connections, refilled buckets, re-sent configuration
 mod limits; // what is limited: the article, matches, clients, gRPC, several rules

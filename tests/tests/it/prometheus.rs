@@ -1,6 +1,7 @@
 //! A real Prometheus: its values move limits; what it refuses, lacks or forgets is said; and while it is gone, limits hold.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fmt::Write as _,
     path::Path,
@@ -71,7 +72,11 @@ async fn weir(folder: &Path, url: &str, more: &[&str]) -> Weir {
 }
 
 async fn missing(weir: &Weir, name: &str, words: &str) -> String {
-    weir.until(DEADLINE, name, |status| {
+    missing_within(DEADLINE, weir, name, words).await
+}
+
+async fn missing_within(deadline: Duration, weir: &Weir, name: &str, words: &str) -> String {
+    weir.until(deadline, name, |status| {
         let message = status.expect(&key(name), "MetricsAvailable", false, "Missing")?;
         if message.contains(words) { Ok(message) } else { Err(message) }
     })
@@ -180,6 +185,55 @@ async fn what_is_wrong_with_a_query_is_said_with_its_field() {
     // A query that is mended is asked at once, whatever its pause was.
     put(folder.path(), "syntax.policy.yaml", &policy("syntax", "Max", "depth"));
     phase(&weir, "syntax", "deep", "Limiting").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_million_series_are_refused_by_name_and_fill_no_memory() {
+    let folder = temp_dir();
+    // A quarter of them on the page, four times each by the query.
+    let copy = |n| format!("label_replace(f,\"k\",\"{n}\",\"\",\"\")");
+    let query = format!("({} or {}) or ({} or {})", copy(1), copy(2), copy(3), copy(4));
+    let service = deep(folder.path(), "flood", &query).await;
+    let page = (0..250_000).map(|n| format!("f{{n=\"{n}\"}} 1\n")).collect();
+    service.pods[0].app.page(Page::Text(page));
+    let _counted = deep(folder.path(), "counted", "count(f)").await;
+    let good = scraped(folder.path(), "good").await;
+    let prometheus = Prometheus::start(&targets(&service), Duration::from_secs(15)).await;
+    let more = ["--prometheus-timeout", "90s", "--prometheus-interval", "3s"];
+    let weir = weir(folder.path(), &prometheus.url(), &more).await;
+    weir.until(DEADLINE, "all series are there", |status| {
+        let rule = status.rule(&key("counted"), "deep")?;
+        if rule["observed"][0]["value"].as_f64() == Some(250e3) { Ok(()) } else { Err(rule.to_string()) }
+    })
+    .await;
+    let message =
+        missing_within(DEADLINE * 3, &weir, "flood", "larger than 8 MiB: choose fewer series, or aggregate them").await;
+    assert!(message.contains("spec.metrics[0].prometheus.query: "), "{message}");
+    phase(&weir, "good", "hot", "Limiting").await;
+    good.burn(0.1);
+    phase(&weir, "good", "hot", "Idle").await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.id().unwrap())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 200 << 10, "{peak}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_by_pods_is_asked_however_often_the_pods_change() {
+    let folder = temp_dir();
+    let mut service = deep(folder.path(), "churn", "sum by (pod) (depth{pod=~\"$pods\"})").await;
+    service.add().await;
+    let prometheus = Prometheus::start(&targets(&service), SCRAPED_EVERY).await;
+    let weir = weir(folder.path(), &prometheus.url(), &["--prometheus-interval", "2s"]).await;
+    // Of the second pod nothing is measured; it comes and goes ten times in an interval.
+    let service = RefCell::new(service);
+    weir.until(DEADLINE, "it limits although the query never stays", |status| {
+        let mut service = service.borrow_mut();
+        service.pods[1].ready = !service.pods[1].ready;
+        service.write(folder.path());
+        status.phase(&key("churn"), "deep", "Limiting").map(drop)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,14 +14,14 @@ use crate::{
 pub(super) fn sentence(facts: &Facts<'_>) -> String {
     let view = facts.view;
     let (Action::Adapt(adapt), Some(steering), Some(limit)) =
-        (&view.rule.action, &facts.state.steering, facts.in_force)
+        (&view.rule.action, &facts.state.steering, facts.decision.limit)
     else {
         return "no limit".to_owned();
     };
     let goals = joined(adapt.goals.iter().map(|goal| sight(facts, goal)), " and ");
     let at_ceiling = limit.per_second() >= adapt.ceiling / adapt.interval.as_secs_f64();
     let verb = if at_ceiling { "at the ceiling of" } else { "limiting to" };
-    let bound = view.bound(facts.shown.phase, facts.state).map(|bound| format!(", at most {bound} in flight"));
+    let bound = view.bound(facts.decision.phase, facts.state).map(|bound| format!(", at most {bound} in flight"));
     let ago = |at| match elapsed(at, view.now) {
         short if short < Duration::from_secs(1) => "now".to_owned(),
         long => format!("{} ago", span(long)),

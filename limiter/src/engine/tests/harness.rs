@@ -5,7 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    engine::{Decision, Phase, RuleState, step},
+    engine::{
+        Phase, RuleState,
+        tests::{Told, told as step},
+    },
     language::ast::{Comparison, Condition, Expression},
     metric::{Metric, Observations, Reduce, Sample, Word},
     policy::{Action, Limit, MissingAction, Mode, OnMissing, Rule, Scope, When},
@@ -99,7 +102,7 @@ impl Walk {
     }
 
     /// Steps at `seconds`, with a new sample of each word given; each step must change nothing when it is repeated.
-    pub(super) fn step(&mut self, seconds: f64, samples: &[(Word, f64)]) -> Decision {
+    pub(super) fn step(&mut self, seconds: f64, samples: &[(Word, f64)]) -> Told {
         let now = at(seconds);
         for (word, value) in samples {
             put(&mut self.observations, word.clone(), *value, now);

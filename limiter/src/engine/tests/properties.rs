@@ -4,7 +4,10 @@ use proptest::{collection::vec, prelude::*};
 
 use super::harness::*;
 use crate::{
-    engine::{Decision, Phase, RuleState, next_change, step},
+    engine::{
+        Phase, RuleState, next_change,
+        tests::{Told, told as step},
+    },
     language::{
         Vocabulary,
         ast::{Arithmetic, Comparison, Condition, Expression},
@@ -125,7 +128,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     vec((step, proptest::option::weighted(0.8, (word, value)), 0_u32..5), 1..40)
 }
 
-fn replay(rule: &Rule, on_missing: &OnMissing, events: &[Event]) -> Vec<(RuleState, Decision, u32)> {
+fn replay(rule: &Rule, on_missing: &OnMissing, events: &[Event]) -> Vec<(RuleState, Told, u32)> {
     let (mut state, mut observations, mut clock) = (RuleState::default(), Observations::default(), 0);
     let mut steps = Vec::new();
     for (passed, sample, pods) in events {

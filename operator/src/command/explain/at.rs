@@ -273,8 +273,10 @@ impl Outcome {
             lines.push(format!("Now, at Service {service} with {pods}:"));
             for rule in &policy.rules {
                 let key = RuleKey { service: service.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-                let Some(decision) = built.rules.decisions.get(&key) else { continue };
-                lines.push(format!("  Rule {}: {}", rule.name, decision.explanation));
+                if !built.rules.decisions.contains_key(&key) {
+                    continue;
+                }
+                lines.push(format!("  Rule {}: {}", rule.name, built.rules.explain(policy, &key)));
                 let report = built.reports.iter().find(|report| report.key == key);
                 match report.and_then(|report| report.trouble.as_ref()) {
                     Some(trouble) => lines.push(format!("    But it is not carried out: {trouble}")),

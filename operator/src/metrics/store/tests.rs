@@ -40,7 +40,7 @@ fn cpu(reduce: Reduce) -> Metric {
 fn observe(samples: &[PodSample], pods: &[&str], reduce: Reduce) -> Option<Sample> {
     let mut store = Store::new();
     store.insert(samples.iter().cloned(), at(20_000));
-    let observations = store.observe(&service(), &ready(pods), &BTreeSet::from([cpu(reduce)]), at(10_000));
+    let observations = store.observe(&service(), &ready(pods), [(&cpu(reduce), &cpu(reduce))], at(10_000));
     assert_eq!(observations.pods as usize, pods.len());
     observations.samples.get(&cpu(reduce)).cloned()
 }
@@ -141,7 +141,7 @@ fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], no
     let mut store = Store::new();
     store.insert(samples, at(now));
     let metric = Metric { word, reduce };
-    store.observe(&service(), &ready(pods), &BTreeSet::from([metric.clone()]), at(now)).samples.remove(&metric)
+    store.observe(&service(), &ready(pods), [(&metric, &metric)], at(now)).samples.remove(&metric)
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn callers(index: &Index, change: impl FnOnce(&mut Decisions)) -> (ServiceIntent
     let target = key("reviews");
     let view = index.service(&target).expect("it exists");
     let observe = |_: &_| Observations { pods: 1, ..Observations::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), observe, Timestamp::UNIX_EPOCH);
+    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
     change(&mut rules.decisions);
     let caller = key("page");
     let view = index.service(&caller).expect("it exists");
