@@ -21,6 +21,7 @@ use crate::{
         self,
         pauses::{self, LookRequest, PauseRequest},
     },
+    admission,
     build::Builder,
     checkpoint::{self, Folder, Kept},
     index::Change,
@@ -52,6 +53,8 @@ pub struct Config {
     pub xds_address: SocketAddr,
     /// Where health, metrics and status are served.
     pub admin_address: SocketAddr,
+    /// The webhook that the API server asks, if there is one.
+    pub webhook: Option<admission::Config>,
     /// How often the metrics API of a cluster is asked.
     pub metrics_api_interval: Duration,
     /// How often metrics pages are read.
@@ -89,6 +92,8 @@ pub enum Question {
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let xds = bind(config.xds_address, "--xds-address", "xDS")?;
     let admin = bind(config.admin_address, "--admin-address", "the admin page")?;
+    let webhook = config.webhook.as_ref();
+    let webhook = webhook.map(|webhook| bind(webhook.address, "--webhook-address", "the webhook")).transpose()?;
     let (xds_address, admin_address) = (xds.local_addr()?, admin.local_addr()?);
 
     let mut registry = Registry::default();
@@ -105,6 +110,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (question_tx, question_rx) = mpsc::channel(16);
     let (pause_tx, pause_rx) = mpsc::channel(16);
     let (looks_tx, looks_rx) = mpsc::channel(1);
+    let (asks_tx, asks_rx) = mpsc::channel(16);
     let refusals = writer::Refusals::default();
     let (ready_tx, ready_rx) = watch::channel(false);
 
@@ -160,6 +166,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     tasks.spawn(async move { drop(scraping.await) });
     let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
+    if let Some((config, listener)) = config.webhook.zip(webhook) {
+        let meters = admission::Meters::default();
+        meters.register(&mut registry);
+        info!(address = %listener.local_addr()?, "the webhook is served");
+        tasks.spawn(admission::run(config, listener, asks_tx, meters, shutdown.clone()));
+    }
     let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };
     tasks.spawn(admin::serve(admin, page, shutdown.clone()));
     let inputs = Inputs {
@@ -168,6 +180,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         question_rx,
         pause_rx,
         looks_rx,
+        asks_rx,
         wanted_tx,
         ready_tx,
         health,
@@ -241,6 +254,7 @@ struct Inputs {
     question_rx: mpsc::Receiver<Question>,
     pause_rx: mpsc::Receiver<PauseRequest>,
     looks_rx: mpsc::Receiver<writer::Look>,
+    asks_rx: mpsc::Receiver<admission::Ask>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
     health: HealthBoard,
@@ -289,6 +303,9 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 if let Ok(question) = inputs.question_rx.try_recv() {
                     answer(&builder, &proxies, &inputs, &mut transitions, question);
                 }
+                if let Ok(ask) = inputs.asks_rx.try_recv() {
+                    warn_of(&builder, &inputs, ask);
+                }
                 if let Ok(look) = inputs.looks_rx.try_recv() {
                     show(&mut builder, &proxies, &inputs, look);
                 }
@@ -301,6 +318,7 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
             Some(question) = inputs.question_rx.recv() => {
                 answer(&builder, &proxies, &inputs, &mut transitions, question);
             }
+            Some(ask) = inputs.asks_rx.recv() => warn_of(&builder, &inputs, ask),
             Some(look) = inputs.looks_rx.recv() => show(&mut builder, &proxies, &inputs, look),
             else => return,
         }
@@ -353,6 +371,13 @@ fn show(builder: &mut Builder, proxies: &Proxies, inputs: &Inputs, look: writer:
     if *inputs.ready_tx.borrow() {
         let statuses = status::statuses(builder, proxies, &inputs.health, look.all, Timestamp::now());
         let _ = look.reply_tx.send(statuses);
+    }
+}
+
+/// Tells the webhook what is odd about a policy. Before everything was read nobody knows.
+fn warn_of(builder: &Builder, inputs: &Inputs, ask: admission::Ask) {
+    if *inputs.ready_tx.borrow() {
+        let _ = ask.reply_tx.send(admission::warnings(&ask.policy, builder, &inputs.health));
     }
 }
 
@@ -419,6 +444,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
 
         let (health, counters) = (HealthBoard::default(), Arc::default());
         let (_looks_tx, looks_rx) = mpsc::channel(1);
+        let (_asks_tx, asks_rx) = mpsc::channel(1);
         let refusals = writer::Refusals::default();
         let inputs = Inputs {
             batches_rx,
@@ -426,6 +452,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
             question_rx,
             pause_rx,
             looks_rx,
+            asks_rx,
             wanted_tx,
             ready_tx,
             health,

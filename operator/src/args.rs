@@ -54,7 +54,7 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run Weir: watch a Kubernetes API server or a folder of YAML, decide from live metrics, serve Envoy.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Check files and folders; exit with 1 when something is wrong.
     Validate(ValidateArgs),
     /// Say in plain English what the policies of files mean.
@@ -99,6 +99,9 @@ pub struct RunArgs {
     /// The API server that is watched instead of a folder.
     #[command(flatten)]
     pub cluster: ClusterArgs,
+    /// The webhook that the API server asks about policies.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
     /// Where to serve xDS to Envoys. Keep it on loopback: standalone streams are not authenticated.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
@@ -142,6 +145,27 @@ pub struct ClusterArgs {
     /// or so, unless told otherwise.
     #[arg(long, env = "WEIR_METRICS_API_INTERVAL", value_name = "DURATION", value_parser = interval)]
     pub metrics_api_interval: Option<Duration>,
+}
+
+/// Where the API server asks about policies, and with which certificate.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WebhookArgs {
+    /// Serve a validating webhook by HTTPS: mistakes in policies are refused by `kubectl apply`, such as 0.0.0.0:15443. Needs a
+    /// certificate: --webhook-certificate-dir, or the three other options, with which Weir makes it.
+    #[arg(long, env = "WEIR_WEBHOOK_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub webhook_address: Option<SocketAddr>,
+    /// Folder with the webhook's certificate, tls.crt and tls.key; read again when they change.
+    #[arg(long, env = "WEIR_WEBHOOK_CERTIFICATE_DIR", value_name = "DIR")]
+    pub webhook_certificate_dir: Option<PathBuf>,
+    /// Service of Weir's own namespace by which the API server reaches the webhook: Weir makes a certificate for it.
+    #[arg(long, env = "WEIR_WEBHOOK_SERVICE", value_name = "NAME")]
+    pub webhook_service: Option<String>,
+    /// Secret of Weir's own namespace in which that certificate is kept. It must exist.
+    #[arg(long, env = "WEIR_WEBHOOK_SECRET", value_name = "NAME")]
+    pub webhook_secret: Option<String>,
+    /// ValidatingWebhookConfiguration into which Weir writes whom to trust. It must exist.
+    #[arg(long, env = "WEIR_WEBHOOK_CONFIGURATION", value_name = "NAME")]
+    pub webhook_configuration: Option<String>,
 }
 
 /// Where and how Prometheus is asked.

@@ -26,7 +26,10 @@ use crate::{
     checkpoint::{Keeper, Kept, States},
     index::{Change, Index, Object, ServiceView},
     intent::{Pauses, ServiceIntent, ServiceKey},
-    metrics::{PodSample, Wanted, store::Store},
+    metrics::{
+        PodSample, Wanted,
+        store::{Store, Traffic},
+    },
     telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report, RuleKey,
@@ -368,6 +371,12 @@ impl Builder {
     #[must_use]
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// The most requests that were seen of a service, if they are measured.
+    #[must_use]
+    pub fn traffic(&self, service: &ServiceKey) -> Option<&Traffic> {
+        self.store.traffic(service)
     }
 
     /// A service as it was last built.

@@ -8,9 +8,11 @@
 //! Between a change and the gRPC stream every stage is a plain function of values. One task ([`app`]) owns the index.
 
 pub mod admin;
+pub mod admission;
 pub mod app;
 pub mod args;
 pub mod build;
+pub mod caret;
 pub mod checkpoint;
 pub mod command;
 pub mod demo;

@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
+    admission::{self, Kept},
     app::{self, Config, Source},
-    args::{ClusterArgs, RunArgs},
+    args::{ClusterArgs, RunArgs, WebhookArgs},
     metrics,
     telemetry::traces,
     watch::kubernetes,
@@ -29,8 +30,10 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let metrics_api_interval = args.cluster.metrics_api_interval.unwrap_or(metrics::kubernetes::DEFAULT_INTERVAL);
     let source = source(args.config, args.cluster).await?;
+    let webhook = webhook(args.webhook, &source)?;
     let config = Config {
         source,
+        webhook,
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         metrics_api_interval,
@@ -63,4 +66,53 @@ async fn source(folder: Option<PathBuf>, cluster: ClusterArgs) -> anyhow::Result
             Ok(Source::Kubernetes(kubernetes::Config { client, namespaces }))
         }
     }
+}
+
+/// What was typed about the webhook says all of one certificate, or nothing.
+fn webhook(args: WebhookArgs, source: &Source) -> anyhow::Result<Option<admission::Config>> {
+    let WebhookArgs {
+        webhook_address,
+        webhook_certificate_dir: folder,
+        webhook_service,
+        webhook_secret,
+        webhook_configuration,
+    } = args;
+    let names = [
+        ("--webhook-service", webhook_service),
+        ("--webhook-secret", webhook_secret),
+        ("--webhook-configuration", webhook_configuration),
+    ];
+    let named = names.iter().find(|(_, name)| name.is_some()).map(|(flag, _)| *flag);
+    let given = webhook_address.map(|_| "--webhook-address");
+    let given = given.or(folder.as_ref().map(|_| "--webhook-certificate-dir")).or(named);
+    let Some(given) = given else { return Ok(None) };
+    let Source::Kubernetes(cluster) = source else {
+        anyhow::bail!("{given} is for --kubernetes: nobody asks where there is no API server");
+    };
+    let Some(address) = webhook_address else {
+        anyhow::bail!("{given} is for the webhook, which is not served: give --webhook-address, such as 0.0.0.0:15443");
+    };
+    let certificate = match (folder, named) {
+        (Some(_), Some(named)) => anyhow::bail!(
+            "--webhook-certificate-dir and {named} exclude each other: Weir makes the certificate, or somebody else does"
+        ),
+        (Some(folder), None) => {
+            let metadata = std::fs::metadata(&folder).with_context(|| folder.display().to_string());
+            let is_folder = metadata.context("--webhook-certificate-dir cannot be read")?.is_dir();
+            anyhow::ensure!(is_folder, "--webhook-certificate-dir: {} is no folder", folder.display());
+            admission::Source::Folder(folder)
+        }
+        (None, None) => anyhow::bail!(
+            "--webhook-address needs a certificate: give --webhook-certificate-dir DIR with tls.crt and tls.key, or \
+             --webhook-service, --webhook-secret and --webhook-configuration to have Weir make it"
+        ),
+        (None, Some(named)) => {
+            let [service, secret, configuration] = names.map(|(flag, name)| {
+                name.with_context(|| format!("{named} needs {flag} NAME, too: Weir makes a certificate with all three"))
+            });
+            let client = cluster.client.clone();
+            admission::Source::Kept(Kept { client, service: service?, secret: secret?, configuration: configuration? })
+        }
+    };
+    Ok(Some(admission::Config { address, certificate, namespaces: cluster.namespaces.clone() }))
 }

@@ -6,12 +6,13 @@ use std::{
     process::ExitCode,
 };
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::Renderer;
 use limiter::problem::{Problem, Reason};
 
 use super::{files, say};
 use crate::{
     args::ValidateArgs,
+    caret,
     index::{Change, Index, Object, ObjectKind},
     status,
     watch::decode,
@@ -174,17 +175,6 @@ impl Finding {
         }
         let object = self.object.as_ref().map(|object| format!("{object}: ")).unwrap_or_default();
         let title = format!("{place}: {object}{}: {}", self.problem.field, self.problem.message);
-        let level = if self.note { Level::NOTE } else { Level::ERROR };
-        let mut group = level.primary_title(title).elements([] as [annotate_snippets::Element<'_>; 0]);
-        if let Some(at) = &self.problem.place {
-            let label = format!("column {}", at.column());
-            let end = at.end.max(at.start + 1).min(at.text.len());
-            let annotation = AnnotationKind::Primary.span(at.start.min(end)..end).label(label);
-            group = group.element(Snippet::source(at.text.as_str()).annotation(annotation));
-        }
-        if let Some(help) = &self.problem.help {
-            group = group.element(Level::HELP.message(help.as_str()));
-        }
-        renderer.render(&[group])
+        caret::render(&self.problem, &title, self.note, renderer)
     }
 }

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
 
 use super::{Histogram, Kind, Measure, PodSample, Source};
@@ -66,10 +66,26 @@ impl Points {
     }
 }
 
+/// The most requests per second that were seen of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traffic {
+    /// By all its pods together.
+    pub all_pods: f64,
+    /// By one of them.
+    pub one_pod: f64,
+    /// Seen since then.
+    pub since: Timestamp,
+    looked: Timestamp,
+}
+
+/// How often the most is looked for: a look is at every pod of a service.
+const LOOK: SignedDuration = SignedDuration::from_secs(1);
+
 /// The newest samples. One owner; plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     services: BTreeMap<ServiceKey, BTreeMap<(Kind, Source), Points>>,
+    traffic: BTreeMap<ServiceKey, Traffic>,
 }
 
 impl Store {
@@ -104,7 +120,36 @@ impl Store {
                 touched.insert(service);
             }
         }
+        touched.iter().for_each(|service| self.look_at_traffic(service, now));
         touched
+    }
+
+    /// The most that was seen of a service, if its requests are measured.
+    #[must_use]
+    pub fn traffic(&self, service: &ServiceKey) -> Option<&Traffic> {
+        self.traffic.get(service)
+    }
+
+    fn look_at_traffic(&mut self, service: &ServiceKey, now: Timestamp) {
+        let recent = |seen: &Traffic| seen.looked <= now && now.duration_since(seen.looked) < LOOK;
+        if self.traffic.get(service).is_some_and(recent) {
+            return;
+        }
+        let Some(quantities) = self.services.get(service) else { return };
+        let of = |source: &Source| quantities.get(&(Kind::Number(Word::Requests), *source));
+        let Some(points) =
+            Source::ALL.iter().filter_map(of).find(|points| points.pods.values().any(|p| p.is_fresh(now)))
+        else {
+            return;
+        };
+        let fresh = points.pods.values().filter(|point| point.is_fresh(now));
+        let rates = fresh.filter_map(|point| combined(&Word::Requests, &[&point.measure]));
+        let (all_pods, one_pod) = rates.fold((0.0, 0.0_f64), |(all, one), rate| (all + rate, one.max(rate)));
+        let seen = Traffic { all_pods, one_pod, since: now, looked: now };
+        let most = self.traffic.entry(service.clone()).or_insert(seen);
+        most.all_pods = most.all_pods.max(all_pods);
+        most.one_pod = most.one_pod.max(one_pod);
+        most.looked = now;
     }
 
     /// What metrics show over `ready_pods` at `now`, each as the metric beside it. One that too few of those pods ever gave is absent.
@@ -138,6 +183,7 @@ impl Store {
     /// Forgets a service.
     pub fn forget_service(&mut self, service: &ServiceKey) {
         self.services.remove(service);
+        self.traffic.remove(service);
     }
 
     /// Forgets a pod of a service.

@@ -36,6 +36,12 @@ pub(super) const KINDS: [(&str, &str, ObjectKind); 7] = [
     ("microservice.netease.com/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::ArticleSmartLimiter)),
 ];
 
+/// The kind of objects that has this `apiVersion` and `kind`, if Weir reads it.
+#[must_use]
+pub fn kind(api_version: &str, kind: &str) -> Option<ObjectKind> {
+    KINDS.iter().find(|(version, name, _)| *version == api_version && *name == kind).map(|(.., object)| *object)
+}
+
 /// One object of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
@@ -127,8 +133,7 @@ fn decode_document(value: Value, line: usize, file: &mut File) {
         file.problems.push(problem(field, format!("line {line}: the field is missing"), Some(help)));
         return;
     }
-    let Some((_, _, object_kind)) = KINDS.iter().find(|(version, name, _)| *version == api_version && *name == kind)
-    else {
+    let Some(object_kind) = self::kind(&api_version, &kind) else {
         let group = api_version.split('/').next().unwrap_or_default();
         if OUR_GROUPS.contains(&group) {
             let known: Vec<_> = KINDS
@@ -161,8 +166,8 @@ fn decode_document(value: Value, line: usize, file: &mut File) {
             return;
         }
     }
-    let key = ObjectKey { kind: *object_kind, namespace: namespace.clone(), name };
-    file.objects.push(Decoded { object: object(*object_kind, with_namespace(value, namespace)), key, line });
+    let key = ObjectKey { kind: object_kind, namespace: namespace.clone(), name };
+    file.objects.push(Decoded { object: object(object_kind, with_namespace(value, namespace)), key, line });
 }
 
 fn with_namespace(mut value: Value, namespace: String) -> Value {

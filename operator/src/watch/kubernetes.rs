@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub(crate) use self::resource::cause_of_client as cause;
 use self::{
     listing::Listing,
     resource::{Failure, Resource, Seen},

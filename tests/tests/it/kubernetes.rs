@@ -1,5 +1,6 @@
 //! On a real Kubernetes control plane: etcd, kube-apiserver with RBAC, kube-controller-manager.
 
+mod admission; // the webhook: what kubectl is told, and its certificate
 mod charts; // what the charts render, from every combination of values
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
 mod faults; // servers end, hang, come back and forget

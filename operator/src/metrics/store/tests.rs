@@ -240,3 +240,22 @@ proptest! {
         prop_assert!(points.iter().any(|point| at(point.1) == mean.at));
     }
 }
+
+#[test]
+fn the_most_that_was_seen_stays_known() {
+    let mut store = Store::new();
+    let requests = |pod: &str, value: f64, millis: i64| PodSample {
+        measure: Measure::Number(Word::Requests, value),
+        source: Source::Envoy,
+        ..sample(pod, value, millis)
+    };
+    store.insert([sample("a", 0.5, 1000)], at(1000));
+    assert_eq!(store.traffic(&service()), None, "no requests are measured");
+    for (millis, a, b) in [(1000, 10.0, 5.0), (1500, 500.0, 500.0), (2000, 30.0, 5.0), (3000, 1.0, 1.0)] {
+        store.insert([requests("a", a, millis), requests("b", b, millis)], at(millis));
+    }
+    let seen = store.traffic(&service()).unwrap();
+    assert_eq!((seen.all_pods, seen.one_pod, seen.since), (35.0, 30.0, at(1000)), "looked at once a second");
+    store.forget_service(&service());
+    assert_eq!(store.traffic(&service()), None);
+}

@@ -198,13 +198,20 @@ fn cannot_stream_lists(error: &watcher::Error) -> bool {
 fn cause(error: &watcher::Error) -> String {
     use watcher::Error;
     match error {
-        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => match error {
-            kube::Error::Service(error) => chain(error.as_ref()),
-            kube::Error::Api(status) => status.message.clone(),
-            kube::Error::HyperError(error) => chain(error),
-            kube::Error::ReadEvents(error) => chain(error),
-            other => chain(other),
-        },
+        Error::InitialListFailed(error) | Error::WatchStartFailed(error) | Error::WatchFailed(error) => {
+            cause_of_client(error)
+        }
+        other => chain(other),
+    }
+}
+
+/// What the API server, or the way to it, says.
+pub(crate) fn cause_of_client(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Service(error) => chain(error.as_ref()),
+        kube::Error::Api(status) => status.message.clone(),
+        kube::Error::HyperError(error) => chain(error),
+        kube::Error::ReadEvents(error) => chain(error),
         other => chain(other),
     }
 }

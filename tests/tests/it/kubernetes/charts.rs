@@ -83,8 +83,7 @@ async fn every_combination_of_the_main_values_is_accepted() {
         let said = cluster.kubectl_with(&dry, &manifests).await.unwrap_or_else(|error| panic!("{values:?}: {error:#}"));
         assert!(said.lines().all(|line| line.ends_with("created (server dry run)")), "{values:?}: {said}");
 
-        let known = arguments(&objects).into_iter().filter(|argument| !argument.starts_with("--webhook-"));
-        let line = std::iter::once("weir").chain(known);
+        let line = std::iter::once("weir").chain(arguments(&objects));
         Args::try_parse_from(line).unwrap_or_else(|error| panic!("{values:?}: {error}"));
         let image = objects.iter().find_map(|object| object.pointer("/spec/template/spec/containers/0/image"));
         let digest = values.iter().any(|value| value.starts_with("image.digest"));

@@ -13,7 +13,8 @@ use testkit::{
         audit::Entry,
         node::{Node, Programs},
     },
-    envoy_bin, eventually, project_root, weir,
+    envoy_bin, eventually, project_root,
+    weir::{self, Weir},
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -173,6 +174,16 @@ async fn the_page_from_installation_to_removal() {
     let words = ["SmartLimiter", "{cpu}>0.8", "in force: ", "every proxy of the targets has acknowledged", "Observed:"];
     words.iter().for_each(|word| assert!(said.contains(word), "no {word:?} in {said}"));
 
+    let bad = std::fs::read_to_string(project_root().join("examples/kubernetes/policy.yaml")).unwrap();
+    let bad = bad.replace("{cpu}", "{cpuu}");
+    eventually(SOON, "a mistake is refused", async || {
+        match cluster.kubectl_with(&["apply", "--dry-run=server", "-f", "-"], &bad).await {
+            Err(error) if format!("{error:#}").contains("spec.descriptors[0].condition: ") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
     page.run(&cluster, "Upgrade, uninstall").await;
     let text = ["upgrade", "weir", "charts/weir", "--namespace", "weir-system", "--set", "logFormat=text"];
     cluster.helm(&text).await.unwrap();
@@ -218,22 +229,25 @@ async fn an_upgrade_leaves_the_certificate_that_weir_has_written() {
     let cluster = Cluster::shared().await;
     let namespace = cluster.namespace("certificate").await;
     // Only for objects of this namespace: the cluster is shared.
-    let watched = format!("namespaces={{{namespace}}},webhook.enabled=true");
+    let watched = format!("namespaces={{{namespace}}}");
     let chart = ["held", "charts/weir", "--namespace", &namespace, "--set", &watched];
     cluster.helm(&[&["install"], &chart[..]].concat()).await.unwrap();
-
-    let rights = cluster.service_account_kubeconfig(&namespace, "held").await;
-    let rights = format!("--kubeconfig={}", rights.display());
-    let secret = ["patch", "secret", "held-webhook-certificate", "--namespace", &namespace, &rights, "--type=merge"];
-    cluster.kubectl(&[&secret[..], &["--patch={\"data\": {\"tls.crt\": \"YQ==\"}}"]].concat()).await.unwrap();
     let name = format!("held.{namespace}");
-    let authority = ["patch", "validatingwebhookconfiguration", &name, &rights, "--type=json"];
-    // `-----BEGIN CERTIFICATE-----` and its end, around nothing.
-    let pem = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCi0tLS0tRU5EIENFUlRJRklDQVRFLS0tLS0K";
-    let patch = format!("[{{\"op\": \"add\", \"path\": \"/webhooks/0/clientConfig/caBundle\", \"value\": \"{pem}\"}}]");
-    cluster.kubectl(&[&authority[..], &["--patch", &patch]].concat()).await.unwrap();
-    let written = certificate(cluster, &namespace).await;
-    assert_eq!(written, ["{\"tls.crt\":\"YQ==\"}", pem]);
+    let rights = cluster.service_account_kubeconfig(&namespace, "held").await;
+    let webhook = [
+        "--webhook-address=127.0.0.1:0",
+        "--webhook-service=held",
+        "--webhook-secret=held-webhook-certificate",
+        &format!("--webhook-configuration={name}"),
+        &format!("--namespace={namespace}"),
+    ];
+    let weir = Weir::watch(&rights, &webhook).await;
+    let written = eventually(SOON, "Weir has written both", async || {
+        let written = certificate(cluster, &namespace).await;
+        if written.iter().all(|text| text.len() > 500) { Ok(written) } else { Err(format!("{written:?}")) }
+    })
+    .await;
+    weir.stop().await.unwrap();
 
     let changed = ["--set", "logFormat=text,webhook.timeoutSeconds=3"];
     cluster.helm(&[&["upgrade"], &chart[..], &changed].concat()).await.unwrap();

@@ -1,0 +1,207 @@
+//! A certificate for the webhook: made, read, and judged whether it is time for the next.
+//!
+//! Values in, values out: `now` is an argument. An authority is made for each certificate; it signs that one and its key is
+//! forgotten, so that nobody can sign another. What the API server is to trust is the newest authority and the one before it, so
+//! that neither a turn to the next certificate nor another replica, which turns a little later, is ever not believed.
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// How long a certificate that Weir makes is good; it is renewed when a third of that is left.
+const VALIDITY: SignedDuration = SignedDuration::from_hours(24 * 90);
+/// Clocks of other machines may be behind by this.
+const BEHIND: SignedDuration = SignedDuration::from_hours(1);
+
+/// A certificate with its key as they are kept, PEM all of it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Pem {
+    /// The certificate, then those that lead to its authority.
+    pub(super) certificate: String,
+    /// Its private key.
+    pub(super) key: String,
+    /// The authorities that the API server is to trust, the newest first. Empty where somebody else sees to that.
+    pub(super) authorities: String,
+}
+
+impl std::fmt::Debug for Pem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pem").field("authorities", &self.authorities).finish_non_exhaustive()
+    }
+}
+
+/// What can be served.
+#[derive(Clone, Debug)]
+pub(super) struct Certificate {
+    /// As it is kept.
+    pub(super) pem: Pem,
+    /// For the handshakes.
+    pub(super) key: std::sync::Arc<CertifiedKey>,
+    /// Good from then on.
+    pub(super) from: Timestamp,
+    /// Good until then.
+    pub(super) until: Timestamp,
+}
+
+/// Why nothing can be served with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unusable {
+    /// There is none.
+    #[error("there is no certificate")]
+    Absent,
+    /// It cannot be read.
+    #[error("the certificate cannot be read: {0}")]
+    Certificate(String),
+    /// The key cannot be read, or is of another certificate.
+    #[error("the key cannot be used: {0}")]
+    Key(String),
+    /// Its authority did not sign it.
+    #[error("the newest authority has not signed the certificate")]
+    Authority,
+    /// It is for others.
+    #[error("the certificate is not for {0}")]
+    Name(String),
+}
+
+/// Makes an authority and a certificate for `name`, to be trusted together with the newest of the authorities `before`.
+///
+/// # Errors
+/// When the name cannot stand in a certificate.
+pub(super) fn make(name: &str, before: &str, now: Timestamp) -> Result<Pem, rcgen::Error> {
+    let valid = |mut parameters: CertificateParams| {
+        let moment = |at: Timestamp| std::time::SystemTime::from(at).into();
+        parameters.not_before = moment(now - BEHIND);
+        parameters.not_after = moment(now + VALIDITY);
+        parameters
+    };
+    let mut authority = valid(CertificateParams::default());
+    // Two authorities of one name are told apart by their serial numbers alone, which not everybody looks at.
+    authority.distinguished_name.push(DnType::CommonName, format!("weir webhook {}", now.as_second()));
+    authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let authority_key = KeyPair::generate()?;
+    let authorities = authority.self_signed(&authority_key)?.pem();
+    let issuer = Issuer::new(authority, authority_key);
+
+    let mut certificate = valid(CertificateParams::new(vec![name.to_owned()])?);
+    certificate.distinguished_name.push(DnType::CommonName, "weir webhook");
+    certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    certificate.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate()?;
+    let certificate = certificate.signed_by(&key, &issuer)?.pem();
+    Ok(Pem { certificate, key: key.serialize_pem(), authorities: authorities + &first(before) })
+}
+
+/// The first certificate of a PEM text, as PEM; empty when there is none.
+fn first(text: &str) -> String {
+    const END: &str = "-----END CERTIFICATE-----";
+    text.find(END).map(|at| format!("{}\n", text[..at + END.len()].trim_start())).unwrap_or_default()
+}
+
+/// Reads what is kept.
+///
+/// # Errors
+/// When nothing can be served with it.
+pub(super) fn read(pem: Pem) -> Result<Certificate, Unusable> {
+    if pem.certificate.trim().is_empty() {
+        return Err(Unusable::Absent);
+    }
+    let unreadable = |error: &dyn std::fmt::Display| Unusable::Certificate(error.to_string());
+    let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| unreadable(&error))?;
+    let own = chain.first().cloned().ok_or_else(|| unreadable(&"it is no PEM"))?;
+    let (_, parsed) = X509Certificate::from_der(&own).map_err(|error| unreadable(&error))?;
+    let moment = |seconds| Timestamp::from_second(seconds).map_err(|error| unreadable(&error));
+    let from = moment(parsed.validity().not_before.timestamp())?;
+    let until = moment(parsed.validity().not_after.timestamp())?;
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(|error| Unusable::Key(error.to_string()))?;
+    let key = CertifiedKey::from_der(chain, key, &ring::default_provider())
+        .map_err(|error| Unusable::Key(error.to_string()))?;
+    Ok(Certificate { pem, key: key.into(), from, until })
+}
+
+impl Certificate {
+    /// Whether it is for `name` and signed by the newest of its authorities, so that the API server will believe it.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn check(&self, name: &str) -> Result<(), Unusable> {
+        let own = self.key.cert.first().ok_or(Unusable::Absent)?;
+        let (_, own) = X509Certificate::from_der(own).map_err(|error| Unusable::Certificate(error.to_string()))?;
+        let names = own.subject_alternative_name().ok().flatten();
+        let is_ours = |other: &GeneralName<'_>| matches!(other, GeneralName::DNSName(other) if *other == name);
+        if !names.is_some_and(|names| names.value.general_names.iter().any(is_ours)) {
+            return Err(Unusable::Name(name.to_owned()));
+        }
+        let authority =
+            CertificateDer::from_pem_slice(self.pem.authorities.as_bytes()).map_err(|_| Unusable::Authority)?;
+        let (_, authority) = X509Certificate::from_der(&authority).map_err(|_| Unusable::Authority)?;
+        own.verify_signature(Some(authority.public_key())).map_err(|_| Unusable::Authority)
+    }
+
+    /// Whether it is time for the next one: a third of the time is left, or the clock stands before the beginning.
+    #[must_use]
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        let third = self.until.duration_since(self.from) / 3;
+        now < self.from || now >= self.until - third
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "weir.weir-system.svc";
+
+    fn now() -> Timestamp {
+        "2026-03-01T12:00:00Z".parse().unwrap()
+    }
+
+    fn authorities(pem: &Pem) -> usize {
+        pem.authorities.matches("-----BEGIN CERTIFICATE-----").count()
+    }
+
+    #[test]
+    fn one_that_is_made_is_good_for_its_name_and_due_after_two_thirds() {
+        let made = read(make(NAME, "", now()).unwrap()).unwrap();
+        assert_eq!(made.check(NAME), Ok(()));
+        assert_eq!(made.check("weir.other.svc"), Err(Unusable::Name("weir.other.svc".to_owned())));
+        let days = |days: i64| now() + SignedDuration::from_hours(24 * days);
+        assert!(!made.is_due(now()) && !made.is_due(days(59)));
+        assert!(made.is_due(days(61)) && made.is_due(days(91)));
+        assert!(made.is_due(days(-1)), "the clock was set back");
+    }
+
+    #[test]
+    fn the_authority_before_is_trusted_once_more() {
+        let first = make(NAME, "", now()).unwrap();
+        let second = make(NAME, &first.authorities, now()).unwrap();
+        let third = make(NAME, &second.authorities, now()).unwrap();
+        assert_eq!([&first, &second, &third].map(authorities), [1, 2, 2]);
+        assert!(second.authorities.ends_with(&first.authorities));
+        assert!(!third.authorities.contains(&first.authorities));
+        assert_eq!(read(third).unwrap().check(NAME), Ok(()));
+    }
+
+    #[test]
+    fn what_is_damaged_is_told() {
+        let (good, other) = (make(NAME, "", now()).unwrap(), make(NAME, "", now()).unwrap());
+        assert_eq!(read(Pem::default()).unwrap_err(), Unusable::Absent);
+        let garbage = Pem { certificate: "garbage".to_owned(), ..good.clone() };
+        assert_eq!(read(garbage).unwrap_err(), Unusable::Certificate("it is no PEM".to_owned()));
+        let half = Pem { certificate: good.certificate.replace('M', "N"), ..good.clone() };
+        assert!(matches!(read(half).unwrap_err(), Unusable::Certificate(_)));
+        let key = Pem { key: other.key.clone(), ..good.clone() };
+        assert!(matches!(read(key).unwrap_err(), Unusable::Key(_)));
+        let mixed = Pem { authorities: other.authorities, ..good };
+        assert_eq!(read(mixed).unwrap().check(NAME), Err(Unusable::Authority));
+    }
+}
