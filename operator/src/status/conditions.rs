@@ -145,9 +145,11 @@ fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
 /// Why no proxy enforces a policy, and how to mend it.
 pub(crate) const fn nobody(place: EnforceAt) -> (&'static str, &'static str) {
     match place {
-        EnforceAt::Server => {
-            ("the targets have no endpoints", "add an EndpointSlice with the label kubernetes.io/service-name")
-        }
+        EnforceAt::Server => (
+            "the targets have no endpoints",
+            "start pods that the Service's selector fits; for a Service without one, add an EndpointSlice with the label \
+             kubernetes.io/service-name",
+        ),
         EnforceAt::Client => (
             "no pod of the namespace calls through its proxy",
             "annotate the callers' Pods with outbound.weir.dev/listen, for example 127.0.0.1:15001, and send requests there",
@@ -274,6 +276,9 @@ fn why_missing(
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
     }
+    if let Some(why) = &view.refused {
+        return Some(why.clone());
+    }
     if let Some(why) = missing.iter().find_map(|metric| query_fails(policy, target, metric, health)) {
         return Some(why);
     }
@@ -340,10 +345,10 @@ fn direct_fails(
     }
     let is_missing = |word: &Word| missing.iter().any(|metric| metric.word == *word);
     if is_missing(&Word::Cpu) && view.without_cpu {
-        return Some("a pod has no manifest with resources.limits.cpu".to_owned());
+        return Some("a pod has no manifest with resources.limits.cpu, or requests, of its application".to_owned());
     }
     if is_missing(&Word::Memory) && view.without_memory {
-        return Some("a pod has no manifest with resources.limits.memory".to_owned());
+        return Some("a pod has no manifest with resources.limits.memory, or requests, of its application".to_owned());
     }
     None
 }
