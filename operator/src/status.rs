@@ -184,6 +184,8 @@ struct Endpoints {
     from_request: bool,
     without_cpu: bool,
     without_memory: bool,
+    /// A pod whose metrics page is not read, since it has none.
+    without_page: Option<String>,
     /// A pod whose manifest is refused, and why: what it says anew has no effect.
     refused: Option<String>,
 }
@@ -202,6 +204,7 @@ impl Endpoints {
             from_request: resources.flatten().any(|resource| resource.from_request),
             without_cpu: pods.clone().any(|endpoint| endpoint.cpu_cores.is_none()),
             without_memory: pods.clone().any(|endpoint| endpoint.memory_bytes.is_none()),
+            without_page: view.endpoints.iter().find(|(_, it)| it.page.is_none()).map(|(pod, _)| (*pod).to_owned()),
             refused: view.endpoints.keys().find_map(refusal),
         }
     }
