@@ -1,7 +1,7 @@
 //! Which status is written, and when.
 //!
-//! Pure: `now` and what stands on the API server are arguments. A *cause* (a condition, a phase, a limit that comes or goes, proxies)
-//! is written at once, but at most once a second for an object; a *number* that moves at most every ten seconds. What was
+//! Pure: `now` and what stands on the API server are arguments. A *cause* (a condition, a phase, a limit that comes or goes) is written
+//! at once, but at most once a second for an object; a *number* that moves (also of proxies) at most every ten seconds. What was
 //! measured, and sentences with it, are written along and never by themselves.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -204,25 +204,23 @@ fn keep_transitions(standing: &SmartLimiterStatus, wanted: &mut SmartLimiterStat
 type ConditionCause<'a> = (&'a str, &'a str, &'a str, &'a str);
 type RuleCause<'a> = (&'a str, &'a str, RulePhase, bool);
 
-fn cause(
-    status: &SmartLimiterStatus,
-) -> (Option<i64>, Option<ProxyCounts>, Vec<ConditionCause<'_>>, Vec<RuleCause<'_>>) {
+fn cause(status: &SmartLimiterStatus) -> (Option<i64>, Vec<ConditionCause<'_>>, Vec<RuleCause<'_>>) {
     let conditions = status.conditions.iter().map(|condition| {
         (condition.type_.as_str(), condition.status.as_str(), condition.reason.as_str(), condition.message.as_str())
     });
     let rules =
         status.rules.iter().map(|rule| (rule.name.as_str(), rule.target.as_str(), rule.phase, rule.limit.is_some()));
-    (status.observed_generation, status.proxies, conditions.collect(), rules.collect())
+    (status.observed_generation, conditions.collect(), rules.collect())
 }
 
 type RuleNumbers<'a> = (Option<&'a str>, Option<&'a str>, Option<i64>, Option<f64>, &'a [ClassStatus]);
 
-fn numbers<'a>(status: &'a SmartLimiterStatus) -> Vec<RuleNumbers<'a>> {
+fn numbers<'a>(status: &'a SmartLimiterStatus) -> (Option<ProxyCounts>, Vec<RuleNumbers<'a>>) {
     let of_rule = |rule: &'a RuleStatus| -> RuleNumbers<'a> {
         let RuleStatus { limit, shares, in_flight, excess, classes, .. } = rule;
         (limit.as_deref(), shares.as_deref(), *in_flight, *excess, classes.as_slice())
     };
-    status.rules.iter().map(of_rule).collect()
+    (status.proxies, status.rules.iter().map(of_rule).collect())
 }
 
 #[cfg(test)]

@@ -276,6 +276,7 @@ async fn an_api_server_that_is_away_changes_nothing() {
     .await;
     // What is measured is decided on and enforced meanwhile.
     service.burn(0.95);
+    weir.until(SOON, "it limits", |status| status.phase(&key, "hot", "Limiting").map(drop)).await;
     let inbound = service.pods[0].inbound;
     eventually(SOON, "the proxy refuses", async || {
         let mut connection = Connection::open(inbound, None).await.map_err(|error| error.to_string())?;

@@ -184,3 +184,15 @@ fn proxies_that_are_not_back_yet_after_a_start_are_no_news() {
     }
     assert_eq!(server.writes, 0, "they came back");
 }
+
+#[test]
+fn pods_that_come_and_go_are_written_every_ten_seconds() {
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    for step in 0..400_i64 {
+        let total = 9 + step % 2;
+        let proxies = Some(ProxyCounts { total, programmed: total });
+        plan.want(key(), SmartLimiterStatus { proxies, ..status(true, "30", 0.0, at(0)) });
+        server.run(&mut plan, at(step * 250));
+    }
+    assert_eq!((server.writes, server.turns.len()), (10, 1), "in 100 seconds");
+}
