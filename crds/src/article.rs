@@ -34,7 +34,19 @@ use crate::status::SmartLimiterStatus;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Limiting")].status"#
     ),
-    printcolumn(name = "Limit", type_ = "string", json_path = r#".status.rules[?(@.limit)].limit"#),
+    printcolumn(
+        name = "Limit",
+        type_ = "string",
+        json_path = r#".status.rules[?(@.limit)].limit"#,
+        description = "The first limit that is in force."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Accepted")].reason"#,
+        priority = 1
+    ),
+    printcolumn(name = "Proxies", type_ = "integer", json_path = ".status.proxies.total", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(deny_unknown_fields)]

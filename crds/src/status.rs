@@ -25,6 +25,10 @@ pub struct SmartLimiterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into(), "target".into()]))]
     pub rules: Vec<RuleStatus>,
+
+    /// Entries of `rules` that are left out, since the object would be too large with them; `weir status` has all. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules_left_out: Option<i64>,
 }
 
 /// How many proxies carry the limits.

@@ -16,7 +16,8 @@ use std::{
 
 pub use conflicts::{Conflict, conflicts};
 use jiff::Timestamp;
-use problems::{Problems, is_dns_label, is_dns_name, key};
+pub use problems::is_dns_label;
+use problems::{Problems, is_dns_name, key};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -139,7 +139,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// Watch only this namespace; may be given several times. All of them by default.
-    #[arg(long = "namespace", env = "WEIR_NAMESPACES", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long = "namespace", env = "WEIR_NAMESPACES", value_name = "NAME", value_delimiter = ',', value_parser = namespace)]
     pub namespaces: Vec<String>,
     /// How often the metrics API (metrics-server) is asked what pods use of CPU and memory; 5s by default. It measures every 15s
     /// or so, unless told otherwise.
@@ -369,6 +369,13 @@ pub struct PauseArgs {
     /// How long to wait for the proxies.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = limiter::language::parse_duration)]
     pub timeout: Duration,
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    if limiter::policy::is_dns_label(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("expected the name of a namespace (a-z, 0-9, `-`, at most 63 characters), found {text:?}"))
 }
 
 fn filter(text: &str) -> Result<String, String> {

@@ -245,10 +245,7 @@ impl Index {
                 dirty(services)
             }
             Object::Gateway(model, problems) => {
-                let any = !problems.is_empty();
-                if any {
-                    self.undecodable.insert(key.clone(), (origin.clone(), problems));
-                }
+                let any = !problems.is_empty() && self.refuse(key.clone(), origin.clone(), problems);
                 self.edges.origins.insert(key, origin);
                 if self.edges.gateways.get(&service) == Some(&model) {
                     return Dirty { any, ..Dirty::default() };
@@ -270,10 +267,27 @@ impl Index {
                 if let ObjectKind::Policy(_) = key.kind {
                     return self.apply_policy(policy_key(&key), origin, None, problems);
                 }
-                self.undecodable.insert(key, (origin, problems));
-                Dirty { any: true, ..Dirty::default() }
+                // Whoever waits for the pod is to hear of it.
+                let pod = (key.namespace.clone(), key.name.clone());
+                let services = if key.kind == ObjectKind::Pod { self.services_of_pod(&pod) } else { Vec::new() };
+                if self.refuse(key, origin, problems) { dirty(services) } else { Dirty::default() }
             }
         }
+    }
+
+    /// Remembers what is wrong with an object that is not a policy; whether that is another mistake than before. A pod's status
+    /// is written many times, each time with the annotations that were wrong already.
+    fn refuse(&mut self, key: ObjectKey, origin: String, problems: Vec<Problem>) -> bool {
+        let before = self.undecodable.get(&key);
+        let is_new = before.is_none_or(|(at, wrong)| *at != origin || *wrong != problems);
+        self.undecodable.insert(key, (origin, problems));
+        is_new
+    }
+
+    /// What is wrong with an object that is not a policy, first of all.
+    #[must_use]
+    pub fn refusal(&self, key: &ObjectKey) -> Option<&Problem> {
+        self.undecodable.get(key)?.1.first()
     }
 
     fn apply_policy(

@@ -3,6 +3,7 @@
 //! Pure but for [`Counters`] and [`writer`], which brings it to an API server. For people and never the source of a decision. `conditions` has the conditions, this file the
 //! numbers.
 
+mod bounded;
 mod conditions;
 mod counters;
 pub mod pauses;
@@ -25,7 +26,7 @@ pub(crate) use self::conditions::nobody;
 pub use self::counters::Counters;
 use crate::{
     build::{Builder, Built},
-    index::{Endpoint, Enforcer, PolicyEntry, ServiceView},
+    index::{Endpoint, Enforcer, Index, ObjectKey, ObjectKind, PolicyEntry, ServiceView},
     intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
     translate::{Report, RuleKey},
@@ -152,8 +153,11 @@ pub fn statuses(
                 Targets::Selector(_) => news.services.iter().any(|service| service.namespace == key.namespace),
             })
     };
-    let status =
-        |(key, entry): (&PolicyKey, &PolicyEntry)| (key.clone(), policy_status(entry, builder, proxies, health, now));
+    let status = |(key, entry): (&PolicyKey, &PolicyEntry)| {
+        let mut status = policy_status(entry, builder, proxies, health, now);
+        bounded::bound(&mut status);
+        (key.clone(), status)
+    };
     builder.index().policies().filter(concerns).map(status).collect()
 }
 
@@ -180,10 +184,19 @@ struct Endpoints {
     from_request: bool,
     without_cpu: bool,
     without_memory: bool,
+    /// A pod whose metrics page is not read, since it has none.
+    without_page: Option<String>,
+    /// A pod whose manifest is refused, and why: what it says anew has no effect.
+    refused: Option<String>,
 }
 
 impl Endpoints {
-    fn of(view: &ServiceView<'_>) -> Self {
+    fn of(view: &ServiceView<'_>, index: &Index) -> Self {
+        let refusal = |pod: &&str| {
+            let (namespace, name) = (view.key.namespace.clone(), (*pod).to_owned());
+            let problem = index.refusal(&ObjectKey { kind: ObjectKind::Pod, namespace, name })?;
+            Some(format!("the manifest of pod {pod} is refused: {problem}"))
+        };
         let pods = view.endpoints.values();
         let resources = pods.clone().flat_map(|endpoint| [endpoint.cpu_cores, endpoint.memory_bytes]);
         Self {
@@ -191,6 +204,8 @@ impl Endpoints {
             from_request: resources.flatten().any(|resource| resource.from_request),
             without_cpu: pods.clone().any(|endpoint| endpoint.cpu_cores.is_none()),
             without_memory: pods.clone().any(|endpoint| endpoint.memory_bytes.is_none()),
+            without_page: view.endpoints.iter().find(|(_, it)| it.page.is_none()).map(|(pod, _)| (*pod).to_owned()),
+            refused: view.endpoints.keys().find_map(refusal),
         }
     }
 }
@@ -211,7 +226,7 @@ impl<'a> Target<'a> {
             conflicts: index.conflicts(&service),
             elsewhere: elsewhere.iter().filter_map(|other| builder.built(other)).collect(),
             enforcers,
-            view: view.map(|view| Endpoints::of(&view)),
+            view: view.map(|view| Endpoints::of(&view, index)),
             service,
         }
     }
@@ -271,6 +286,7 @@ fn policy_status(
         proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
         conditions: conditions::conditions(entry, &targets, &delivery, health, proxies, now),
         rules,
+        rules_left_out: None,
     }
 }
 

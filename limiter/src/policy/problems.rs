@@ -79,8 +79,9 @@ pub(crate) fn key(kind: Kind, metadata: &ObjectMeta, problems: &mut Problems) ->
     Some(PolicyKey { kind, namespace, name })
 }
 
-/// Whether `text` is a label of RFC 1123: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes.
-pub(crate) fn is_dns_label(text: &str) -> bool {
+/// Whether `text` is a label of RFC 1123: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes, as names of namespaces are.
+#[must_use]
+pub fn is_dns_label(text: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     text.len() <= 63
         && text.bytes().next().is_some_and(alphanumeric)

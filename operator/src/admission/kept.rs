@@ -55,7 +55,7 @@ impl std::fmt::Debug for Kept {
 
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
-    #[error("Secret {0}: {why}; the chart makes it, empty, and lets Weir get and update it", why = cause(.1))]
+    #[error("Secret {0}: {why}; the chart makes it, empty, also anew by `helm upgrade`, and lets Weir get and update it", why = cause(.1))]
     Secret(String, kube::Error),
     #[error("ValidatingWebhookConfiguration {0}: {why}; the chart makes it, and lets Weir get, watch and patch it", why = cause(.1))]
     Configuration(String, kube::Error),

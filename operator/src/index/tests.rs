@@ -135,6 +135,26 @@ fn an_annotation_that_makes_no_sense_is_a_problem_of_the_pod() {
 }
 
 #[test]
+fn a_refused_pod_is_news_once_for_each_mistake_and_for_its_services() {
+    let pod = |port: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: pod-1, namespace: ns-a, annotations: {{prometheus.io/port: '{port}'}}}}\n"
+        )
+    };
+    let mut index = Index::default();
+    apply(&mut index, SERVICE);
+    apply(&mut index, SLICE);
+    let dirty = apply(&mut index, &pod("abc"));
+    assert!(dirty.any && dirty.services.contains(&checkout()), "{dirty:?}");
+    assert!(!apply(&mut index, &pod("abc")).any, "as when its status is written");
+    assert!(apply(&mut index, &pod("xyz")).any);
+    let key = ObjectKey { kind: ObjectKind::Pod, namespace: "ns-a".to_owned(), name: "pod-1".to_owned() };
+    assert!(index.refusal(&key).is_some_and(|problem| problem.message.contains("xyz")));
+    apply(&mut index, &pod("9100"));
+    assert_eq!(index.refusal(&key), None);
+}
+
+#[test]
 fn init_containers_that_go_on_running_count_and_zero_is_no_limit() {
     let cpu = |spec: &str| {
         let mut index = Index::default();

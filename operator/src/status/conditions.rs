@@ -145,9 +145,11 @@ fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
 /// Why no proxy enforces a policy, and how to mend it.
 pub(crate) const fn nobody(place: EnforceAt) -> (&'static str, &'static str) {
     match place {
-        EnforceAt::Server => {
-            ("the targets have no endpoints", "add an EndpointSlice with the label kubernetes.io/service-name")
-        }
+        EnforceAt::Server => (
+            "the targets have no endpoints",
+            "start pods that the Service's selector fits; for a Service without one, add an EndpointSlice with the label \
+             kubernetes.io/service-name",
+        ),
         EnforceAt::Client => (
             "no pod of the namespace calls through its proxy",
             "annotate the callers' Pods with outbound.weir.dev/listen, for example 127.0.0.1:15001, and send requests there",
@@ -187,6 +189,9 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
             Reason::Rejected,
             format!("the proxy {node}{more} refused it and keeps what it had: {message}"),
         );
+    }
+    if delivery.total == 0 && targets.iter().all(|target| target.view.is_none()) {
+        return (false, Reason::NoEndpoints, "there is no target yet, as Accepted says".to_owned());
     }
     if delivery.total == 0 {
         let (message, help) = nobody(policy.enforce_at);
@@ -274,10 +279,13 @@ fn why_missing(
     if view.pods.is_empty() {
         return Some("the Service has no endpoints".to_owned());
     }
+    if let Some(why) = &view.refused {
+        return Some(why.clone());
+    }
     if let Some(why) = missing.iter().find_map(|metric| query_fails(policy, target, metric, health)) {
         return Some(why);
     }
-    let direct = direct_fails(target, view, missing, health, proxies);
+    let direct = direct_fails(policy, target, view, missing, health, proxies);
     let usage = missing.iter().find_map(|metric| health.usage(&target.service, &metric.word));
     let usage = usage.map(|error| format!("from the metrics API: {}", error.message));
     let asked = missing.iter().find_map(|metric| health.query(&target.service, &metric.word));
@@ -301,6 +309,7 @@ fn query_fails(policy: &Policy, target: &Target<'_>, metric: &Metric, health: &H
 
 /// Why neither the targets' proxies nor their own pages give a word.
 fn direct_fails(
+    policy: &Policy,
     target: &Target<'_>,
     view: &Endpoints,
     missing: &[&Metric],
@@ -334,16 +343,23 @@ fn direct_fails(
         if let Some(error) = pod_health.last_error {
             return Some(format!("pod {pod}: {}", error.message));
         }
-        if let Some(why) = missing.iter().find_map(|metric| pod_health.unavailable.get(&metric.word)) {
+        if let Some(why) = missing.iter().find_map(|metric| pod_health.unavailable.get(&qualified(policy, metric).word))
+        {
             return Some(format!("pod {pod}: {why}"));
         }
     }
-    let is_missing = |word: &Word| missing.iter().any(|metric| metric.word == *word);
-    if is_missing(&Word::Cpu) && view.without_cpu {
-        return Some("a pod has no manifest with resources.limits.cpu".to_owned());
+    let is_own = |metric: &&Metric| matches!(metric.word, Word::Named(_));
+    if let Some(pod) = view.without_page.as_ref().filter(|_| missing.iter().any(is_own)) {
+        return Some(format!(
+            "pod {pod} has no metrics page to read: annotate it, for example prometheus.io/port: \"9100\""
+        ));
     }
-    if is_missing(&Word::Memory) && view.without_memory {
-        return Some("a pod has no manifest with resources.limits.memory".to_owned());
+    for (word, is_without) in [(Word::Cpu, view.without_cpu), (Word::Memory, view.without_memory)] {
+        if is_without && missing.iter().any(|metric| metric.word == word) {
+            return Some(format!(
+                "a pod has no manifest, or its application neither resources.limits.{word} nor requests.{word}"
+            ));
+        }
     }
     None
 }
@@ -380,3 +396,6 @@ fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Tim
         ((false, Reason::Shadow, "only rules in shadow mode hold now".to_owned()), None)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,11 +256,14 @@ impl Writer {
     }
 }
 
+/// An object's uid, and what is said of it.
+type Note = (Option<String>, Option<String>);
+
 /// What writes Events: kube's recorder counts those of one reason as one that repeats, and keeps the note of the first. So one is
 /// kept for each note.
 struct Recorders {
     client: Client,
-    by_note: Mutex<BTreeMap<(Option<String>, Option<String>), (Instant, Recorder)>>,
+    by_note: Mutex<BTreeMap<Note, (Instant, Recorder)>>,
 }
 
 impl Recorders {

@@ -57,7 +57,7 @@ impl std::fmt::Debug for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
     /// The kubeconfig cannot be used.
-    #[error("the kubeconfig cannot be used: {}", resource::chain(.0))]
+    #[error("the kubeconfig cannot be used: {}", first_line(&resource::chain(.0)))]
     Kubeconfig(kube::config::KubeconfigError),
     /// Neither a kubeconfig nor a pod's service account.
     #[error("no API server is known ({0}); set --kubeconfig")]
@@ -65,6 +65,11 @@ pub enum Unreachable {
     /// What was found makes no client.
     #[error("no client can be made of the kubeconfig: {}", resource::chain(.0))]
     Client(kube::Error),
+}
+
+/// A mistake in the YAML shows the lines around it, where tokens and keys may stand.
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 /// A client for the API server that a kubeconfig names; without one, for that of `KUBECONFIG`, of `~/.kube/config`, or of the

@@ -242,12 +242,24 @@ fn what_cannot_be_read_or_understood_is_named() {
         (&["run", "--config", "examples", "--scrape-interval", "1ms"], "50ms"),
         (&["run", "--config", "examples", "--xds-address", "localhost"], "--xds-address"),
         (&["run", "--config", "examples", "--log", "operator=loud=louder"], "--log"),
+        (&["run", "--kubernetes", "--namespace", ""], "the name of a namespace"),
+        (&["run", "--kubernetes", "--namespace", "shop,Billing"], "\"Billing\""),
         (&["translate", "--metric", "cpu=hot", "examples/article"], "hot"),
         (&["translate", "--metric", "temperature=3", "examples/article"], "temperature"),
     ] {
         let (code, text) = said(&mut weir::command(arguments));
         assert!(code == 2 && text.contains(words), "{arguments:?}: {code}: {text}");
     }
+}
+
+#[test]
+fn a_mistake_in_a_kubeconfig_shows_no_secret() {
+    let folder = temp_dir();
+    let file = folder.path().join("kubeconfig");
+    std::fs::write(&file, "users:\n- name: a\n  user: {token: abc-secret}\n  user: [\n").unwrap();
+    let (code, text) = said(weir::command(["run", "--kubernetes", "--kubeconfig"]).arg(&file));
+    assert!(code == 2 && text.contains("the kubeconfig cannot be used") && text.contains("line "), "{text}");
+    assert!(!text.contains("abc-secret"), "{text}");
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use kube::{
 };
 use limiter::policy::PolicyKey;
 
+use crate::status::bounded::shorten;
+
 /// The most that an Event's note may hold, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
@@ -26,11 +28,7 @@ impl Turn {
     pub(super) fn event(&self) -> Event {
         let type_ = if self.is_warning { EventType::Warning } else { EventType::Normal };
         let mut note = self.note.clone();
-        if note.len() > LONGEST_NOTE {
-            let end = (0..=LONGEST_NOTE - 4).rev().find(|at| note.is_char_boundary(*at)).unwrap_or_default();
-            note.truncate(end);
-            note.push('…');
-        }
+        shorten(&mut note, LONGEST_NOTE);
         Event { type_, reason: self.reason.clone(), note: Some(note), action: self.action.to_owned(), secondary: None }
     }
 }

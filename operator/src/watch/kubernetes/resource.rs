@@ -80,6 +80,8 @@ impl fmt::Display for Resource {
 /// All that Weir watches.
 pub(super) fn all(Config { client, namespaces }: &Config) -> Vec<Resource> {
     let mut scopes: Vec<Option<String>> = namespaces.iter().cloned().map(Some).collect();
+    scopes.sort();
+    scopes.dedup();
     if scopes.is_empty() {
         scopes.push(None);
     }
@@ -269,6 +271,14 @@ mod tests {
     fn pauses_double_and_end_at_ten_seconds() {
         let seconds: Vec<f64> = Pauses::default().take(8).map(|pause| pause.as_secs_f64()).collect();
         assert_eq!(seconds, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_named_twice_is_watched_once() {
+        let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = kube::Client::try_from(nowhere).unwrap();
+        let namespaces = ["shop", "billing", "shop"].map(str::to_owned).to_vec();
+        assert_eq!(all(&Config { client, namespaces }).len(), 2 * KINDS.len());
     }
 
     #[test]

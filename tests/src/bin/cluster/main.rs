@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
   scripts/in-cluster kubectl get weir --all-namespaces
   scripts/in-cluster kubectl describe smartlimiters.microservice.netease.com a
   scripts/in-cluster curl -si http://a.default.svc    one request, through Envoy
-  scripts/in-cluster curl -sZ --parallel-max 40 -o /dev/null -w '%{http_code}\n' 'http://a.default.svc/?[1-2000]' | sort | uniq -c
+  scripts/in-cluster curl -sZ --parallel-max 40 -o /dev/null -w '%{http_code}\\n' 'http://a.default.svc/?[1-2000]' | sort | uniq -c
 
 The output of containers is in .cache/cluster/logs, since a node without a kubelet has no `kubectl logs`. Ctrl-C ends it all.");
     tokio::signal::ctrl_c().await?;
