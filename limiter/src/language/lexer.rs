@@ -79,7 +79,7 @@ impl<'a> Lexer<'a> {
         self.count += 1;
         let token = match first {
             '0'..='9' => self.number()?,
-            'a'..='z' | 'A'..='Z' | '_' => Token::Word(self.take(|c| c.is_ascii_alphanumeric() || c == '_').to_owned()),
+            'a'..='z' | 'A'..='Z' | '_' => Token::Word(self.take(|c| c.is_alphanumeric() || c == '_').to_owned()),
             _ => self.symbol(first)?,
         };
         let span = Span { start, end: self.position };

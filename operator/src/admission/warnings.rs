@@ -43,7 +43,7 @@ pub fn warnings(policy: &Policy, builder: &Builder, health: &HealthBoard) -> Vec
             _ => None,
         });
         let read: std::collections::BTreeSet<_> = read.filter(asks).collect();
-        let why = "no Prometheus to ask: start `weir run` with --prometheus URL";
+        let why = "no Prometheus to ask: start `weir run` with --prometheus URL (prometheus.url of the chart)";
         warnings.extend(read.iter().map(|name| format!("spec.metrics: `{name}` has no value, there is {why}")));
     }
     warnings.truncate(SHOWN);

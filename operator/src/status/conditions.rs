@@ -302,7 +302,7 @@ fn query_fails(policy: &Policy, target: &Target<'_>, metric: &Metric, health: &H
         let error = health.query(&target.service, &qualified(policy, metric).word);
         error.map_or_else(|| "it has not been answered yet".to_owned(), |error| error.message)
     } else {
-        "there is no Prometheus to ask: start `weir run` with --prometheus URL, or set WEIR_PROMETHEUS".to_owned()
+        "there is no Prometheus to ask: start `weir run` with --prometheus URL, or set WEIR_PROMETHEUS (prometheus.url of the chart)".to_owned()
     };
     Some(format!("spec.metrics[{position}].prometheus.query: {why}"))
 }

@@ -26,6 +26,7 @@ fn limit_fails(text: &str, place: &str, message: &str) {
 #[test]
 fn a_wrong_word_names_the_nearest() {
     when_fails("cpv > 80%", "cpv", "unknown word `cpv`", "did you mean `cpu`?");
+    when_fails("cpú > 80%", "cpú", "unknown word `cpú`", "did you mean `cpu`?");
     when_fails("queue_dept > 8", "queue_dept", "unknown word `queue_dept`", "did you mean `queue_depth`?");
     when_fails("latncy > 8ms", "latncy", "unknown word `latncy`", "did you mean `p99 latency`?");
     when_fails(
