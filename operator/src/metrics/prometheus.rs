@@ -215,8 +215,9 @@ fn reconcile(
         shared.health.turn_query(service, word, None);
     }
     for (text, askers) in plan {
-        let fresh = || Due { at: Instant::now() + shared.config.interval.mul_f64(spread(&text, 0)), failures: 0 };
-        let due = Arc::new(Mutex::new(dropped.heir(&askers).unwrap_or_else(fresh)));
+        let (now, interval) = (Instant::now(), shared.config.interval);
+        let fresh = || Due { at: now + interval.mul_f64(spread(&text, 0)), failures: 0 };
+        let due = Arc::new(Mutex::new(dropped.heir(&askers, now + interval).unwrap_or_else(fresh)));
         let (askers_tx, askers_rx) = watch::channel(Arc::new(askers));
         tasks.spawn(ask(Arc::clone(shared), Arc::clone(&text), askers_rx, Arc::clone(&due)));
         running.insert(text, Running { askers: askers_tx, due });

@@ -39,11 +39,12 @@ impl Dropped {
         self.0.keys()
     }
 
-    /// When a new text is asked first that is for `askers`: as early as any of those whose place it takes. `None`: it takes none.
-    pub(super) fn heir(&self, askers: &[Asker]) -> Option<Due> {
+    /// When a new text is asked first that is for `askers`: as early as any of those whose place it takes, but not after `latest`:
+    /// it may be a query that was mended, for which the pause after failures does not count. `None`: it takes no place.
+    pub(super) fn heir(&self, askers: &[Asker], latest: Instant) -> Option<Due> {
         let before =
             askers.iter().filter_map(|Asker { service, word, .. }| self.0.get(&(service.clone(), word.clone())));
-        before.min_by_key(|due| due.at).copied()
+        before.min_by_key(|due| due.at).map(|due| Due { at: due.at.min(latest), ..*due })
     }
 }
 
@@ -70,7 +71,7 @@ mod tests {
         for change in 0..10 {
             let mut dropped = Dropped::default();
             dropped.note(&[asker("cart", &[&format!("cart-{change}")])], due);
-            due = dropped.heir(&[asker("cart", &[&format!("cart-{}", change + 1)])]).unwrap();
+            due = dropped.heir(&[asker("cart", &[&format!("cart-{}", change + 1)])], end).unwrap();
         }
         assert_eq!(due, Due { at: end, failures: 2 });
     }
@@ -83,10 +84,13 @@ mod tests {
         dropped.note(&[asker("cart", &["a"]), asker("shop", &["b"])], due(3));
         dropped.note(&[asker("cart", &["c"])], due(2));
         dropped.note(&[asker("cart", &["d"])], due(4));
-        assert_eq!(dropped.heir(&[asker("cart", &["e"])]), Some(due(2)));
-        assert_eq!(dropped.heir(&[asker("shop", &["e"]), asker("cart", &["e"])]), Some(due(2)));
-        assert_eq!(dropped.heir(&[asker("shop", &["e"])]), Some(due(3)));
-        assert_eq!(dropped.heir(&[asker("pay", &["e"])]), None);
+        let heir = |askers: &[Asker]| dropped.heir(askers, due(5).at);
+        assert_eq!(heir(&[asker("cart", &["e"])]), Some(due(2)));
+        assert_eq!(heir(&[asker("shop", &["e"]), asker("cart", &["e"])]), Some(due(2)));
+        assert_eq!(heir(&[asker("shop", &["e"])]), Some(due(3)));
+        assert_eq!(heir(&[asker("pay", &["e"])]), None);
+        let mended = dropped.heir(&[asker("shop", &["e"])], due(1).at).map(|due| due.at);
+        assert_eq!(mended, Some(due(1).at), "a pause is not for a query that was mended");
         assert_eq!(dropped.purposes().count(), 2);
     }
 }
