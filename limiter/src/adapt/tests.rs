@@ -61,7 +61,7 @@ impl Walk {
                 Word::Cpu | Word::Latency(_) => Reduce::Mean,
                 _ => Reduce::Sum,
             };
-            let sample = Sample { value: *value, at: self.now, fresh_for_ms: 750, source: "envoy".to_owned() };
+            let sample = Sample { value: *value, at: self.now, fresh_for_ms: 750, source: "envoy".into() };
             self.observations.samples.insert(Metric { word: word.clone(), reduce }, sample);
         }
         self.step()

@@ -13,7 +13,10 @@
 //! A mean of `errors` is all failures over all answers, and 0 where nothing was answered; one of a latency is the quantile of
 //! all values together, and 0 where there is none: that nothing happens is no missing metric, and lets a rule go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
@@ -34,6 +37,9 @@ impl Point {
         age_ms <= i64::try_from(self.fresh_for_ms).unwrap_or(i64::MAX)
     }
 }
+
+/// What is known of one service: what each source says of each quantity.
+type Quantities = BTreeMap<Kind, BTreeMap<Source, Points>>;
 
 /// What one source says of one quantity.
 #[derive(Clone, Debug, Default)]
@@ -84,8 +90,9 @@ const LOOK: SignedDuration = SignedDuration::from_secs(1);
 /// The newest samples. One owner; plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    services: BTreeMap<ServiceKey, BTreeMap<(Kind, Source), Points>>,
-    traffic: BTreeMap<ServiceKey, Traffic>,
+    services: HashMap<ServiceKey, Quantities>,
+    /// Absent where nobody asks for it.
+    traffic: Option<BTreeMap<ServiceKey, Traffic>>,
 }
 
 impl Store {
@@ -93,6 +100,12 @@ impl Store {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Keeps from now on the most requests that are seen of each service.
+    #[must_use]
+    pub fn with_traffic(self) -> Self {
+        Self { traffic: Some(BTreeMap::new()), ..self }
     }
 
     /// Takes samples at `now`. One that is older than what is held, or makes no sense, changes nothing. What is held and lies
@@ -103,8 +116,11 @@ impl Store {
             if !makes_sense(&measure) {
                 continue;
             }
-            let quantities = self.services.entry(service.clone()).or_default();
-            let points = quantities.entry((measure.kind(), source)).or_default();
+            let quantities = match self.services.get_mut(&service) {
+                Some(known) => known,
+                None => self.services.entry(service.clone()).or_default(),
+            };
+            let points = quantities.entry(measure.kind()).or_default().entry(source).or_default();
             let held = pod.as_ref().map_or(points.whole.as_ref(), |pod| points.pods.get(pod));
             let held_at = held.map(|held| held.at);
             let set_back = held_at.is_some_and(|held| held > now);
@@ -127,38 +143,35 @@ impl Store {
     /// The most that was seen of a service, if its requests are measured.
     #[must_use]
     pub fn traffic(&self, service: &ServiceKey) -> Option<&Traffic> {
-        self.traffic.get(service)
+        self.traffic.as_ref()?.get(service)
     }
 
     fn look_at_traffic(&mut self, service: &ServiceKey, now: Timestamp) {
+        let Some(traffic) = &mut self.traffic else { return };
         let recent = |seen: &Traffic| seen.looked <= now && now.duration_since(seen.looked) < LOOK;
-        if self.traffic.get(service).is_some_and(recent) {
+        if traffic.get(service).is_some_and(recent) {
             return;
         }
-        let Some(quantities) = self.services.get(service) else { return };
-        let of = |source: &Source| quantities.get(&(Kind::Number(Word::Requests), *source));
-        let Some(points) =
-            Source::ALL.iter().filter_map(of).find(|points| points.pods.values().any(|p| p.is_fresh(now)))
-        else {
-            return;
-        };
+        let requests = self.services.get(service).and_then(|known| known.get(&Kind::Number(Word::Requests)));
+        let mut sources = requests.into_iter().flat_map(BTreeMap::values);
+        let Some(points) = sources.find(|points| points.pods.values().any(|point| point.is_fresh(now))) else { return };
         let fresh = points.pods.values().filter(|point| point.is_fresh(now));
         let rates = fresh.filter_map(|point| combined(&Word::Requests, &[&point.measure]));
         let (all_pods, one_pod) = rates.fold((0.0, 0.0_f64), |(all, one), rate| (all + rate, one.max(rate)));
         let seen = Traffic { all_pods, one_pod, since: now, looked: now };
-        let most = self.traffic.entry(service.clone()).or_insert(seen);
+        let most = traffic.entry(service.clone()).or_insert(seen);
         most.all_pods = most.all_pods.max(all_pods);
         most.one_pod = most.one_pod.max(one_pod);
         most.looked = now;
     }
 
-    /// What metrics show over `ready_pods` at `now`, each as the metric beside it. One that too few of those pods ever gave is absent.
+    /// What metrics show over `ready_pods` at `now`, each as the metric after it. One that too few of those pods ever gave is absent.
     #[must_use]
     pub fn observe<'a>(
         &self,
         service: &ServiceKey,
         ready_pods: &[String],
-        metrics: impl IntoIterator<Item = (&'a Metric, &'a Metric)>,
+        metrics: impl IntoIterator<Item = &'a (Metric, Metric)>,
         now: Timestamp,
     ) -> Observations {
         let quantities = self.services.get(service);
@@ -172,9 +185,9 @@ impl Store {
     /// The newest number of one pod, for status.
     #[must_use]
     pub fn pod(&self, service: &ServiceKey, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
-        let quantities = self.services.get(service)?;
+        let numbers = self.services.get(service)?.get(&Kind::Number(word.clone()))?;
         let points = Source::ALL.iter().filter_map(|source| {
-            let point = quantities.get(&(Kind::Number(word.clone()), *source))?.pods.get(pod)?;
+            let point = numbers.get(source)?.pods.get(pod)?;
             Some((combined(word, &[&point.measure])?, point.at))
         });
         points.max_by_key(|(_, at)| *at)
@@ -183,7 +196,9 @@ impl Store {
     /// Forgets a service.
     pub fn forget_service(&mut self, service: &ServiceKey) {
         self.services.remove(service);
-        self.traffic.remove(service);
+        if let Some(traffic) = &mut self.traffic {
+            traffic.remove(service);
+        }
     }
 
     /// Forgets a pod of a service.
@@ -198,9 +213,12 @@ impl Store {
 
     fn keep_pods(&mut self, service: &ServiceKey, stays: impl Fn(&str) -> bool) {
         if let Some(quantities) = self.services.get_mut(service) {
-            quantities.retain(|_, points| {
-                points.pods.retain(|pod, _| stays(pod));
-                !points.is_empty()
+            quantities.retain(|_, sources| {
+                sources.retain(|_, points| {
+                    points.pods.retain(|pod, _| stays(pod));
+                    !points.is_empty()
+                });
+                !sources.is_empty()
             });
             if quantities.is_empty() {
                 self.services.remove(service);
@@ -220,26 +238,25 @@ fn makes_sense(measure: &Measure) -> bool {
 }
 
 /// The first fresh sample in the order of sources; else the newest.
-fn believed(
-    quantities: &BTreeMap<(Kind, Source), Points>,
-    metric: &Metric,
-    ready_pods: &[String],
-    now: Timestamp,
-) -> Option<Sample> {
+fn believed(quantities: &Quantities, metric: &Metric, ready_pods: &[String], now: Timestamp) -> Option<Sample> {
     let parts = match metric.word {
         Word::Errors => Some(Kind::Errors),
         Word::Latency(_) => Some(Kind::Latency),
         _ => None,
     };
-    let kinds: Vec<Kind> = parts.into_iter().chain([Kind::Number(metric.word.clone())]).collect();
+    let parts = parts.and_then(|kind| quantities.get(&kind));
+    let number = quantities.get(&Kind::Number(metric.word.clone()));
     let mut newest: Option<Sample> = None;
     let none = Points::default();
     for source in Source::ALL {
-        for kind in &kinds {
-            let zeros = zeros(quantities, kind, source, ready_pods, now);
-            let points = quantities.get(&(kind.clone(), source)).unwrap_or(&none);
-            for mut sample in points.samples(metric, ready_pods, &zeros) {
-                source.name().clone_into(&mut sample.source);
+        for sources in parts.map(Some).into_iter().chain([number]) {
+            let points = sources.and_then(|sources| sources.get(&source));
+            let zeros = zeros(quantities, metric, points, source, ready_pods, now);
+            if points.is_none() && zeros.is_empty() {
+                continue;
+            }
+            for mut sample in points.unwrap_or(&none).samples(metric, ready_pods, &zeros) {
+                sample.source = source.name().into();
                 if sample.is_fresh(now) {
                     return Some(sample);
                 }
@@ -254,17 +271,18 @@ fn believed(
 
 /// Envoy names a counter only once it has counted. Pods that stream and have not named this one: they have counted none.
 fn zeros<'a>(
-    quantities: &BTreeMap<(Kind, Source), Points>,
-    kind: &Kind,
+    quantities: &Quantities,
+    metric: &Metric,
+    named: Option<&Points>,
     source: Source,
     ready_pods: &'a [String],
     now: Timestamp,
 ) -> BTreeMap<&'a str, Point> {
-    let (Kind::Number(word @ (Word::Demand(_) | Word::Excess(_))), Source::Envoy) = (kind, source) else {
+    let (word @ (Word::Demand(_) | Word::Excess(_)), Source::Envoy) = (&metric.word, source) else {
         return BTreeMap::new();
     };
-    let Some(streaming) = quantities.get(&(Kind::Number(Word::Requests), source)) else { return BTreeMap::new() };
-    let named = quantities.get(&(kind.clone(), source));
+    let requests = quantities.get(&Kind::Number(Word::Requests));
+    let Some(streaming) = requests.and_then(|sources| sources.get(&source)) else { return BTreeMap::new() };
     let zero = |pod: &'a String| {
         let known = named.and_then(|points| points.pods.get(pod)).is_some_and(|point| point.is_fresh(now));
         let requests = streaming.pods.get(pod).filter(|requests| !known && requests.is_fresh(now))?;
@@ -291,7 +309,7 @@ fn reduce(metric: &Metric, mut points: Vec<&Point>, ready: usize) -> Option<Samp
         Reduce::Max => each().fold(f64::NEG_INFINITY, f64::max),
         Reduce::Sum => each().sum::<f64>() * (ready as f64 / measures.len() as f64),
     };
-    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: String::new() })
+    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: Cow::Borrowed("") })
 }
 
 /// Measures of one kind as one value of `word`.

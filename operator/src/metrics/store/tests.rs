@@ -40,7 +40,7 @@ fn cpu(reduce: Reduce) -> Metric {
 fn observe(samples: &[PodSample], pods: &[&str], reduce: Reduce) -> Option<Sample> {
     let mut store = Store::new();
     store.insert(samples.iter().cloned(), at(20_000));
-    let observations = store.observe(&service(), &ready(pods), [(&cpu(reduce), &cpu(reduce))], at(10_000));
+    let observations = store.observe(&service(), &ready(pods), &[(cpu(reduce), cpu(reduce))], at(10_000));
     assert_eq!(observations.pods as usize, pods.len());
     observations.samples.get(&cpu(reduce)).cloned()
 }
@@ -104,7 +104,7 @@ fn a_counter_that_a_streaming_pod_has_not_named_is_zero() {
             |samples: Vec<PodSample>, now| metric(word.clone(), Reduce::Sum, samples, &["a", "b", "c", "d"], now);
         let all = ["a", "b", "c", "d"].map(|pod| requests(pod, 1_000));
         let fresh = seen([&all[..], std::slice::from_ref(&named)].concat(), 1_000).unwrap();
-        assert_eq!((fresh.value, fresh.at, fresh.source.as_str()), (8.0, at(1_000), "envoy"));
+        assert_eq!((fresh.value, fresh.at, &*fresh.source), (8.0, at(1_000), "envoy"));
         assert_eq!(seen(all.to_vec(), 1_000).map(|sample| sample.value), Some(0.0), "nobody has counted any");
         let restarted =
             [&["a", "b", "c", "d"].map(|pod| requests(pod, 5_000))[..], std::slice::from_ref(&named)].concat();
@@ -141,7 +141,7 @@ fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], no
     let mut store = Store::new();
     store.insert(samples, at(now));
     let metric = Metric { word, reduce };
-    store.observe(&service(), &ready(pods), [(&metric, &metric)], at(now)).samples.remove(&metric)
+    store.observe(&service(), &ready(pods), &[(metric.clone(), metric.clone())], at(now)).samples.remove(&metric)
 }
 
 #[test]
@@ -156,9 +156,9 @@ fn the_most_direct_fresh_source_is_believed_and_none_are_averaged() {
         let sample = metric(Word::Requests, Reduce::Mean, samples.clone(), &["a"], now).unwrap();
         (sample.value, sample.source, sample.at)
     };
-    assert_eq!(seen(1_700), (1.0, "envoy".to_owned(), at(1_000)));
-    assert_eq!(seen(1_751), (5.0, "scrape".to_owned(), at(1_400)), "Envoy fell silent");
-    assert_eq!(seen(9_000), (5.0, "scrape".to_owned(), at(1_400)), "all did: the newest shows");
+    assert_eq!(seen(1_700), (1.0, "envoy".into(), at(1_000)));
+    assert_eq!(seen(1_751), (5.0, "scrape".into(), at(1_400)), "Envoy fell silent");
+    assert_eq!(seen(9_000), (5.0, "scrape".into(), at(1_400)), "all did: the newest shows");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_value_of_the_service_as_a_whole_is_not_reduced() {
     let pods = ["a", "b", "c"];
     for how in [Reduce::Mean, Reduce::Max, Reduce::Sum] {
         let whole = metric(Word::Requests, how, vec![requests(None, 90.0, 1_000)], &pods, 1_000).unwrap();
-        assert_eq!((whole.value, whole.source.as_str()), (90.0, "prometheus"));
+        assert_eq!((whole.value, &*whole.source), (90.0, "prometheus"));
     }
     let both = vec![requests(None, 90.0, 1_000), requests(Some("a"), 1.0, 9_000), requests(Some("b"), 3.0, 9_000)];
     assert_eq!(metric(Word::Requests, Reduce::Mean, both, &pods, 9_000).unwrap().value, 2.0, "the other is stale");
@@ -243,7 +243,7 @@ proptest! {
 
 #[test]
 fn the_most_that_was_seen_stays_known() {
-    let mut store = Store::new();
+    let mut store = Store::new().with_traffic();
     let requests = |pod: &str, value: f64, millis: i64| PodSample {
         measure: Measure::Number(Word::Requests, value),
         source: Source::Envoy,
