@@ -7,7 +7,7 @@ mod pace;
 mod wanted;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::SystemTime,
 };
@@ -87,7 +87,7 @@ pub struct Builder {
     pace: Pace,
     index: Index,
     store: Store,
-    built: BTreeMap<ServiceKey, Built>,
+    built: HashMap<ServiceKey, Built>,
     /// Services by the time at which time alone can change a decision.
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
@@ -111,7 +111,7 @@ impl Builder {
         Self {
             index: Index::default(),
             store: Store::default(),
-            built: BTreeMap::new(),
+            built: HashMap::new(),
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
@@ -209,8 +209,9 @@ impl Builder {
             let built = self.built.get(&sample.service);
             built.is_some_and(|built| sample.pod.as_ref().is_none_or(|pod| built.intent.pods.contains_key(pod)))
         };
-        let mut services = self.store.insert(samples.into_iter().filter(is_there), now);
-        services.retain(|service| self.pace.admits(service, now));
+        let touched = self.store.insert(samples.into_iter().filter(is_there), now);
+        let services: BTreeSet<ServiceKey> =
+            touched.into_iter().filter(|service| self.pace.admits(service, now)).collect();
         services.iter().for_each(|service| self.pace.decided(service, now));
         self.build(&services, now, false);
     }
@@ -369,7 +370,9 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        Arc::new(wanted::all(self.built.values().map(|built| &built.wanted)))
+        let mut built: Vec<_> = self.built.iter().collect();
+        built.sort_unstable_by_key(|(service, _)| *service);
+        Arc::new(wanted::all(built.into_iter().map(|(_, built)| &built.wanted)))
     }
 
     /// What status may say something else of since this was last asked.

@@ -230,6 +230,26 @@ fn what_does_not_help_is_taken_back() {
 }
 
 #[test]
+fn a_loss_of_capacity_is_followed_where_cutting_did_not_help_before() {
+    let mut walk = Walk::new(LATENCY);
+    (0..12).for_each(|_| drop(slow(&mut walk)));
+    assert!(is_futile(&walk));
+    let mut report = |refused: f64| {
+        walk.report(&[
+            (P99, 0.8),
+            (Word::Requests, 150.0 + refused),
+            (Word::Answers, 150.0),
+            (Word::Refused, refused),
+            (Word::Inflight, 120.0),
+        ])
+    };
+    assert_eq!(numbers(&report(0.0)).0, 1000.0, "fewer are asked, and none is refused");
+    (0..8).for_each(|_| drop(report(0.0)));
+    let cut = report(250.0);
+    assert_eq!(numbers(&cut), (165.0, Some(28)), "{}", cut.explanation);
+}
+
+#[test]
 fn follows_when_and_is_released_up_to_its_ceiling() {
     let mut walk = Walk::new(LATENCY);
     walk.rule.when = Some(parse_when("cpu > 80% until cpu < 50%", &Vocabulary::default()).unwrap());
