@@ -7,11 +7,12 @@ mod pace;
 mod wanted;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::SystemTime,
 };
 
+use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::Phase,
@@ -21,7 +22,7 @@ use limiter::{
 };
 use tracing::{info, warn};
 
-use self::pace::Pace;
+use self::pace::{Pace, Paced};
 use crate::{
     checkpoint::{Keeper, Kept, States},
     index::{Change, Index, Object, ServiceView},
@@ -68,6 +69,9 @@ pub struct Built {
     wanted: Wanted,
     /// Names of its ready pods, in order.
     ready: Vec<String>,
+    /// What was measured of it.
+    store: Store,
+    paced: Paced,
 }
 
 /// What status may say something else of since it was last asked.
@@ -86,7 +90,6 @@ pub struct Builder {
     news: Option<News>,
     pace: Pace,
     index: Index,
-    store: Store,
     built: HashMap<ServiceKey, Built>,
     /// Services by the time at which time alone can change a decision.
     timers: BTreeSet<(Timestamp, ServiceKey)>,
@@ -99,6 +102,8 @@ pub struct Builder {
     tracer: Option<Tracer>,
     /// Only metrics pages that a Pod's annotations name are read.
     annotated_pages: bool,
+    /// The most requests of each service are kept.
+    looks_at_traffic: bool,
 }
 
 /// Decisions about a service or rule that is not there are kept for this long: a folder may be incomplete for a while.
@@ -110,8 +115,7 @@ impl Builder {
     pub fn new(table: Table) -> Self {
         Self {
             index: Index::default(),
-            store: Store::default(),
-            built: HashMap::new(),
+            built: HashMap::default(),
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
@@ -122,6 +126,7 @@ impl Builder {
             news: None,
             pace: Pace::default(),
             annotated_pages: false,
+            looks_at_traffic: false,
         }
     }
 
@@ -140,7 +145,7 @@ impl Builder {
     /// Keeps from now on the most requests that are seen of each service.
     #[must_use]
     pub fn with_traffic(self) -> Self {
-        Self { store: self.store.with_traffic(), ..self }
+        Self { looks_at_traffic: true, ..self }
     }
 
     /// Traces decisions from now on.
@@ -204,15 +209,21 @@ impl Builder {
 
     /// Takes samples in and decides their services again, those that were decided a moment ago in the next [`Self::tick`] that is due.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
-        // One that was under way when its service or pod went brings neither back.
-        let is_there = |sample: &PodSample| {
-            let built = self.built.get(&sample.service);
-            built.is_some_and(|built| sample.pod.as_ref().is_none_or(|pod| built.intent.pods.contains_key(pod)))
-        };
-        let touched = self.store.insert(samples.into_iter().filter(is_there), now);
-        let services: BTreeSet<ServiceKey> =
-            touched.into_iter().filter(|service| self.pace.admits(service, now)).collect();
-        services.iter().for_each(|service| self.pace.decided(service, now));
+        let mut services = BTreeSet::new();
+        for sample in samples {
+            // One that was under way when its service or pod went brings neither back.
+            let Some(built) = self.built.get_mut(&sample.service) else { continue };
+            if sample.pod.as_ref().is_some_and(|pod| !built.intent.pods.contains_key(pod)) {
+                continue;
+            }
+            let Some(service) = built.store.insert(sample, now) else { continue };
+            if self.looks_at_traffic {
+                built.store.look_at_traffic(now);
+            }
+            if self.pace.admits(&service, &mut built.paced, now) {
+                services.insert(service);
+            }
+        }
         self.build(&services, now, false);
     }
 
@@ -220,7 +231,11 @@ impl Builder {
     pub fn tick(&mut self, now: Timestamp) {
         let timers = self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service);
         let due: BTreeSet<ServiceKey> = timers.chain(self.pace.due(now)).cloned().collect();
-        due.iter().for_each(|service| self.pace.decided(service, now));
+        for service in &due {
+            if let Some(built) = self.built.get_mut(service) {
+                self.pace.decided(service, &mut built.paced, now);
+            }
+        }
         self.build(&due, now, false);
     }
 
@@ -283,7 +298,7 @@ impl Builder {
         let Some(built) = self.built.get_mut(key) else { return Moved::default() };
         forget_timer(&mut self.timers, key, &built.rules);
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
-        let observe = |metrics: &[(Metric, Metric)]| self.store.observe(key, &built.ready, metrics, now);
+        let observe = |metrics: &[(Metric, Metric)]| built.store.observe(&built.ready, metrics, now);
         let Stepped { numbers, turned, news, moves } = built.rules.step(observe, now);
         self.counts.decisions += 1;
         moves.iter().for_each(|moved| log_transition(key, moved, &built.rules));
@@ -312,7 +327,7 @@ impl Builder {
         built.ready = view.ready_pods().map(str::to_owned).collect();
         built.wanted = wanted::of(&view, self.annotated_pages);
         let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
-        self.store.retain_pods(key, &pods);
+        built.store.retain_pods(&pods);
         forget_timer(&mut self.timers, key, &built.rules);
         built.rules.plan(&view, resumed(&mut self.kept, &view, now))
     }
@@ -322,8 +337,7 @@ impl Builder {
         if let Some(built) = self.built.remove(key) {
             self.kept.remove(key);
             forget_timer(&mut self.timers, key, &built.rules);
-            self.pace.forget(key);
-            self.store.forget_service(key);
+            self.pace.forget(key, built.paced);
             self.table.remove(key);
             if let Some(keeper) = &self.keeper {
                 keeper.forget(key, now);
@@ -390,7 +404,7 @@ impl Builder {
     /// The most requests that were seen of a service, if it is kept and they are measured.
     #[must_use]
     pub fn traffic(&self, service: &ServiceKey) -> Option<&Traffic> {
-        self.store.traffic(service)
+        self.built.get(service)?.store.traffic()
     }
 
     /// A service as it was last built.

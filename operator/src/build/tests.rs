@@ -66,7 +66,8 @@ fn only_what_a_change_touches_is_built_and_sent() {
     assert_eq!((idle.decisions - first.decisions, idle.builds - first.builds), (1, 0));
 
     // One that does builds one service and sends one route configuration, as soon as the service has its turn again.
-    builder.observe(vec![sample("s7", 0.9, start)], start);
+    let later = start + jiff::SignedDuration::from_millis(1);
+    builder.observe(vec![sample("s7", 0.9, later)], later);
     assert_eq!(builder.counts(), idle);
     let turn = builder.next().expect("the service waits for its turn");
     builder.tick(turn);
@@ -297,7 +298,8 @@ fn a_late_sample_brings_nothing_back() {
     });
     builder.apply(gone.collect(), start);
     builder.observe(vec![sample("s7", 0.9, start), sample("s8", 0.9, start), sample("s9", 0.9, start)], start);
-    let held = |name: &str| builder.store.pod(&sample(name, 0.0, start).service, &format!("{name}-0"), &Word::Cpu);
+    let held =
+        |name: &str| builder.built(&sample(name, 0.0, start).service)?.store.pod(&format!("{name}-0"), &Word::Cpu);
     assert_eq!(["s7", "s8", "s9"].map(|name| held(name).is_some()), [false, false, true]);
 }
 

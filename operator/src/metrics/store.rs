@@ -1,4 +1,4 @@
-//! Keeps the newest sample of every source, pod and quantity, and reduces them over a target's ready pods.
+//! Keeps the newest sample of every source, pod and quantity of a service, and reduces them over its ready pods.
 //!
 //! Which source counts: the first fresh one of Envoy, scraping, the metrics API and Prometheus. Sources that disagree are never averaged; when
 //! one falls silent the next is believed, and where none is fresh the newest is shown, which is stale.
@@ -13,10 +13,7 @@
 //! A mean of `errors` is all failures over all answers, and 0 where nothing was answered; one of a latency is the quantile of
 //! all values together, and 0 where there is none: that nothing happens is no missing metric, and lets a rule go.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
@@ -85,86 +82,61 @@ pub struct Traffic {
 /// How often the most is looked for: a look is at every pod of a service.
 const LOOK: SignedDuration = SignedDuration::from_secs(1);
 
-/// The newest samples. One owner; plain values.
+/// The newest samples of one service. One owner; plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    services: HashMap<ServiceKey, Quantities>,
+    quantities: Quantities,
     /// Absent where nobody asks for it.
-    traffic: Option<BTreeMap<ServiceKey, Traffic>>,
+    traffic: Option<Traffic>,
 }
 
 impl Store {
-    /// Nothing measured yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Keeps from now on the most requests that are seen of each service.
-    #[must_use]
-    pub fn with_traffic(self) -> Self {
-        Self { traffic: Some(BTreeMap::new()), ..self }
-    }
-
-    /// Takes samples at `now`. One that is older than what is held, or makes no sense, changes nothing. What is held and lies
-    /// in the future is from before the clock was set back, and is forgotten. Returns the service of each sample that is new.
-    pub fn insert(&mut self, samples: impl IntoIterator<Item = PodSample>, now: Timestamp) -> Vec<ServiceKey> {
-        let mut touched = Vec::new();
-        for PodSample { service, pod, measure, at, fresh_for_ms, source } in samples {
-            if !makes_sense(&measure) {
-                continue;
-            }
-            let quantities = match self.services.get_mut(&service) {
-                Some(known) => known,
-                None => self.services.entry(service.clone()).or_default(),
-            };
-            let sources = quantities.entry(measure.kind()).or_default();
-            let place = sources.iter().position(|points| points.source == source).unwrap_or_else(|| {
-                sources.push(Points::new(source));
-                sources.len() - 1
-            });
-            let points = &mut sources[place];
-            let held = pod.as_ref().map_or(points.whole.as_ref(), |pod| points.pods.get(pod));
-            let held_at = held.map(|held| held.at);
-            let set_back = held_at.is_some_and(|held| held > now);
-            if set_back {
-                points.forget_after(now);
-            }
-            if set_back || held_at.is_none_or(|held| held <= at) {
-                let point = Point { measure, at, fresh_for_ms };
-                match pod {
-                    Some(pod) => drop(points.pods.insert(pod, point)),
-                    None => points.whole = Some(point),
-                }
-                touched.push(service);
-            }
+    /// Takes a sample of the service at `now`. One that is older than what is held, or makes no sense, changes nothing. What is held
+    /// and lies in the future is from before the clock was set back, and is forgotten. Returns the service if the sample is new.
+    pub fn insert(&mut self, sample: PodSample, now: Timestamp) -> Option<ServiceKey> {
+        let PodSample { service, pod, measure, at, fresh_for_ms, source } = sample;
+        if !makes_sense(&measure) {
+            return None;
         }
-        if self.traffic.is_some() {
-            touched.iter().for_each(|service| self.look_at_traffic(service, now));
+        let sources = self.quantities.entry(measure.kind()).or_default();
+        let place = sources.iter().position(|points| points.source == source).unwrap_or_else(|| {
+            sources.push(Points::new(source));
+            sources.len() - 1
+        });
+        let points = &mut sources[place];
+        let held = pod.as_ref().map_or(points.whole.as_ref(), |pod| points.pods.get(pod));
+        match held.map(|held| held.at) {
+            Some(held) if held > now => points.forget_after(now),
+            Some(held) if held > at => return None,
+            _ => {}
         }
-        touched
+        let point = Point { measure, at, fresh_for_ms };
+        match pod {
+            Some(pod) => drop(points.pods.insert(pod, point)),
+            None => points.whole = Some(point),
+        }
+        Some(service)
     }
 
-    /// The most that was seen of a service, if its requests are measured.
+    /// The most that was seen of the service, if it is looked for and its requests are measured.
     #[must_use]
-    pub fn traffic(&self, service: &ServiceKey) -> Option<&Traffic> {
-        self.traffic.as_ref()?.get(service)
+    pub fn traffic(&self) -> Option<&Traffic> {
+        self.traffic.as_ref()
     }
 
-    fn look_at_traffic(&mut self, service: &ServiceKey, now: Timestamp) {
-        let Some(traffic) = &mut self.traffic else { return };
+    /// Looks for the most requests; to be called after each sample.
+    pub fn look_at_traffic(&mut self, now: Timestamp) {
         let recent = |seen: &Traffic| seen.looked <= now && now.duration_since(seen.looked) < LOOK;
-        if traffic.get(service).is_some_and(recent) {
+        if self.traffic.as_ref().is_some_and(recent) {
             return;
         }
-        let requests = self.services.get(service).and_then(|known| known.get(&Kind::Number(Word::Requests)));
-        let mut sources = Source::ALL.iter().filter_map(|source| Points::of(*source, requests?));
+        let Some(requests) = self.quantities.get(&Kind::Number(Word::Requests)) else { return };
+        let mut sources = Source::ALL.iter().filter_map(|source| Points::of(*source, requests));
         let Some(points) = sources.find(|points| points.pods.values().any(|point| point.is_fresh(now))) else { return };
         let fresh = points.pods.values().filter(|point| point.is_fresh(now));
         let rates = fresh.filter_map(|point| combined(&Word::Requests, &[point]));
         let (all_pods, one_pod) = rates.fold((0.0, 0.0_f64), |(all, one), rate| (all + rate, one.max(rate)));
-        let seen = Traffic { all_pods, one_pod, since: now, looked: now };
-        let most = traffic.entry(service.clone()).or_insert(seen);
+        let most = self.traffic.get_or_insert(Traffic { all_pods, one_pod, since: now, looked: now });
         most.all_pods = most.all_pods.max(all_pods);
         most.one_pod = most.one_pod.max(one_pod);
         most.looked = now;
@@ -174,62 +146,38 @@ impl Store {
     #[must_use]
     pub fn observe<'a>(
         &self,
-        service: &ServiceKey,
         ready_pods: &[String],
         metrics: impl IntoIterator<Item = &'a (Metric, Metric)>,
         now: Timestamp,
     ) -> Observations {
-        let quantities = self.services.get(service);
         let mut samples = BTreeMap::new();
         for (metric, name) in metrics {
-            let sample = quantities.and_then(|quantities| believed(quantities, metric, ready_pods, now));
+            let sample = believed(&self.quantities, metric, ready_pods, now);
             samples.extend(sample.map(|sample| (name.clone(), sample)));
         }
         Observations { pods: u32::try_from(ready_pods.len()).unwrap_or(u32::MAX), samples }
     }
 
-    /// The newest number of one pod, for status.
+    /// The newest number of one pod.
     #[must_use]
-    pub fn pod(&self, service: &ServiceKey, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
-        let numbers = self.services.get(service)?.get(&Kind::Number(word.clone()))?;
-        let points = Source::ALL.iter().filter_map(|source| {
-            let point = Points::of(*source, numbers)?.pods.get(pod)?;
+    pub fn pod(&self, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
+        let numbers = self.quantities.get(&Kind::Number(word.clone()))?;
+        let points = numbers.iter().filter_map(|points| {
+            let point = points.pods.get(pod)?;
             Some((combined(word, &[point])?, point.at))
         });
         points.max_by_key(|(_, at)| *at)
     }
 
-    /// Forgets a service.
-    pub fn forget_service(&mut self, service: &ServiceKey) {
-        self.services.remove(service);
-        if let Some(traffic) = &mut self.traffic {
-            traffic.remove(service);
-        }
-    }
-
-    /// Forgets a pod of a service.
-    pub fn forget_pod(&mut self, service: &ServiceKey, pod: &str) {
-        self.keep_pods(service, |held| held != pod);
-    }
-
-    /// Forgets every pod of `service` that is not in `pods`.
-    pub fn retain_pods(&mut self, service: &ServiceKey, pods: &[String]) {
-        self.keep_pods(service, |held| pods.iter().any(|pod| pod == held));
-    }
-
-    fn keep_pods(&mut self, service: &ServiceKey, stays: impl Fn(&str) -> bool) {
-        if let Some(quantities) = self.services.get_mut(service) {
-            quantities.retain(|_, sources| {
-                sources.retain_mut(|points| {
-                    points.pods.retain(|pod, _| stays(pod));
-                    !points.is_empty()
-                });
-                !sources.is_empty()
+    /// Forgets every pod that is not in `pods`.
+    pub fn retain_pods(&mut self, pods: &[String]) {
+        self.quantities.retain(|_, sources| {
+            sources.retain_mut(|points| {
+                points.pods.retain(|held, _| pods.contains(held));
+                !points.is_empty()
             });
-            if quantities.is_empty() {
-                self.services.remove(service);
-            }
-        }
+            !sources.is_empty()
+        });
     }
 }
 
