@@ -9,6 +9,7 @@
 //! and what was known stays in force.
 
 mod listing;
+mod pauses;
 mod resource;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -23,11 +24,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(crate) use self::resource::cause_of_client as cause;
 use self::{
     listing::Listing,
     resource::{Failure, Resource, Seen},
 };
+pub(crate) use self::{pauses::Pauses, resource::cause_of_client as cause};
 use super::{Batch, LONGEST_WAIT, QUIET, live::Live};
 use crate::index::{Change, ObjectKey};
 

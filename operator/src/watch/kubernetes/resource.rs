@@ -1,6 +1,6 @@
 //! One watch: which objects, how they are listed and followed, and what its failures mean.
 
-use std::{fmt, pin::pin, time::Duration};
+use std::{fmt, pin::pin};
 
 use futures::StreamExt;
 use kube::{
@@ -8,7 +8,6 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Status},
     runtime::{
         WatchStreamExt,
-        utils::Backoff,
         watcher::{self, Event, watcher},
     },
 };
@@ -16,7 +15,7 @@ use limiter::problem::{Problem, Reason};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::Config;
+use super::{Config, pauses::Pauses};
 use crate::{
     index::{Object, ObjectKey, ObjectKind},
     watch::{
@@ -24,9 +23,6 @@ use crate::{
         live::LiveObject,
     },
 };
-
-/// First and longest pause between two tries. The longest is short: an API server that was away is found again soon.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// What a watch says.
 #[derive(Debug)]
@@ -232,32 +228,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Pauses that double.
-#[derive(Debug)]
-struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self(PAUSES.0)
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSES.1);
-        Some(pause)
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,12 +235,6 @@ mod tests {
     fn api_error(code: u16, message: &str) -> watcher::Error {
         let status = Status { code, message: message.to_owned(), ..Status::default() };
         watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(status)))
-    }
-
-    #[test]
-    fn pauses_double_and_end_at_ten_seconds() {
-        let seconds: Vec<f64> = Pauses::default().take(8).map(|pause| pause.as_secs_f64()).collect();
-        assert_eq!(seconds, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]);
     }
 
     #[tokio::test]
