@@ -104,6 +104,8 @@ pub enum Object {
     },
     /// The object could not be read as its kind at all.
     Undecodable(Vec<Problem>),
+    /// The object is right as it is, and not for Weir: as if it were not there.
+    Foreign(Problem),
 }
 
 /// One change, from any source.
@@ -272,6 +274,7 @@ impl Index {
                 let services = if key.kind == ObjectKind::Pod { self.services_of_pod(&pod) } else { Vec::new() };
                 if self.refuse(key, origin, problems) { dirty(services) } else { Dirty::default() }
             }
+            Object::Foreign(_) => self.delete(&key),
         }
     }
 

@@ -235,12 +235,11 @@ impl TryFrom<EndpointSlice> for EndpointSliceModel {
     type Error = Vec<Problem>;
 
     fn try_from(slice: EndpointSlice) -> Result<Self, Self::Error> {
+        let service = match owner(&slice) {
+            Ok(service) => service.to_owned(),
+            Err(problem) => return Err(vec![problem]),
+        };
         let mut problems = Vec::new();
-        let service = slice.metadata.labels.unwrap_or_default().remove(SERVICE_NAME);
-        if service.is_none() {
-            let field = format!("metadata.labels[{SERVICE_NAME}]");
-            problems.push(invalid(field, "the label is missing", "set it to the name of the Service"));
-        }
         let mut ports = Vec::new();
         for (position, port) in slice.ports.unwrap_or_default().into_iter().enumerate() {
             if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
@@ -274,11 +273,24 @@ impl TryFrom<EndpointSlice> for EndpointSliceModel {
             }
             endpoints.push(EndpointModel { pod, address, ready });
         }
-        match service {
-            Some(service) if problems.is_empty() => Ok(Self { service, ports, endpoints }),
-            _ => Err(problems),
-        }
+        if problems.is_empty() { Ok(Self { service, ports, endpoints }) } else { Err(problems) }
     }
+}
+
+/// The Service that a slice belongs to.
+///
+/// # Errors
+/// Why it is none for Weir, though Kubernetes allows it.
+pub(crate) fn owner(slice: &EndpointSlice) -> Result<&str, Problem> {
+    if slice.address_type == "FQDN" {
+        let help = "list the addresses of the pods, with addressType: IPv4 or IPv6";
+        return Err(invalid("addressType", "FQDN: the endpoints are names, and proxies need addresses", help));
+    }
+    let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+    service.filter(|service| !service.is_empty()).map(String::as_str).ok_or_else(|| {
+        let field = format!("metadata.labels[{SERVICE_NAME}]");
+        invalid(field, "the label is missing", "set it to the name of the Service")
+    })
 }
 
 impl TryFrom<Pod> for PodModel {
