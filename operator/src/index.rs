@@ -484,6 +484,16 @@ impl Index {
         conflicts(self.wishing(key, model))
     }
 
+    /// The conflicts on a service in which this policy would be, if it were applied as it is.
+    #[must_use]
+    pub fn conflicts_of(&self, key: &ServiceKey, policy: &Policy) -> Vec<Conflict> {
+        let Some(model) = self.services.get(key) else { return Vec::new() };
+        let others = self.wishing(key, model).into_iter().filter(|other| other.key != policy.key);
+        let mut conflicts = conflicts(others.chain([policy]));
+        conflicts.retain(|conflict| conflict.policy == policy.key || conflict.with == policy.key);
+        conflicts
+    }
+
     fn wishing(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Policy> {
         let naming = self.naming.get(key).into_iter().flatten();
         let selecting = self.selecting.get(&key.namespace).into_iter().flatten();

@@ -10,7 +10,7 @@ use limiter::policy::{EnforceAt, Policy, PolicyKey};
 use super::{
     edges::Enforcer,
     gateway::GatewayModel,
-    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel},
+    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel, Unfit},
 };
 use crate::intent::{Inbound, Protocol, ServiceKey};
 
@@ -31,6 +31,8 @@ pub struct ServiceView<'a> {
     pub pod_ports: BTreeMap<u16, u16>,
     /// Has a selector, by which a cluster finds its endpoints.
     pub selects: bool,
+    /// Nothing can be limited on it.
+    pub unfit: Option<&'a Unfit>,
 }
 
 impl ServiceView<'_> {
@@ -171,6 +173,7 @@ pub(super) fn build<'a>(
         gateway,
         pod_ports: ports.pod_ports,
         selects: service.selects,
+        unfit: service.unfit.as_ref(),
     }
 }
 
