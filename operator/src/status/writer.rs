@@ -246,7 +246,7 @@ impl Writer {
             warn!(error, "the API server gives no answer; statuses are written when it is back");
         }
         self.meters.writes.get_or_create(&ResultLabel { result: "failed" }).inc();
-        Outcome::Failed
+        Outcome::Away
     }
 
     fn answers(&self) {
