@@ -11,7 +11,10 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use limiter::problem::{Problem, Reason};
+use limiter::{
+    policy::Kind,
+    problem::{Problem, Reason},
+};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -44,6 +47,8 @@ pub(super) enum Seen {
     End,
     /// It does not go on for now.
     Failed(Failure),
+    /// The fields that the definition of the kind does not know.
+    Definition(Vec<String>),
 }
 
 /// Why a watch does not go on.
@@ -126,6 +131,13 @@ impl Resource {
         }
     }
 
+    /// What it watches, if the definition of that is Weir's own. A definition is that of all namespaces.
+    pub(super) fn own_kind(&self) -> Option<(Kind, GroupVersionKind)> {
+        let ObjectKind::Policy(policy) = self.kind else { return None };
+        let ApiResource { group, version, kind, .. } = &self.resource;
+        Some((policy, GroupVersionKind::gvk(group, version, kind)))
+    }
+
     fn key(&self, metadata: &ObjectMeta) -> ObjectKey {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         ObjectKey { kind: self.kind, namespace: text(&metadata.namespace), name: text(&metadata.name) }
@@ -145,7 +157,8 @@ impl Resource {
         Seen::Object { key, object: Box::new(object), live }
     }
 
-    fn plural(&self) -> String {
+    /// `PLURAL.GROUP`, which is also the name of the definition.
+    pub(super) fn plural(&self) -> String {
         let ApiResource { plural, group, .. } = &self.resource;
         if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") }
     }
