@@ -170,6 +170,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         let meters = admission::Meters::default();
         meters.register(&mut registry);
         info!(address = %listener.local_addr()?, "the webhook is served");
+        // It warns of a limit above all of it.
+        builder = builder.with_traffic();
         tasks.spawn(admission::run(config, listener, asks_tx, meters, shutdown.clone()));
     }
     let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };

@@ -15,7 +15,7 @@ use crds::status::{ClassStatus, ObservedValue, ProxyCounts, RulePhase, RuleStatu
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
-    engine::{Decision, Phase},
+    engine::{Decision, Observed, Phase},
     policy::{Conflict, EnforceAt, Policy, PolicyKey, Rule, Targets},
     problem::Problem,
     quota,
@@ -29,7 +29,7 @@ use crate::{
     index::{Endpoint, Enforcer, Index, ObjectKey, ObjectKind, PolicyEntry, ServiceView},
     intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
-    translate::{Report, RuleKey},
+    translate::{Report, RuleKey, decide::Ruling},
     xds::{NodeKey, proxies::Proxies},
 };
 
@@ -232,24 +232,14 @@ impl<'a> Target<'a> {
     }
 
     /// What is decided about a rule of a policy on this service, and what translation said of it.
-    fn rule(&self, policy: &PolicyKey, rule: &str) -> Option<(&Decision, Option<&Report>)> {
+    fn rule(&self, policy: &PolicyKey, rule: &str) -> Option<(Ruling<'_>, Option<&Report>)> {
         let built = self.built?;
-        let key = self.rule_key(policy, rule);
-        let decision = built.rules.decisions.get(&key)?;
+        let ruling = built.rules.get(policy, rule)?;
+        let key = RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() };
         let of_rule = |built: &&'a Built| built.reports.iter().find(|report| report.key == key);
         // What could not be carried out where it is enforced matters more than what was decided.
         let trouble = self.elsewhere.iter().filter_map(of_rule).find(|report| report.trouble.is_some());
-        Some((decision, trouble.or_else(|| of_rule(&built))))
-    }
-
-    fn rule_key(&self, policy: &PolicyKey, rule: &str) -> RuleKey {
-        RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() }
-    }
-
-    /// Why it was decided so, in one plain sentence.
-    fn explain(&self, policy: &Policy, rule: &str) -> String {
-        let key = self.rule_key(&policy.key, rule);
-        self.built.map(|built| built.rules.explain(policy, &key)).unwrap_or_default()
+        Some((ruling, trouble.or_else(|| of_rule(&built))))
     }
 }
 
@@ -292,13 +282,14 @@ fn policy_status(
 
 /// `None`: it was not decided here.
 fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>, now: Timestamp) -> Option<RuleStatus> {
-    let (decision, report) = target.rule(&policy.key, &rule.name)?;
+    let (ruling, report) = target.rule(&policy.key, &rule.name)?;
+    let decision = ruling.decision;
     let shares = report.map(|report| report.shares.as_slice()).unwrap_or_default();
-    let observed = decision.observed.iter().map(|observed| ObservedValue {
-        metric: observed.metric.clone(),
-        value: observed.value,
-        source: observed.source.clone(),
-        at: Some(Time(observed.at)),
+    let observed = ruling.observed().into_iter().map(|Observed { metric, value, at, source }| ObservedValue {
+        metric,
+        value,
+        source: source.into_owned(),
+        at: Some(Time(at)),
     });
     let trouble = report.and_then(|report| report.trouble.as_ref());
     Some(RuleStatus {
@@ -317,9 +308,9 @@ fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>, now: Timestamp
         message: Some(match trouble {
             Some(trouble) => format!("not carried out: {trouble}"),
             None if target.paused => {
-                format!("paused by an operator, nothing is enforced: {}", target.explain(policy, &rule.name))
+                format!("paused by an operator, nothing is enforced: {}", ruling.explain())
             }
-            None => target.explain(policy, &rule.name),
+            None => ruling.explain(),
         }),
     })
 }

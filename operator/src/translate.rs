@@ -13,14 +13,13 @@ mod routes;
 use std::collections::BTreeMap;
 
 use limiter::{
-    engine::Decision,
     policy::{Class, EnforceAt, PolicyKey},
     quota::Rate,
 };
 use serde::Serialize;
 
-use self::limited::Limited;
 pub use self::outbound::outbound;
+use self::{decide::Rules, limited::Limited};
 use crate::{
     index::{ServiceView, model::Unfit},
     intent::{LimitShape, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
@@ -36,9 +35,6 @@ pub struct RuleKey {
     /// The rule's name.
     pub rule: String,
 }
-
-/// What is decided about each rule.
-pub type Decisions = BTreeMap<RuleKey, Decision>;
 
 /// What translation has to say about one rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -87,7 +83,7 @@ impl std::fmt::Display for Trouble {
 
 /// Translates one service.
 #[must_use]
-pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceIntent, Vec<Report>) {
+pub fn translate(view: &ServiceView<'_>, decided: &Rules) -> (ServiceIntent, Vec<Report>) {
     let mut reports: BTreeMap<RuleKey, Report> = BTreeMap::new();
     let mut rules = Vec::new();
     let has_http = view.endpoints.values().flat_map(|endpoint| &endpoint.inbound).any(|i| i.protocol != Protocol::Tcp);
@@ -112,7 +108,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     for limited in &elsewhere {
         let enforcers = view.enforcers.get(&limited.policy.enforce_at).map_or(&[][..], Vec::as_slice);
         let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
-        let (Some(decision), Some(report)) = (decisions.get(&limited.key), reports.get_mut(&limited.key)) else {
+        let (Some(decision), Some(report)) = (decided.decision(&limited.key), reports.get_mut(&limited.key)) else {
             continue;
         };
         if ready > 0 {
@@ -142,7 +138,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     // A rule that no request counts in bounds nothing either.
     let carried = numbered.iter().enumerate().filter(|(number, _)| !left_out.contains(number));
     for (limited, first) in carried.map(|(_, numbered)| numbered) {
-        let Some(decision) = decisions.get(&limited.key) else { continue };
+        let Some(decision) = decided.decision(&limited.key) else { continue };
         let mut report = reports.get_mut(&limited.key);
         if let Some((all, below)) = limited.bounds(decision, ready.len()) {
             pods.values_mut().for_each(|intent| intent.bounds.tighten(all, below));

@@ -4,7 +4,7 @@
 //! Pure. The first sample after a quiet time is decided on at once; those that follow within [`SPAN`] together, at its end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -18,8 +18,8 @@ const SPAN: Duration = Duration::from_millis(250);
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// When each service was decided last on samples, or because its time had come.
-    decided: BTreeMap<ServiceKey, Timestamp>,
+    /// When each service was decided last on samples, or because its time had come, and whether it waits since then.
+    decided: HashMap<ServiceKey, (Timestamp, bool)>,
     /// Services with samples that are not decided on yet, by the time at which they are.
     waiting: BTreeSet<(Timestamp, ServiceKey)>,
 }
@@ -27,10 +27,12 @@ pub(super) struct Pace {
 impl Pace {
     /// Whether a sample that came `now` is decided on at once; if not, its service waits for the end of the span.
     pub(super) fn admits(&mut self, service: &ServiceKey, now: Timestamp) -> bool {
-        match self.decided.get(service) {
+        match self.decided.get_mut(service) {
             // A time in the future is from before the clock was set back.
-            Some(decided) if *decided <= now && now < end(*decided) => {
-                self.waiting.insert((end(*decided), service.clone()));
+            Some((decided, waits)) if *decided <= now && now < end(*decided) => {
+                if !std::mem::replace(waits, true) {
+                    self.waiting.insert((end(*decided), service.clone()));
+                }
                 false
             }
             _ => true,
@@ -39,14 +41,20 @@ impl Pace {
 
     /// The service is decided `now`, on all that there is.
     pub(super) fn decided(&mut self, service: &ServiceKey, now: Timestamp) {
-        if let Some(before) = self.decided.insert(service.clone(), now) {
-            self.waiting.remove(&(end(before), service.clone()));
+        match self.decided.get_mut(service) {
+            Some(decided) => {
+                let (before, waited) = std::mem::replace(decided, (now, false));
+                if waited {
+                    self.waiting.remove(&(end(before), service.clone()));
+                }
+            }
+            None => drop(self.decided.insert(service.clone(), (now, false))),
         }
     }
 
     /// The service is gone.
     pub(super) fn forget(&mut self, service: &ServiceKey) {
-        if let Some(before) = self.decided.remove(service) {
+        if let Some((before, true)) = self.decided.remove(service) {
             self.waiting.remove(&(end(before), service.clone()));
         }
     }

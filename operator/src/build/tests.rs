@@ -104,7 +104,7 @@ fn a_pause_sends_one_layer_to_each_pod_and_rules_go_on_being_decided() {
     builder.apply(late, start);
     assert!(paused(&builder, "s990"), "a service that comes later is paused too");
     builder.observe(vec![sample("s8", 0.9, start)], start);
-    let decided = builder.built(&key("s8")).and_then(|built| built.rules.decisions.values().next());
+    let decided = builder.built(&key("s8")).and_then(|built| built.rules.iter().next().map(|ruling| ruling.decision));
     assert_eq!(decided.map(|decision| decision.phase), Some(Phase::Limiting));
 
     builder.set_pauses(Pauses { services: [key("s7")].into(), ..Pauses::default() }, start);
@@ -140,7 +140,10 @@ fn time_alone_moves_a_release_on() {
     }
     let key = ServiceKey { namespace: "ns-a".to_owned(), name: "s7".to_owned() };
     let phase = |builder: &Builder| {
-        builder.built(&key).and_then(|built| built.rules.decisions.values().next()).map(|decision| decision.phase)
+        builder
+            .built(&key)
+            .and_then(|built| built.rules.iter().next().map(|ruling| ruling.decision))
+            .map(|decision| decision.phase)
     };
     assert_eq!(phase(&builder), Some(Phase::Releasing));
     for _ in 0..100 {
@@ -239,7 +242,7 @@ async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     let all = changes(&mesh());
     before.apply(all.clone(), recent);
     before.observe(["s1", "s2", "s3"].map(|name| sample(name, 0.9, recent)).into(), recent);
-    let states = |name: &str| before.built(&service(name)).expect("built").rules.states.clone();
+    let states = |name: &str| before.built(&service(name)).expect("built").rules.states(&service(name));
     let decisions = BTreeMap::from([
         (service("s1"), (recent, states("s1"))),
         (service("s2"), (recent, states("s2"))),
@@ -260,7 +263,7 @@ async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     builder.apply(rest, now);
     let phase = |name: &str| {
         let built = builder.built(&service(name)).expect("built");
-        built.rules.decisions.values().next().expect("a rule").phase
+        built.rules.iter().next().map(|ruling| ruling.decision).expect("a rule").phase
     };
     assert_eq!(phase("s1"), Phase::Limiting);
     assert_eq!(phase("s2"), Phase::Limiting, "it came later");
@@ -334,7 +337,7 @@ async fn a_checkpoint_waits_for_a_policy_that_is_not_there_yet() {
     third.apply(policies, start);
     let phase = |builder: &Builder| {
         let built = builder.built(&service("s1")).expect("built");
-        built.rules.decisions.values().next().expect("a rule").phase
+        built.rules.iter().next().map(|ruling| ruling.decision).expect("a rule").phase
     };
     assert_eq!(phase(&third), Phase::Limiting);
 }

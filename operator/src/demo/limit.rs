@@ -106,7 +106,7 @@ async fn play(
             }
             Some(batch) = samples.recv() => {
                 store.insert(batch, Timestamp::now());
-                let seen = store.observe(&CAST.key(), &pods, [(&cpu, &cpu)], Timestamp::now());
+                let seen = store.observe(&CAST.key(), &pods, &[(cpu.clone(), cpu.clone())], Timestamp::now());
                 if let Some(sample) = seen.samples.get(&cpu) {
                     picture.cpu = Some(sample.value);
                     history.cpu.push((begin.elapsed().as_secs_f64(), sample.value));

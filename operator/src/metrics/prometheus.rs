@@ -40,7 +40,7 @@ pub use self::{
     words::{Builtin, By, builtin},
 };
 use self::{
-    answer::{Answer, Asker},
+    answer::{Answer, Asker, Data},
     client::Client,
     due::{Dropped, Due},
     gate::Gate,
@@ -256,7 +256,7 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
             let asked = Instant::now();
             let outcome = shared.client.ask(&text).await;
             let ended = match &outcome {
-                Ok(data) if data.is_empty() => "empty",
+                Ok(Data::Vector(series)) if series.is_empty() => "empty",
                 Ok(_) => "ok",
                 Err(client::Error::Deadline(_)) => "timeout",
                 Err(client::Error::Refused(_) | client::Error::Text) => "refused",
@@ -319,14 +319,16 @@ impl Shared {
     }
 
     fn take(&self, text: &str, askers: &watch::Receiver<Arc<Vec<Asker>>>, answer: &Answer) {
+        let (wanted, mut samples) = (is_wanted(askers), Vec::new());
         for asker in askers.borrow().iter() {
             let reading = answer.read(asker);
-            if is_wanted(askers) {
+            if wanted {
                 self.report_one(text, asker, reading.trouble.as_deref());
             }
-            if !reading.samples.is_empty() {
-                self.outbox.put(reading.samples);
-            }
+            samples.extend(reading.samples);
+        }
+        if !samples.is_empty() {
+            self.outbox.put(samples);
         }
     }
 

@@ -232,8 +232,8 @@ fn left_out(policy: &Policy, rule: &Rule, targets: &[Target<'_>], delivery: &Del
     if let Some((_, why)) = of_rule {
         return Some(format!("the rule {} is not carried out: {why}", rule.name));
     }
-    let decisions = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
-    let bounded = delivery.attached && decisions.into_iter().any(|(decision, _)| decision.bound.is_some());
+    let rulings = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+    let bounded = delivery.attached && rulings.into_iter().any(|(ruling, _)| ruling.decision.bound.is_some());
     let why = "its bound on requests in flight stands in a cluster, and clusters there are not Weir's";
     bounded.then(|| format!("the rule {} is carried out in part: {why}", rule.name))
 }
@@ -256,7 +256,7 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, pr
     }
     for target in targets {
         let rules = policy.rules.iter().filter_map(|rule| target.rule(&policy.key, &rule.name));
-        let mut missing: Vec<&Metric> = rules.flat_map(|(decision, _)| &decision.missing).collect();
+        let mut missing: Vec<&Metric> = rules.flat_map(|(ruling, _)| &ruling.decision.missing).collect();
         missing.sort();
         missing.dedup();
         if missing.is_empty() {
@@ -381,7 +381,7 @@ fn limiting(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) ->
         let standing = rules.flat_map(|rule| {
             let targets = targets.iter().filter(|target| target.paused == paused);
             let decided = targets.filter_map(|target| target.rule(&policy.key, &rule.name));
-            decided.map(move |(decision, _)| (rule, decision))
+            decided.map(move |(ruling, _)| (rule, ruling.decision))
         });
         let limiting = standing.filter(|(_, decision)| matches!(decision.phase, Phase::Limiting | Phase::Releasing));
         limiting.map(|(rule, decision)| (rule.name.clone(), decision.phase, decision.since)).collect()

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use limiter::metric::Word;
-use prometheus_http_query::response::{Data, Sample};
+use prometheus_http_query::response::Sample;
+use serde::Deserialize;
 
-use super::words::{By, SERVICE};
+use super::words::By;
 use crate::{
     intent::ServiceKey,
     metrics::{Measure, PodSample, Source},
@@ -42,11 +43,41 @@ pub(super) struct Reading {
     pub trouble: Option<String>,
 }
 
+/// An answer as the server gives it.
+#[derive(Debug)]
+pub(super) enum Data {
+    /// One value.
+    Scalar(Sample),
+    /// A value of each series.
+    Vector(Vec<Series>),
+    /// Values over a time, which have no use here.
+    Matrix,
+}
+
+/// A series: of its labels those that tell whom it speaks of. Half of the work of reading an answer would be the others.
+#[derive(Debug, Deserialize)]
+pub(super) struct Series {
+    metric: Labels,
+    value: Sample,
+}
+
+#[derive(Debug, Deserialize)]
+struct Labels {
+    pod: Option<String>,
+    /// The label [`SERVICE`](super::words::SERVICE).
+    #[serde(rename = "destination_service_name")]
+    service: Option<String>,
+}
+
 /// An answer with its series by whom they speak of.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// By the label `pod` or [`SERVICE`]; `None` for what has no such label.
-    series: HashMap<(By, Option<String>), Vec<Sample>>,
+    /// By the label [`SERVICE`](super::words::SERVICE).
+    services: HashMap<String, Vec<Sample>>,
+    /// By the label `pod`.
+    pods: HashMap<String, Vec<Sample>>,
+    /// Without a label `pod`.
+    whole: Vec<Sample>,
     count: usize,
     /// Longest time that samples of it count, in milliseconds.
     fresh_for_ms: u64,
@@ -60,35 +91,38 @@ impl Answer {
     ///
     /// When it is of a kind that has no value per pod or service, or too large.
     pub(super) fn new(data: Data, fresh_for_ms: u64, now: Timestamp) -> Result<Self, String> {
-        let mut series: HashMap<_, Vec<Sample>> = HashMap::new();
-        let count = match data {
+        let (services, pods, whole) = (HashMap::new(), HashMap::new(), Vec::new());
+        let mut answer = Self { services, pods, whole, count: 0, fresh_for_ms, now };
+        match data {
             Data::Scalar(sample) => {
-                series.insert((By::Pod, None), vec![sample]);
-                1
+                answer.whole.push(sample);
+                answer.count = 1;
             }
             Data::Vector(vector) => {
-                let count = vector.len();
-                if count > MAX_SERIES {
+                answer.count = vector.len();
+                if answer.count > MAX_SERIES {
                     return Err(format!(
-                        "the query gives {count} series, more than {MAX_SERIES}: choose fewer by their labels, or aggregate them"
+                        "the query gives {} series, more than {MAX_SERIES}: choose fewer by their labels, or aggregate them",
+                        answer.count
                     ));
                 }
-                for one in vector {
-                    let (mut labels, sample) = one.into_inner();
-                    if let Some(service) = labels.remove(SERVICE) {
-                        series.entry((By::Service, Some(service))).or_default().push(sample);
+                for Series { metric: Labels { pod, service }, value } in vector {
+                    if let Some(service) = service {
+                        answer.services.entry(service).or_default().push(value);
                     }
-                    series.entry((By::Pod, labels.remove("pod"))).or_default().push(sample);
+                    match pod {
+                        Some(pod) => answer.pods.entry(pod).or_default().push(value),
+                        None => answer.whole.push(value),
+                    }
                 }
-                count
             }
-            Data::Matrix(_) => {
+            Data::Matrix => {
                 return Err("the query gives ranges, not values: take a function over the range, such as \
                             rate(…[1m]) or max_over_time(…[1m])"
                     .to_owned());
             }
-        };
-        Ok(Self { series, count, fresh_for_ms, now })
+        }
+        Ok(answer)
     }
 
     /// The part of one asker.
@@ -100,12 +134,12 @@ impl Answer {
         let mut reading = Reading::default();
         match asker.by {
             Some(By::Service) => {
-                let samples = self.series.get(&(By::Service, Some(asker.service.name.clone())));
+                let samples = self.services.get(&asker.service.name);
                 self.whole(asker, samples.map_or(&[], Vec::as_slice), &mut reading);
             }
             Some(By::Pod) => self.pods(asker, &mut reading),
             None => {
-                let whole = self.series.get(&(By::Pod, None)).map_or(&[][..], Vec::as_slice);
+                let whole = self.whole.as_slice();
                 if whole.is_empty() {
                     self.pods(asker, &mut reading);
                 } else if whole.len() < self.count {
@@ -138,7 +172,7 @@ impl Answer {
 
     fn pods(&self, asker: &Asker, reading: &mut Reading) {
         for pod in &asker.pods {
-            match self.series.get(&(By::Pod, Some(pod.clone()))).map(Vec::as_slice) {
+            match self.pods.get(pod).map(Vec::as_slice) {
                 None | Some([]) => {}
                 Some([one]) => self.sample(asker, Some(pod), one, reading),
                 Some(many) => {
