@@ -369,6 +369,7 @@ spec:
     builder.set_back(at(0));
     assert_eq!(builder.next(), Some(at(15)));
     builder.tick(at(15));
-    let decided: Vec<_> = builder.built.values().flat_map(|built| built.rules.decisions.values()).collect();
+    let rulings = builder.built.values().flat_map(|built| built.rules.iter());
+    let decided: Vec<_> = rulings.map(|ruling| ruling.decision).collect();
     assert!(decided.len() == 1 && decided[0].limit.is_some(), "{decided:?}");
 }
