@@ -268,9 +268,14 @@ struct Inputs {
 async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutdown: CancellationToken) {
     let mut transitions = status::Transitions::default();
     let mut lookup = Lookup::default();
+    let mut latest = Timestamp::MIN;
     loop {
+        let now = Timestamp::now();
+        if now < std::mem::replace(&mut latest, now) {
+            builder.set_back(now);
+        }
         let due = builder.next().map(|next| {
-            let wait = Timestamp::now().duration_until(next);
+            let wait = now.duration_until(next);
             Instant::now() + Duration::try_from(wait).unwrap_or_default()
         });
         let due = due.into_iter().chain(lookup.due).min();

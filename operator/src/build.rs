@@ -239,6 +239,12 @@ impl Builder {
         self.build(&due, now, false);
     }
 
+    /// The clock was set back: decides again whatever waits for a time, which may be far off now.
+    pub fn set_back(&mut self, now: Timestamp) {
+        let waiting = self.timers.iter().map(|(_, service)| service.clone()).collect();
+        self.build(&waiting, now, false);
+    }
+
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
     pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
         let before = std::mem::replace(&mut self.pauses, pauses);

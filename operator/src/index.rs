@@ -107,6 +107,8 @@ pub enum Object {
     },
     /// The object could not be read as its kind at all.
     Undecodable(Vec<Problem>),
+    /// The object is right as it is, and not for Weir: as if it were not there.
+    Foreign(Problem),
 }
 
 /// One change, from any source.
@@ -275,6 +277,7 @@ impl Index {
                 let services = if key.kind == ObjectKind::Pod { self.services_of_pod(&pod) } else { Vec::new() };
                 if self.refuse(key, origin, problems) { dirty(services) } else { Dirty::default() }
             }
+            Object::Foreign(_) => self.delete(&key),
         }
     }
 
@@ -482,6 +485,16 @@ impl Index {
     pub fn conflicts(&self, key: &ServiceKey) -> Vec<Conflict> {
         let Some(model) = self.services.get(key) else { return Vec::new() };
         conflicts(self.wishing(key, model).into_iter().map(|policy| &**policy))
+    }
+
+    /// The conflicts on a service in which this policy would be, if it were applied as it is.
+    #[must_use]
+    pub fn conflicts_of(&self, key: &ServiceKey, policy: &Policy) -> Vec<Conflict> {
+        let Some(model) = self.services.get(key) else { return Vec::new() };
+        let others = self.wishing(key, model).into_iter().map(|other| &**other).filter(|other| other.key != policy.key);
+        let mut conflicts = conflicts(others.chain([policy]));
+        conflicts.retain(|conflict| conflict.policy == policy.key || conflict.with == policy.key);
+        conflicts
     }
 
     fn wishing(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Arc<Policy>> {

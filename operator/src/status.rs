@@ -78,7 +78,7 @@ pub struct ProxyReport {
     pub refused: Vec<String>,
 }
 
-/// Since when each condition of each policy has the status it has. The one thing a status remembers.
+/// Since when each condition of each policy has the status it has, which is no time to come. The one thing a status remembers.
 #[derive(Debug, Default)]
 pub struct Transitions(BTreeMap<(String, String), (String, Time)>);
 
@@ -92,7 +92,7 @@ impl Transitions {
                 if let Some((before, since)) = self.0.get(&key)
                     && *before == condition.status
                 {
-                    condition.last_transition_time = since.clone();
+                    condition.last_transition_time = Time(since.0.min(condition.last_transition_time.0));
                 }
                 kept.insert(key, (condition.status.clone(), condition.last_transition_time.clone()));
             }
@@ -268,7 +268,7 @@ fn policy_status(
     let mut rules = Vec::new();
     for target in &targets {
         if let Some(policy) = &entry.accepted {
-            rules.extend(policy.rules.iter().filter_map(|rule| rule_status(policy, rule, target)));
+            rules.extend(policy.rules.iter().filter_map(|rule| rule_status(policy, rule, target, now)));
         }
     }
     SmartLimiterStatus {
@@ -281,7 +281,7 @@ fn policy_status(
 }
 
 /// `None`: it was not decided here.
-fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>) -> Option<RuleStatus> {
+fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>, now: Timestamp) -> Option<RuleStatus> {
     let (ruling, report) = target.rule(&policy.key, &rule.name)?;
     let decision = ruling.decision;
     let shares = report.map(|report| report.shares.as_slice()).unwrap_or_default();
@@ -303,7 +303,8 @@ fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>) -> Option<Rule
         excess: decision.excess,
         in_flight: report.and_then(|report| report.bound).map(i64::from),
         observed: observed.collect(),
-        since: Some(Time(decision.since)),
+        // The clock may have been set back since.
+        since: Some(Time(decision.since.min(now))),
         message: Some(match trouble {
             Some(trouble) => format!("not carried out: {trouble}"),
             None if target.paused => {

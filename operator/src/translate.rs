@@ -21,7 +21,7 @@ use serde::Serialize;
 pub use self::outbound::outbound;
 use self::{decide::Rules, limited::Limited};
 use crate::{
-    index::ServiceView,
+    index::{ServiceView, model::Unfit},
     intent::{LimitShape, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
 };
 
@@ -54,6 +54,8 @@ pub struct Report {
 pub enum Trouble {
     /// Its matches and those of other rules overlap in too many ways.
     TooManyRoutes,
+    /// The service can have no proxies, or carries no HTTP.
+    Unfit(Unfit),
     /// No port of the service speaks HTTP.
     NoHttpPort,
     /// The service is a Gateway's own: nothing stands behind its proxies that they would protect.
@@ -68,6 +70,7 @@ impl std::fmt::Display for Trouble {
                 "its matches overlap those of other rules in more than {} ways: use fewer, or matches that exclude each other",
                 routes::MOST
             ),
+            Self::Unfit(unfit) => unfit.fmt(f),
             Self::GatewayItself => {
                 f.write_str("the Service is a Gateway's own: name the Services behind it, with enforceAt: Gateway")
             }
@@ -89,8 +92,9 @@ pub fn translate(view: &ServiceView<'_>, decided: &Rules) -> (ServiceIntent, Vec
     for policy in &view.policies {
         for rule in &policy.rules {
             let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-            let trouble = match policy.enforce_at {
-                EnforceAt::Server if only_gateway => Some(Trouble::GatewayItself),
+            let trouble = match (view.unfit, policy.enforce_at) {
+                (Some(unfit), _) => Some(Trouble::Unfit(unfit.clone())),
+                (None, EnforceAt::Server) if only_gateway => Some(Trouble::GatewayItself),
                 _ => no_http.then_some(Trouble::NoHttpPort),
             };
             reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), bound: None, trouble });
@@ -107,7 +111,7 @@ pub fn translate(view: &ServiceView<'_>, decided: &Rules) -> (ServiceIntent, Vec
         let (Some(decision), Some(report)) = (decided.decision(&limited.key), reports.get_mut(&limited.key)) else {
             continue;
         };
-        if !enforcers.is_empty() {
+        if ready > 0 {
             let values = limited.values(decision, ready).into_iter().flatten().next().unwrap_or_default();
             report.shares = values.iter().map(|value| value.rate).collect();
             report.bound = decision.bound.filter(|_| limited.bounds(decision, ready).is_some());
@@ -148,7 +152,7 @@ pub fn translate(view: &ServiceView<'_>, decided: &Rules) -> (ServiceIntent, Vec
                 let share = ready.iter().position(|name| name == pod).and_then(|place| values.get(place));
                 intent.values[position] = share.or(values.last()).copied();
             }
-            if let Some(report) = report.as_mut().filter(|_| position == *first) {
+            if let Some(report) = report.as_mut().filter(|_| position == *first && !ready.is_empty()) {
                 report.shares = values.iter().map(|value| value.rate).collect();
             }
         }

@@ -343,3 +343,35 @@ async fn a_checkpoint_waits_for_a_policy_that_is_not_there_yet() {
     };
     assert_eq!(phase(&third), Phase::Limiting);
 }
+
+#[test]
+fn a_clock_that_is_set_back_puts_no_floor_off() {
+    let text = "apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: a}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-1, namespace: a, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: cart-0}}]
+---
+apiVersion: weir.dev/v1alpha1
+kind: SmartLimiter
+metadata: {name: cart, namespace: a}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  rules: [{name: hot, when: cpu > 80%, limit: 10 requests per second per pod}]
+  onMissingMetric: {action: Floor, after: 15s, floor: 5 requests per second per pod}
+";
+    let at = |second: i64| Timestamp::from_second(1_000_000_000 + second).expect("a time");
+    let mut builder = Builder::new(Table::new());
+    builder.apply(changes(text), at(3600));
+    builder.set_back(at(0));
+    assert_eq!(builder.next(), Some(at(15)));
+    builder.tick(at(15));
+    let rulings = builder.built.values().flat_map(|built| built.rules.iter());
+    let decided: Vec<_> = rulings.map(|ruling| ruling.decision).collect();
+    assert!(decided.len() == 1 && decided[0].limit.is_some(), "{decided:?}");
+}

@@ -11,7 +11,7 @@ use limiter::policy::{EnforceAt, Policy};
 use super::{
     edges::Enforcer,
     gateway::GatewayModel,
-    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel},
+    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel, Unfit},
 };
 use crate::intent::{Inbound, Protocol, ServiceKey};
 
@@ -32,6 +32,8 @@ pub struct ServiceView<'a> {
     pub pod_ports: BTreeMap<u16, u16>,
     /// Has a selector, by which a cluster finds its endpoints.
     pub selects: bool,
+    /// Nothing can be limited on it.
+    pub unfit: Option<&'a Unfit>,
 }
 
 impl ServiceView<'_> {
@@ -166,6 +168,7 @@ pub(super) fn build<'a>(
         gateway,
         pod_ports: ports.pod_ports,
         selects: service.selects,
+        unfit: service.unfit.as_ref(),
     }
 }
 

@@ -230,6 +230,45 @@ fn a_service_without_an_http_port_says_so() {
 }
 
 #[test]
+fn a_service_on_which_nothing_can_be_limited_says_so() {
+    for (spec, expected, words) in [
+        (
+            "{type: ExternalName, externalName: api.stripe.example}",
+            Unfit::ExternalName("api.stripe.example".to_owned()),
+            "another name for \"api.stripe.example\"",
+        ),
+        ("{ports: [{port: 53, protocol: UDP}, {port: 54, protocol: SCTP}]}", Unfit::NoTcpPort, "UDP or SCTP"),
+    ] {
+        let mut index = index("  - {name: all, limit: 9 requests per second per pod}\n");
+        let text = MANIFESTS.replace(
+            "name: checkout, namespace: ns-a}\n---",
+            &format!("name: checkout, namespace: ns-a}}\nspec: {spec}\n---"),
+        );
+        for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
+            index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+        }
+        let (_, reports) = translated(&index);
+        let trouble = reports[0].trouble.clone().expect("it is told");
+        assert_eq!(trouble, Trouble::Unfit(expected));
+        assert!(trouble.to_string().contains(words), "{trouble}");
+    }
+}
+
+#[test]
+fn nobody_has_a_share_where_no_pod_is_ready() {
+    let mut index = index("  - {name: all, limit: 9 requests per second across all pods}\n");
+    let text = MANIFESTS.replace("name: pod-1}", "name: pod-1}, conditions: {ready: false}");
+    let text = text.replace("name: pod-2}", "name: pod-2}, conditions: {ready: false}");
+    let text = text.replace("name: pod-3}", "name: pod-3}, conditions: {ready: false}");
+    for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
+        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+    }
+    let (intent, reports) = translated(&index);
+    assert_eq!(reports[0].shares, []);
+    assert_eq!(per_pod(&intent, 0), [Some(9000); 4], "whom a request reaches all the same");
+}
+
+#[test]
 fn the_first_class_has_a_queue_of_its_own_only_where_a_queue_is_bounded() {
     let shadow = CLASSES.replace("adapt:", "mode: Shadow\n    adapt:");
     let narrow = CLASSES.replace("adapt:", "matches: [{method: POST}]\n    adapt:");
