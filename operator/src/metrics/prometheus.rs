@@ -322,13 +322,14 @@ impl Shared {
     }
 
     fn take(&self, text: &str, askers: &watch::Receiver<Arc<Vec<Asker>>>, answer: &Answer<'_>) {
-        let (wanted, mut samples) = (is_wanted(askers), Vec::new());
-        for asker in askers.borrow().iter() {
-            let reading = answer.read(asker);
+        let wanted = is_wanted(askers);
+        let askers = Arc::clone(&askers.borrow());
+        let mut samples = Vec::with_capacity(askers.len());
+        for asker in askers.iter() {
+            let trouble = answer.read(asker, &mut samples);
             if wanted {
-                self.report_one(text, asker, reading.trouble.as_deref());
+                self.report_one(text, asker, trouble.as_deref());
             }
-            samples.extend(reading.samples);
         }
         if !samples.is_empty() {
             self.outbox.put(samples);

@@ -205,6 +205,10 @@ fn believed(quantities: &Quantities, metric: &Metric, ready_pods: &[String], now
     };
     let parts = parts.and_then(|kind| quantities.get(&kind));
     let number = quantities.get(&Kind::Number(metric.word.clone()));
+    let is_counted = matches!(metric.word, Word::Demand(_) | Word::Excess(_));
+    if parts.is_none() && number.is_none() && !is_counted {
+        return None;
+    }
     let mut newest: Option<Sample> = None;
     for source in Source::ALL {
         for sources in parts.map(Some).into_iter().chain([number]) {

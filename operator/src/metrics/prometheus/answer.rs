@@ -35,15 +35,6 @@ pub(super) struct Asker {
     pub by: Option<By>,
 }
 
-/// What one asker gets of an answer.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Reading {
-    /// The samples.
-    pub samples: Vec<PodSample>,
-    /// Why there are none, or less than there could be.
-    pub trouble: Option<String>,
-}
-
 /// An answer as the server gives it.
 #[derive(Debug)]
 pub(super) enum Data<'a> {
@@ -145,87 +136,74 @@ impl<'a> Answer<'a> {
         Ok(answer)
     }
 
-    /// The part of one asker.
-    #[must_use]
-    pub(super) fn read(&self, asker: &Asker) -> Reading {
+    /// Adds the part of one asker to `samples`. Returns why there is none, or less than there could be.
+    pub(super) fn read(&self, asker: &Asker, samples: &mut Vec<PodSample>) -> Option<String> {
         if self.count == 0 {
-            return Reading { samples: Vec::new(), trouble: Some("the query gives no series".to_owned()) };
+            return Some("the query gives no series".to_owned());
         }
-        let mut reading = Reading::default();
-        match asker.by {
-            Some(By::Service) => self.whole(asker, self.services.get(asker.service.name.as_str()), &mut reading),
-            Some(By::Pod) => self.pods(asker, &mut reading),
-            None => match &self.whole {
-                None => self.pods(asker, &mut reading),
-                Some(whole) if whole.count < self.count => {
-                    reading.trouble = Some(format!(
-                        "{} of {} series have no label `pod`: give it to all, as with `sum by (pod) (…)`, or to none",
-                        whole.count, self.count
-                    ));
-                }
-                whole => self.whole(asker, whole.as_ref(), &mut reading),
-            },
+        match (asker.by, &self.whole) {
+            (Some(By::Service), _) => self.whole(asker, self.services.get(asker.service.name.as_str()), samples),
+            (Some(By::Pod), _) | (None, None) => self.pods(asker, samples),
+            (None, Some(whole)) if whole.count < self.count => Some(format!(
+                "{} of {} series have no label `pod`: give it to all, as with `sum by (pod) (…)`, or to none",
+                whole.count, self.count
+            )),
+            (None, whole) => self.whole(asker, whole.as_ref(), samples),
         }
-        reading
     }
 
-    fn whole(&self, asker: &Asker, found: Option<&Found>, reading: &mut Reading) {
+    fn whole(&self, asker: &Asker, found: Option<&Found>, samples: &mut Vec<PodSample>) -> Option<String> {
         match found {
-            None => reading.trouble = Some(format!("none of the {} series speaks of this service", self.count)),
-            Some(Found { sample, count: 1 }) => self.sample(asker, None, sample, reading),
-            Some(Found { count, .. }) => {
-                reading.trouble = Some(format!(
-                    "the query gives {count} series without a label `pod`: aggregate them to one, as with `sum(…)`, or to one for \
-                     each pod, as with `sum by (pod) (…)`"
-                ));
-            }
+            None => Some(format!("none of the {} series speaks of this service", self.count)),
+            Some(Found { sample, count: 1 }) => self.sample(asker, None, *sample, samples).err(),
+            Some(Found { count, .. }) => Some(format!(
+                "the query gives {count} series without a label `pod`: aggregate them to one, as with `sum(…)`, or to one for \
+                 each pod, as with `sum by (pod) (…)`"
+            )),
         }
     }
 
-    fn pods(&self, asker: &Asker, reading: &mut Reading) {
+    fn pods(&self, asker: &Asker, samples: &mut Vec<PodSample>) -> Option<String> {
+        let before = samples.len();
+        let mut trouble = None;
         for pod in &asker.pods {
-            match self.pods.get(pod.as_str()) {
-                None => {}
-                Some(Found { sample, count: 1 }) => self.sample(asker, Some(pod), sample, reading),
-                Some(Found { count, .. }) => {
-                    let message = format!(
-                        "the query gives {count} series for pod {pod}: aggregate them, as with `sum by (pod) (…)`"
-                    );
-                    reading.trouble.get_or_insert(message);
-                }
-            }
+            let read = match self.pods.get(pod.as_str()) {
+                None => Ok(()),
+                Some(Found { sample, count: 1 }) => self.sample(asker, Some(pod), *sample, samples),
+                Some(Found { count, .. }) => Err(format!(
+                    "the query gives {count} series for pod {pod}: aggregate them, as with `sum by (pod) (…)`"
+                )),
+            };
+            trouble = trouble.or(read.err());
         }
-        if reading.samples.is_empty() && reading.trouble.is_none() {
-            let message = format!("none of the {} series is of a ready pod of this service (label `pod`)", self.count);
-            reading.trouble = Some(message);
+        if samples.len() == before && trouble.is_none() {
+            return Some(format!("none of the {} series is of a ready pod of this service (label `pod`)", self.count));
         }
+        trouble
     }
 
-    fn sample(&self, asker: &Asker, pod: Option<&String>, sample: &Sample, reading: &mut Reading) {
+    /// Adds a sample, if it is a number.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    fn sample(
+        &self,
+        asker: &Asker,
+        pod: Option<&String>,
+        sample: Sample,
+        samples: &mut Vec<PodSample>,
+    ) -> Result<(), String> {
         let amount = pod.and_then(|pod| asker.amounts.get(pod)).unwrap_or(&1.0);
         let value = sample.value() / amount;
         if !value.is_finite() {
             let of = pod.map(|pod| format!(" for pod {pod}")).unwrap_or_default();
             let zero = if value.is_nan() { " (as 0/0 does)" } else { "" };
-            reading.trouble.get_or_insert(format!("the query gives {value}{of}, which is no number{zero}"));
-            return;
+            return Err(format!("the query gives {value}{of}, which is no number{zero}"));
         }
         // Prometheus gives seconds with three decimals. Out of range is as good as very old.
         let at = Timestamp::from_millisecond((sample.timestamp() * 1000.0).round() as i64).unwrap_or(Timestamp::MIN);
-        let age_ms = self.now.as_millisecond().saturating_sub(at.as_millisecond());
-        if age_ms > i64::try_from(self.fresh_for_ms).unwrap_or(i64::MAX) {
-            let age = age_ms as f64 / 1000.0;
-            let message = format!(
-                "the answer was evaluated {age:.0} s ago by its own clock: a cache stands before Prometheus, or a clock is wrong"
-            );
-            reading.trouble.get_or_insert(message);
-        } else if age_ms < -MOST_AHEAD_MS {
-            let ahead = age_ms.saturating_neg() as f64 / 1000.0;
-            let message =
-                format!("the answer was evaluated {ahead:.0} s from now by its own clock: one of the two is wrong");
-            reading.trouble.get_or_insert(message);
-        }
-        reading.samples.push(PodSample {
+        samples.push(PodSample {
             service: asker.service.clone(),
             pod: pod.cloned(),
             measure: Measure::Number(asker.word.clone(), value),
@@ -234,6 +212,20 @@ impl<'a> Answer<'a> {
             fresh_for_ms: self.fresh_for_ms,
             source: Source::Prometheus,
         });
+        let age_ms = self.now.as_millisecond().saturating_sub(at.as_millisecond());
+        if age_ms > i64::try_from(self.fresh_for_ms).unwrap_or(i64::MAX) {
+            let age = age_ms as f64 / 1000.0;
+            return Err(format!(
+                "the answer was evaluated {age:.0} s ago by its own clock: a cache stands before Prometheus, or a clock is wrong"
+            ));
+        }
+        if age_ms < -MOST_AHEAD_MS {
+            let ahead = age_ms.saturating_neg() as f64 / 1000.0;
+            return Err(format!(
+                "the answer was evaluated {ahead:.0} s from now by its own clock: one of the two is wrong"
+            ));
+        }
+        Ok(())
     }
 }
 

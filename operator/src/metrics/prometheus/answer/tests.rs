@@ -29,7 +29,8 @@ fn read(kind: &str, result: Value, by: Option<By>) -> (Vec<(Option<String>, f64)
         Ok(answer) => answer,
         Err(trouble) => return (Vec::new(), trouble),
     };
-    let Reading { samples, trouble } = answer.read(&asker);
+    let mut samples = Vec::new();
+    let trouble = answer.read(&asker, &mut samples);
     let value = |sample: PodSample| match sample.measure {
         Measure::Number(word, value) => {
             assert_eq!((word, sample.source, sample.fresh_for_ms), (asker.word.clone(), Source::Prometheus, 1500));
@@ -120,8 +121,10 @@ fn a_clock_that_is_ahead_makes_nothing_fresh_for_longer() {
             by: None,
         };
         let text = json!([1_700_000_000.5 + seconds, "3"]).to_string();
-        let reading = Answer::new(data("scalar", &text), 1500, now()).expect("a scalar").read(&asker);
-        (reading.samples[0].at, reading.trouble.unwrap_or_default())
+        let mut samples = Vec::new();
+        let answer = Answer::new(data("scalar", &text), 1500, now()).expect("a scalar");
+        let trouble = answer.read(&asker, &mut samples);
+        (samples[0].at, trouble.unwrap_or_default())
     };
     assert_eq!(ahead(1.0), (now(), String::new()));
     let (at, trouble) = ahead(3600.0);
