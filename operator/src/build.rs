@@ -72,6 +72,8 @@ pub struct Built {
     /// What was measured of it.
     store: Store,
     paced: Paced,
+    /// Where it stands among the timers.
+    timer: Option<Timestamp>,
 }
 
 /// What status may say something else of since it was last asked.
@@ -91,7 +93,8 @@ pub struct Builder {
     pace: Pace,
     index: Index,
     built: HashMap<ServiceKey, Built>,
-    /// Services by the time at which time alone can change a decision.
+    /// Services by the time at which time alone can change a decision, or earlier: what moves on with every sample is not moved here
+    /// each time, but looked at when its time comes.
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
     counts: Counts,
@@ -218,7 +221,7 @@ impl Builder {
                 built.store.look_at_traffic(now);
             }
             if self.pace.admits(&service, &mut built.paced, now) {
-                services.insert(service);
+                services.insert(ServiceKey::clone(&service));
             }
         }
         self.build(&services, now, false);
@@ -226,8 +229,17 @@ impl Builder {
 
     /// Decides again whatever is due by time alone.
     pub fn tick(&mut self, now: Timestamp) {
-        let timers = self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service);
-        let due: BTreeSet<ServiceKey> = timers.chain(self.pace.due(now)).cloned().collect();
+        let mut due: BTreeSet<ServiceKey> = self.pace.due(now).cloned().collect();
+        while self.timers.first().is_some_and(|(time, _)| *time <= now)
+            && let Some((_, service)) = self.timers.pop_first()
+        {
+            let Some(built) = self.built.get_mut(&service) else { continue };
+            built.timer = built.rules.next.filter(|next| *next > now);
+            match built.timer {
+                Some(next) => drop(self.timers.insert((next, service))),
+                None => drop(due.insert(service)),
+            }
+        }
         for service in &due {
             if let Some(built) = self.built.get_mut(service) {
                 self.pace.decided(service, &mut built.paced, now);
@@ -299,7 +311,6 @@ impl Builder {
     fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> Moved {
         let gone = changed && self.plan(key, now);
         let Some(built) = self.built.get_mut(key) else { return Moved::default() };
-        forget_timer(&mut self.timers, key, &built.rules);
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
         let observe = |metrics: &[(Metric, Metric)]| built.store.observe(&built.ready, metrics, now);
         let Stepped { numbers, turned, news, moves } = built.rules.step(observe, self.keeper.is_some(), now);
@@ -314,7 +325,8 @@ impl Builder {
         }
         let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
         let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &moves, &built.rules));
-        if let Some(next) = built.rules.next {
+        if let Some(next) = built.rules.next.filter(|next| built.timer.is_none_or(|timer| *next < timer)) {
+            forget_timer(&mut self.timers, key, built.timer.replace(next));
             self.timers.insert((next, key.clone()));
         }
         Moved { numbers, traced }
@@ -331,7 +343,6 @@ impl Builder {
         built.wanted = wanted::of(&view, self.annotated_pages);
         let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
         built.store.set_pods(pods);
-        forget_timer(&mut self.timers, key, &built.rules);
         built.rules.plan(&view, resumed(&mut self.kept, &view, now))
     }
 
@@ -339,7 +350,7 @@ impl Builder {
     fn forget(&mut self, key: &ServiceKey, now: Timestamp) {
         if let Some(built) = self.built.remove(key) {
             self.kept.remove(key);
-            forget_timer(&mut self.timers, key, &built.rules);
+            forget_timer(&mut self.timers, key, built.timer);
             self.pace.forget(key, built.paced);
             self.table.remove(key);
             if let Some(keeper) = &self.keeper {
@@ -438,9 +449,9 @@ struct Moved {
     traced: Option<Arc<Decided>>,
 }
 
-fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey, rules: &Rules) {
-    if let Some(next) = rules.next {
-        timers.remove(&(next, key.clone()));
+fn forget_timer(timers: &mut BTreeSet<(Timestamp, ServiceKey)>, key: &ServiceKey, timer: Option<Timestamp>) {
+    if let Some(time) = timer {
+        timers.remove(&(time, key.clone()));
     }
 }
 

@@ -41,8 +41,8 @@ use crate::intent::ServiceKey;
 /// One measured value of one pod, as a provider brings it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodSample {
-    /// The target.
-    pub service: ServiceKey,
+    /// The target; shared, as there are thousands of samples a second.
+    pub service: Arc<ServiceKey>,
     /// The pod; absent when the value speaks of the service as a whole, as a PromQL query without a pod label does.
     pub pod: Option<String>,
     /// What was measured (before any reduction over pods).

@@ -43,7 +43,7 @@ spec:
 
 fn sample(service: &str, value: f64, at: Timestamp) -> PodSample {
     PodSample {
-        service: ServiceKey { namespace: "ns-a".to_owned(), name: service.to_owned() },
+        service: ServiceKey { namespace: "ns-a".to_owned(), name: service.to_owned() }.into(),
         pod: Some(format!("{service}-0")),
         measure: Measure::Number(Word::Cpu, value),
         at,

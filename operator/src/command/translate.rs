@@ -84,7 +84,7 @@ fn samples(builder: &Builder, metrics: &[(String, f64)], at: Timestamp, unused: 
                     continue; // counted, never measured
                 }
                 samples.extend(view.ready_pods().map(|pod| PodSample {
-                    service: view.key.clone(),
+                    service: view.key.clone().into(),
                     pod: Some(pod.to_owned()),
                     measure: Measure::Number(qualified(policy, &metric).word, *value),
                     at,

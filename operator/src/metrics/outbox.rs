@@ -56,7 +56,7 @@ impl Outbox {
     /// Drops what waits of a pod.
     pub(super) fn forget(&self, service: &ServiceKey, pod: &str) {
         let mut waiting = self.waiting.lock();
-        waiting.samples.retain(|held| (&held.service, held.pod.as_deref()) != (service, Some(pod)));
+        waiting.samples.retain(|held| (&*held.service, held.pod.as_deref()) != (service, Some(pod)));
         waiting.distinct = 0;
     }
 
@@ -83,7 +83,7 @@ mod tests {
 
     fn sample(pod: usize, value: f64) -> PodSample {
         PodSample {
-            service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+            service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() }.into(),
             pod: Some(pod.to_string()),
             measure: Measure::Number(Word::Requests, value),
             at: Timestamp::UNIX_EPOCH,

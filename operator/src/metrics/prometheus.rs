@@ -183,7 +183,7 @@ fn plan(queries: &[Query], lookback: Duration) -> BTreeMap<Arc<str>, Vec<Asker>>
             let seconds = lookback.as_secs_f64();
             text = format!("{text} and timestamp({text}) > time() - {seconds}");
         }
-        let (service, word, pods, amounts) = (service.clone(), word.clone(), pods.clone(), amounts.clone());
+        let (service, word, pods, amounts) = (service.clone().into(), word.clone(), pods.clone(), amounts.clone());
         let asker = Asker { service, word, pods, amounts, by };
         plan.entry(text.into()).or_default().push(asker);
     }

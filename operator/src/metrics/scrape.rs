@@ -231,8 +231,9 @@ impl Reader {
             return;
         }
         let fresh_for_ms = u64::try_from((self.interval * 3).as_millis()).unwrap_or(u64::MAX);
+        let service = Arc::new(target.service.clone());
         self.outbox.put(values.into_iter().map(|(word, value)| PodSample {
-            service: target.service.clone(),
+            service: Arc::clone(&service),
             pod: Some(target.pod.clone()),
             measure: Measure::Number(word, value),
             at,

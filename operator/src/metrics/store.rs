@@ -13,7 +13,7 @@
 //! A mean of `errors` is all failures over all answers, and 0 where nothing was answered; one of a latency is the quantile of
 //! all values together, and 0 where there is none: that nothing happens is no missing metric, and lets a rule go.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
@@ -95,7 +95,7 @@ pub struct Store {
 impl Store {
     /// Takes a sample of the service at `now`. One that is of another pod than the service's, older than what is held, or makes
     /// no sense, changes nothing. What is held and lies in the future is from before the clock was set back, and is forgotten. Returns the service if the sample is new.
-    pub fn insert(&mut self, sample: PodSample, now: Timestamp) -> Option<ServiceKey> {
+    pub fn insert(&mut self, sample: PodSample, now: Timestamp) -> Option<Arc<ServiceKey>> {
         let PodSample { service, pod, measure, at, fresh_for_ms, source } = sample;
         if !makes_sense(&measure) {
             return None;

@@ -131,8 +131,9 @@ impl Stream<'_> {
         // By our clock: the proxy's may be wrong, and what it stamps would then be fresh for ever.
         let at = Timestamp::now();
         let fresh_for_ms = u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX);
+        let service = Arc::new(service);
         sink.outbox.put(measures.into_iter().map(|measure| PodSample {
-            service: service.clone(),
+            service: Arc::clone(&service),
             pod: Some(pod.to_owned()),
             measure,
             at,

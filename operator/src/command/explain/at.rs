@@ -246,7 +246,7 @@ fn samples(builder: &Builder, service: &ServiceKey, given: &Given, at: Timestamp
         for metric in policy.metrics() {
             let Some(value) = given.values.get(&metric.word) else { continue };
             samples.extend(view.ready_pods().map(|pod| PodSample {
-                service: service.clone(),
+                service: service.clone().into(),
                 pod: Some(pod.to_owned()),
                 measure: Measure::Number(qualified(policy, &metric).word, *value),
                 at,

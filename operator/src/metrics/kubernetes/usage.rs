@@ -79,7 +79,7 @@ fn samples(
     let of = |word, used: f64, amount: Option<f64>| Some((word, used / amount.filter(|amount| *amount > 0.0)?));
     let values = [of(Word::Cpu, cpu, pod.cpu_cores), of(Word::Memory, memory, pod.memory_bytes)];
     let sample = |(word, value)| PodSample {
-        service: pod.service.clone(),
+        service: pod.service.clone().into(),
         pod: Some(pod.pod.clone()),
         measure: Measure::Number(word, value),
         // From the future it would be fresh for longer than it may be.

@@ -1,6 +1,6 @@
 //! From an answer of Prometheus to samples, for each of those who share the question. Pure.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use foldhash::HashMap;
 use jiff::Timestamp;
@@ -24,7 +24,7 @@ pub const MAX_SERIES: usize = 10_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Asker {
     /// The service that the answer is for.
-    pub service: ServiceKey,
+    pub service: Arc<ServiceKey>,
     /// What the answer becomes.
     pub word: Word,
     /// The service's ready pods, in order.
@@ -204,7 +204,7 @@ impl<'a> Answer<'a> {
         // Prometheus gives seconds with three decimals. Out of range is as good as very old.
         let at = Timestamp::from_millisecond((sample.timestamp() * 1000.0).round() as i64).unwrap_or(Timestamp::MIN);
         samples.push(PodSample {
-            service: asker.service.clone(),
+            service: Arc::clone(&asker.service),
             pod: pod.cloned(),
             measure: Measure::Number(asker.word.clone(), value),
             // From the future it would be fresh for longer than it may be.

@@ -3,7 +3,7 @@
 //! Pure. A query that names `$pods` becomes another text with every pod that comes or goes. Were each of them asked at a moment of its
 //! own, a service whose pods change more often than an interval would never be asked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use limiter::metric::Word;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Due {
 
 /// What is known of texts that nobody asks any longer, by what they were asked for.
 #[derive(Debug, Default)]
-pub(super) struct Dropped(BTreeMap<(ServiceKey, Word), Due>);
+pub(super) struct Dropped(BTreeMap<(Arc<ServiceKey>, Word), Due>);
 
 impl Dropped {
     /// Notes a text that was asked for `askers`.
@@ -35,7 +35,7 @@ impl Dropped {
     }
 
     /// What they were asked for.
-    pub(super) fn purposes(&self) -> impl Iterator<Item = &(ServiceKey, Word)> {
+    pub(super) fn purposes(&self) -> impl Iterator<Item = &(Arc<ServiceKey>, Word)> {
         self.0.keys()
     }
 
@@ -56,7 +56,7 @@ mod tests {
 
     fn asker(service: &str, pods: &[&str]) -> Asker {
         Asker {
-            service: ServiceKey { namespace: "shop".to_owned(), name: service.to_owned() },
+            service: ServiceKey { namespace: "shop".to_owned(), name: service.to_owned() }.into(),
             word: Word::Named("queue".to_owned()),
             pods: pods.iter().map(|pod| (*pod).to_owned()).collect(),
             amounts: BTreeMap::new(),

@@ -18,7 +18,7 @@ fn at(millis: i64) -> Timestamp {
 
 fn sample(pod: &str, value: f64, millis: i64) -> PodSample {
     PodSample {
-        service: service(),
+        service: service().into(),
         pod: Some(pod.into()),
         measure: Measure::Number(Word::Cpu, value),
         at: at(millis),
@@ -145,7 +145,14 @@ fn no_ready_pods_means_no_sample() {
 
 /// What one pod says at a moment.
 fn says(pod: Option<&str>, measure: Measure, source: Source, millis: i64) -> PodSample {
-    PodSample { service: service(), pod: pod.map(Into::into), measure, at: at(millis), fresh_for_ms: 750, source }
+    PodSample {
+        service: service().into(),
+        pod: pod.map(Into::into),
+        measure,
+        at: at(millis),
+        fresh_for_ms: 750,
+        source,
+    }
 }
 
 fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], now: i64) -> Option<Sample> {

@@ -108,7 +108,7 @@ async fn samples_come_of_the_pod_by_our_clock_and_only_while_wanted() {
     messages.send(offered(1, 0.0)).await.unwrap();
     messages.send(offered(501, 100.0)).await.unwrap();
     let sample = weir.requests().await;
-    assert_eq!((sample.service, sample.pod.as_deref()), (service(), Some("checkout-0")));
+    assert_eq!((&*sample.service, sample.pod.as_deref()), (&service(), Some("checkout-0")));
     assert_eq!((sample.measure, sample.source), (Measure::Number(Word::Requests, 200.0), Source::Envoy));
     assert!(Timestamp::now().duration_since(sample.at).as_secs() < 20);
     assert_eq!(sample.fresh_for_ms, 1_500);

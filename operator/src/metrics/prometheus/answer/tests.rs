@@ -19,7 +19,7 @@ fn now() -> Timestamp {
 fn read(kind: &str, result: Value, by: Option<By>) -> (Vec<(Option<String>, f64)>, String) {
     let asker = Asker {
         amounts: BTreeMap::new(),
-        service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+        service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() }.into(),
         word: Word::Named("q".to_owned()),
         pods: vec!["cart-0".to_owned(), "cart-1".to_owned()],
         by,
@@ -115,7 +115,7 @@ fn a_clock_that_is_ahead_makes_nothing_fresh_for_longer() {
     let ahead = |seconds: f64| {
         let asker = Asker {
             amounts: BTreeMap::new(),
-            service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() },
+            service: ServiceKey { namespace: "shop".to_owned(), name: "cart".to_owned() }.into(),
             word: Word::Named("q".to_owned()),
             pods: Vec::new(),
             by: None,
