@@ -16,7 +16,7 @@ use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::Phase,
-    metric::Metric,
+    metric::{Metric, Observations},
     policy::{EnforceAt, PolicyKey},
     problem::Problem,
 };
@@ -312,7 +312,8 @@ impl Builder {
         let gone = changed && self.plan(key, now);
         let Some(built) = self.built.get_mut(key) else { return Moved::default() };
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
-        let observe = |metrics: &[(Metric, Metric)]| built.store.observe(&built.ready, metrics, now);
+        let (store, ready) = (&built.store, &built.ready);
+        let observe = |metrics: &[(Metric, Metric)], seen: &mut Observations| store.observe(ready, metrics, seen, now);
         let Stepped { numbers, turned, news, moves } = built.rules.step(observe, self.keeper.is_some(), now);
         self.counts.decisions += 1;
         moves.iter().for_each(|moved| log_transition(key, moved, &built.rules));

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use jiff::Timestamp;
-use limiter::metric::{Metric, Reduce, Word};
+use limiter::metric::{Metric, Observations, Reduce, Word};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -94,6 +94,7 @@ async fn play(
     let pods: Vec<String> = (0..REPLICAS).map(|replica| CAST.pod(replica)).collect();
     let mut store = Store::default();
     store.set_pods(pods.clone());
+    let mut seen = Observations::default();
 
     let mut view = View::new(args.plain);
     let mut picture = Picture::new(*timeline, !args.without_limit);
@@ -107,7 +108,7 @@ async fn play(
             }
             Some(batch) = samples.recv() => {
                 batch.into_iter().for_each(|sample| drop(store.insert(sample, Timestamp::now())));
-                let seen = store.observe(&pods, &[(cpu.clone(), cpu.clone())], Timestamp::now());
+                store.observe(&pods, &[(cpu.clone(), cpu.clone())], &mut seen, Timestamp::now());
                 if let Some(sample) = seen.samples.get(&cpu) {
                     picture.cpu = Some(sample.value);
                     history.cpu.push((begin.elapsed().as_secs_f64(), sample.value));

@@ -128,18 +128,18 @@ impl Rules {
         Some(std::mem::take(&mut decided[place]))
     }
 
-    /// Decides every rule at `now`. `observe` tells what is known of metrics by the names under which they are measured, as the metrics
-    /// after these. Whether there is news for the next start is only told where that is `kept`.
+    /// Decides every rule at `now`. `observe` writes what is known of metrics by the names under which they are measured, as the metrics
+    /// after these, over what was known of the same before. Whether there is news for the next start is only told where that is `kept`.
     pub fn step(
         &mut self,
-        observe: impl Fn(&[(Metric, Metric)]) -> Observations,
+        observe: impl Fn(&[(Metric, Metric)], &mut Observations),
         kept: bool,
         now: Timestamp,
     ) -> Stepped {
         let mut stepped = Stepped::default();
         let mut next: Option<Timestamp> = None;
         for PolicyRules { policy, names, observations, decided } in &mut self.policies {
-            *observations = observe(names);
+            observe(names, observations);
             for (rule, Decided { state, decision }) in policy.rules.iter().zip(decided) {
                 // After a restart there is a state and no decision yet.
                 let resumed = || state.stage.map_or(Phase::Idle, |stage| stage.phase);

@@ -1,5 +1,5 @@
 use jiff::Timestamp;
-use limiter::metric::{Metric, Reduce, Sample, Word};
+use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
 use proptest::prelude::*;
 
 use super::Store;
@@ -50,7 +50,8 @@ fn insert(store: &mut Store, samples: impl IntoIterator<Item = PodSample>, now: 
 fn observe(samples: &[PodSample], pods: &[&str], reduce: Reduce) -> Option<Sample> {
     let mut store = of(samples);
     insert(&mut store, samples.iter().cloned(), at(20_000));
-    let observations = store.observe(&ready(pods), &[(cpu(reduce), cpu(reduce))], at(10_000));
+    let mut observations = Observations::default();
+    store.observe(&ready(pods), &[(cpu(reduce), cpu(reduce))], &mut observations, at(10_000));
     assert_eq!(observations.pods as usize, pods.len());
     observations.samples.get(&cpu(reduce)).cloned()
 }
@@ -127,6 +128,18 @@ fn a_counter_that_a_streaming_pod_has_not_named_is_zero() {
 }
 
 #[test]
+fn what_was_seen_before_is_written_over() {
+    let names = [(cpu(Reduce::Mean), cpu(Reduce::Mean))];
+    let (mut store, mut seen) = (of(&[sample("a", 0.5, 1000)]), Observations::default());
+    let value = |seen: &Observations| seen.samples.get(&names[0].1).map(|sample| sample.value);
+    for (pods, expected) in [(&["a"][..], Some(0.5)), (&[], None), (&["a"], Some(0.6))] {
+        store.insert(sample("a", expected.unwrap_or(0.6), 1000), at(1000));
+        store.observe(&ready(pods), &names, &mut seen, at(1000));
+        assert_eq!((seen.pods as usize, value(&seen)), (pods.len(), expected));
+    }
+}
+
+#[test]
 fn forgets_pods() {
     let mut store = Store::default();
     store.set_pods(ready(&["a", "b", "silent"]));
@@ -159,7 +172,9 @@ fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], no
     let mut store = of(&samples);
     insert(&mut store, samples, at(now));
     let metric = Metric { word, reduce };
-    store.observe(&ready(pods), &[(metric.clone(), metric.clone())], at(now)).samples.remove(&metric)
+    let mut observations = Observations::default();
+    store.observe(&ready(pods), &[(metric.clone(), metric.clone())], &mut observations, at(now));
+    observations.samples.remove(&metric)
 }
 
 #[test]

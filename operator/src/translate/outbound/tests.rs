@@ -77,7 +77,7 @@ spec:\n  targetRefs: [{{kind: Service, name: reviews}}]\n  enforceAt: Client\n  
 fn callers(index: &Index, change: impl FnOnce(&mut Rules)) -> (ServiceIntent, Vec<Report>) {
     let target = key("reviews");
     let view = index.service(&target).expect("it exists");
-    let observe = |_: &_| Observations { pods: 1, ..Observations::default() };
+    let observe = |_: &_, seen: &mut Observations| seen.pods = 1;
     let mut rules = Rules::default();
     rules.plan(&view, States::new());
     rules.step(observe, false, Timestamp::UNIX_EPOCH);
