@@ -98,7 +98,8 @@ impl Weir {
         Self::spawn_program(tokio::process::Command::new(binary()), &folder(config), xds, admin, arguments)
     }
 
-    /// Starts `weir run --kubernetes` with the rights of a kubeconfig, on free ports, and waits until it is ready.
+    /// Starts `weir run --kubernetes` with the rights of a kubeconfig, on free ports, and waits until it is ready. Proxies need not
+    /// prove who they are; [`Self::spawn_trusted`] is as in a cluster.
     ///
     /// # Panics
     ///
@@ -116,6 +117,16 @@ impl Weir {
     /// When the binary cannot be started at all.
     #[must_use]
     pub fn spawn_watch(kubeconfig: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
+        Self::spawn_trusted(kubeconfig, xds, admin, &[&["--xds-plaintext"], arguments].concat())
+    }
+
+    /// As [`Self::spawn_watch`], but proxies prove who they are: the arguments say with which certificate.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn_trusted(kubeconfig: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
         let source = [OsStr::new("--kubernetes"), OsStr::new("--kubeconfig"), kubeconfig.as_os_str()];
         Self::spawn_program(tokio::process::Command::new(binary()), &source, xds, admin, arguments)
     }

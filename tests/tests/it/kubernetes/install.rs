@@ -217,7 +217,7 @@ async fn the_page_from_installation_to_removal() {
 
 /// The webhook's certificate, and the authority that the API server is to trust.
 async fn certificate(cluster: &Cluster, namespace: &str) -> [String; 2] {
-    let secret = ["get", "secret", "held-webhook-certificate", "--namespace", namespace, "--output=jsonpath={.data}"];
+    let secret = ["get", "secret", "held-certificate", "--namespace", namespace, "--output=jsonpath={.data}"];
     let name = format!("held.{namespace}");
     let authority = "--output=jsonpath={.webhooks[*].clientConfig.caBundle}";
     let authority = ["get", "validatingwebhookconfiguration", &name, authority];
@@ -236,8 +236,8 @@ async fn an_upgrade_leaves_the_certificate_that_weir_has_written() {
     let rights = cluster.service_account_kubeconfig(&namespace, "held").await;
     let webhook = [
         "--webhook-address=127.0.0.1:0",
-        "--webhook-service=held",
-        "--webhook-secret=held-webhook-certificate",
+        "--certificate-service=held",
+        "--certificate-secret=held-certificate",
         &format!("--webhook-configuration={name}"),
         &format!("--namespace={namespace}"),
     ];
