@@ -125,7 +125,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         Source::Folder(_) => None,
     };
     let identity = identity::spawn(config.identity, client, meters, &mut tasks, &shutdown);
-    let (held, door) = identity.context("--xds-client-ca")?;
+    let (held, door, desk) = identity.context("--xds-client-ca")?;
     let mut builder = Builder::new(table.clone());
     if let Some(folder) = &config.state_folder {
         let (held, kept) = Folder::open(folder, Timestamp::now()).context("--state-dir")?;
@@ -185,7 +185,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         tasks.spawn(admission::run(config, listener, held, asks_tx, meters, shutdown.clone()));
     }
     let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };
-    tasks.spawn(admin::serve(admin, page, shutdown.clone()));
+    tasks.spawn(admin::serve(admin, desk, page, shutdown.clone()));
     let inputs = Inputs {
         batches_rx,
         samples_rx,

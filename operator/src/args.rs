@@ -110,7 +110,8 @@ pub struct RunArgs {
     /// and every proxy proves who it is.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
-    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume.
+    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume. With --kubernetes, and
+    /// not on loopback, all but the first two take HTTPS and a token that the API server knows and lets read the path.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
     /// How often every target's metrics page is read.
@@ -391,12 +392,29 @@ pub struct AttachmentArgs {
     pub proxy: ProxyArgs,
 }
 
-/// `weir status`.
+/// Where a running Weir is asked, and how.
 #[derive(Clone, Debug, clap::Args)]
-pub struct StatusArgs {
+pub struct AdminArgs {
     /// Where the running Weir serves its admin page.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
+    /// File with the authorities by which that Weir is trusted: it is then asked by HTTPS, as in a cluster.
+    #[arg(long, env = "WEIR_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The name that its certificate must have.
+    #[arg(long, env = "WEIR_SERVER_NAME", value_name = "NAME", default_value = "weir.weir-system.svc")]
+    pub server_name: String,
+    /// File with a token that its API server knows.
+    #[arg(long, env = "WEIR_TOKEN_FILE", value_name = "FILE", requires = "ca_file")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `weir status`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// The running Weir.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -411,9 +429,9 @@ pub struct PauseArgs {
     /// Only this Service; everything otherwise, Services that come later included.
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub service: Option<ServiceKey>,
-    /// Where the running Weir serves its admin page: an address of this machine.
-    #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
-    pub admin_address: SocketAddr,
+    /// The running Weir, on this machine.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// How long to wait for the proxies.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = limiter::language::parse_duration)]
     pub timeout: Duration,

@@ -4,6 +4,7 @@
 //! folder, or kept: a Secret of our own -> Held certificate -> handshakes of xDS and of the webhook
 //!                                                `-> publish: ConfigMaps for proxies
 //! token, or client certificate -> Gate -> Caller -> what it may claim
+//! token -> Readers -> what it may read of the admin page
 //! ```
 //!
 //! In: files or a Secret, credentials of callers, the API server's word about them. Out: [`Held`], [`Caller`]. It knows nothing
@@ -11,12 +12,14 @@
 
 mod caller;
 mod certificate;
+mod digest;
 mod folder;
 mod gate;
 mod held;
 mod kept;
 mod meters;
 mod publish;
+mod readers;
 pub mod tls;
 mod token;
 mod tokens;
@@ -34,9 +37,13 @@ pub use self::{
     kept::Kept,
     meters::Meters,
     publish::Place,
+    readers::{Denied, Readers},
     token::AUDIENCE,
 };
-use self::{tls::Tls, tokens::Tokens};
+use self::{
+    tls::{Inside, Tls},
+    tokens::Tokens,
+};
 
 /// What `weir run` was told.
 #[derive(Clone, Debug)]
@@ -45,6 +52,8 @@ pub struct Config {
     pub certificate: Option<Source>,
     /// How proxies prove who they are. `None`: they need not, and nothing is encrypted.
     pub proxies: Option<Credentials>,
+    /// Whether readers of the admin page prove who they are.
+    pub readers: bool,
     /// The ConfigMaps in which proxies are told whom to trust.
     pub places: Vec<Place>,
 }
@@ -67,6 +76,15 @@ pub struct Credentials {
     pub clients: Option<PathBuf>,
 }
 
+/// Where the admin page is read; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// Judges who may read.
+    pub readers: Readers,
+    /// How connections are encrypted that want to be; `None`: none is.
+    pub tls: Option<Tls>,
+}
+
 /// By which proxies come in; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -84,7 +102,7 @@ impl Door {
     }
 }
 
-/// Starts the tasks that keep everything up to date until `shutdown`: the certificate, and the door for proxies. `client` speaks to
+/// Starts the tasks that keep everything up to date until `shutdown`: the certificate, the door for proxies, the desk for readers. `client` speaks to
 /// the API server, where there is one.
 ///
 /// # Errors
@@ -96,8 +114,8 @@ pub fn spawn(
     meters: Meters,
     tasks: &mut JoinSet<()>,
     shutdown: &CancellationToken,
-) -> Result<(Held, Door), tls::Error> {
-    let Config { certificate, proxies, places } = config;
+) -> Result<(Held, Door, Desk), tls::Error> {
+    let Config { certificate, proxies, readers, places } = config;
     let held = Held::new(meters.clone());
     let mut keep = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let stop = shutdown.clone();
@@ -115,15 +133,19 @@ pub fn spawn(
     if let Some(client) = client.clone().filter(|_| !places.is_empty()) {
         keep(Box::pin(publish::keep(client, places, held.clone())));
     }
-    let Some(Credentials { tokens, clients }) = proxies else {
-        return Ok((held, Door::open()));
+    let desk = match client.clone().filter(|_| readers) {
+        Some(client) => Desk { readers: Readers::new(client), tls: Some(Tls::new(held.clone(), Inside::Http, None)?) },
+        None => Desk { readers: Readers::anybody(), tls: None },
     };
-    let tls = Tls::new(held.clone(), clients)?;
+    let Some(Credentials { tokens, clients }) = proxies else {
+        return Ok((held, Door::open(), desk));
+    };
+    let tls = Tls::new(held.clone(), Inside::Grpc, clients)?;
     let following = tls.clone();
     keep(Box::pin(async move { following.follow().await }));
     let tokens = client.filter(|_| tokens).map(|client| Tokens::new(client, meters.clone()));
     if let Some(tokens) = tokens.clone() {
         keep(Box::pin(async move { tokens.keep_keys().await }));
     }
-    Ok((held, Door { gate: Gate::new(tokens, meters), tls: Some(tls) }))
+    Ok((held, Door { gate: Gate::new(tokens, meters), tls: Some(tls) }, desk))
 }

@@ -22,9 +22,9 @@
 {{- if not .Values.certificate.secretName }}true{{ end }}
 {{- end }}
 
-{{/* Namespaces with proxies, as JSON. */}}
+{{/* Namespaces with proxies, and that of Weir, where readers of its metrics find it, as JSON. */}}
 {{- define "weir.proxyNamespaces" -}}
-{{ .Values.proxyNamespaces | default .Values.namespaces | default (list "default") | uniq | toJson }}
+{{ append (.Values.proxyNamespaces | default .Values.namespaces | default (list "default")) .Release.Namespace | uniq | toJson }}
 {{- end }}
 
 {{- define "weir.selector" -}}

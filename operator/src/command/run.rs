@@ -31,7 +31,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let metrics_api_interval = args.cluster.metrics_api_interval.unwrap_or(metrics::kubernetes::DEFAULT_INTERVAL);
     let source = source(args.config, args.cluster).await?;
-    let identity = identity(args.identity, &args.webhook, args.xds_address, &source)?;
+    let identity = identity(args.identity, &args.webhook, [args.xds_address, args.admin_address], &source)?;
     let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source)?;
     let config = Config {
         source,
@@ -95,7 +95,7 @@ fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow
 fn identity(
     args: IdentityArgs,
     webhook: &WebhookArgs,
-    xds: SocketAddr,
+    [xds, admin]: [SocketAddr; 2],
     source: &Source,
 ) -> anyhow::Result<identity::Config> {
     let certificate = certificate(&args, webhook, source)?;
@@ -142,7 +142,14 @@ fn identity(
              and --xds-client-ca FILE, with which proxies prove who they are"
         )
     };
-    Ok(identity::Config { certificate, proxies, places })
+    // What a folder's Weir serves is for its machine, by the page of its docs; a cluster is many machines.
+    let readers = in_cluster && !admin.ip().is_loopback();
+    anyhow::ensure!(
+        !readers || certificate.is_some(),
+        "--admin-address {admin} is not loopback, so it is read by HTTPS, which needs a certificate: give --certificate-service and \
+         --certificate-secret, or --certificate-dir"
+    );
+    Ok(identity::Config { certificate, proxies, readers, places })
 }
 
 /// Where the certificate comes from.

@@ -1,10 +1,15 @@
 //! Lets callers in, or says why not: once in the log, once in the metrics, and to the caller itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tonic::{Code, Request, Status, metadata::MetadataMap};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Caller, Meters, Refusal, tls::Peer, tokens::Tokens};
 
@@ -15,7 +20,12 @@ pub struct Gate(Option<Arc<Guard>>);
 struct Guard {
     tokens: Option<Tokens>,
     meters: Meters,
+    /// When each reason was last told in the log, and how often it has come since.
+    told: Mutex<BTreeMap<&'static str, (Instant, u64)>>,
 }
+
+/// Refusals are told at most this often for each reason: whoever is refused comes again twice a second, and anybody may.
+const TELL: Duration = Duration::from_secs(1);
 
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -57,7 +67,7 @@ impl Gate {
     }
 
     pub(super) fn new(tokens: Option<Tokens>, meters: Meters) -> Self {
-        Self(Some(Arc::new(Guard { tokens, meters })))
+        Self(Some(Arc::new(Guard { tokens, meters, told: Mutex::default() })))
     }
 
     /// Who that is.
@@ -95,9 +105,30 @@ impl Gate {
 
 impl Guard {
     fn refuse(&self, refusal: &Refusal, peer: &str) -> Status {
-        self.meters.refused(refusal.reason());
-        warn!(reason = refusal.reason(), peer, %refusal, "a caller gets nothing");
+        let reason = refusal.reason();
+        self.meters.refused(reason);
+        match self.tells(reason) {
+            Some(untold) => warn!(reason, peer, %refusal, untold, "a caller gets nothing"),
+            None => debug!(reason, peer, %refusal, "a caller gets nothing"),
+        }
         status(refusal)
+    }
+
+    /// Whether this is to be told, with how many were not since the last.
+    fn tells(&self, reason: &'static str) -> Option<u64> {
+        let now = Instant::now();
+        let mut told = self.told.lock();
+        match told.get_mut(reason) {
+            Some((last, untold)) if now.duration_since(*last) < TELL => {
+                *untold += 1;
+                None
+            }
+            before => {
+                let untold = before.map_or(0, |(_, untold)| *untold);
+                told.insert(reason, (now, 0));
+                Some(untold)
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! TLS for proxies: handshakes side by side, each with a deadline, so that one that never speaks holds up nobody.
+//! TLS for proxies and for readers of the admin page: handshakes side by side, each with a deadline, so that one that never speaks holds up nobody.
 
 use std::{
     io,
@@ -35,9 +35,11 @@ use super::{
 };
 
 /// For a handshake.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Handshakes at the same time. Who comes then waits in the kernel's queue.
-const HANDSHAKES: usize = 1_024;
+const HANDSHAKES: usize = 4_096;
+/// The first byte of TLS (RFC 8446, `ContentType.handshake`), with which no HTTP begins.
+const HANDSHAKE: u8 = 22;
 /// How often the authority of client certificates is read.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -55,10 +57,20 @@ pub enum Error {
     Tls(#[source] rustls::Error),
 }
 
+/// What is spoken inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inside {
+    /// gRPC. Without TLS nothing is.
+    Grpc,
+    /// HTTP/1.1. It may be spoken without TLS, too: what that is good for is judged by each request.
+    Http,
+}
+
 /// How TLS is spoken: the certificate that is held, and whose client certificates are accepted.
 #[derive(Clone, Debug)]
 pub struct Tls {
     held: Held,
+    inside: Inside,
     /// A file with the authorities of client certificates; read again when it changes.
     clients: Option<PathBuf>,
     config: Arc<watch::Sender<Arc<ServerConfig>>>,
@@ -70,10 +82,10 @@ impl Tls {
     /// # Errors
     ///
     /// The file of authorities cannot be used.
-    pub(super) fn new(held: Held, clients: Option<PathBuf>) -> Result<Self, Error> {
+    pub(super) fn new(held: Held, inside: Inside, clients: Option<PathBuf>) -> Result<Self, Error> {
         let authorities = clients.as_deref().map(read).transpose()?;
-        let config = config(&held, clients.as_deref().zip(authorities.as_deref()))?;
-        Ok(Self { held, clients, config: Arc::new(watch::Sender::new(config)) })
+        let config = config(&held, inside, clients.as_deref().zip(authorities.as_deref()))?;
+        Ok(Self { held, inside, clients, config: Arc::new(watch::Sender::new(config)) })
     }
 
     /// Reads the authorities of client certificates again when they change, for ever.
@@ -86,7 +98,7 @@ impl Tls {
             if now.as_ref().is_ok_and(|now| *now == before) {
                 continue;
             }
-            match now.and_then(|now| Ok((config(&self.held, Some((file, &now)))?, now))) {
+            match now.and_then(|now| Ok((config(&self.held, self.inside, Some((file, &now)))?, now))) {
                 Ok((config, now)) => {
                     self.config.send_replace(config);
                     before = now;
@@ -101,7 +113,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
     std::fs::read(file).map_err(|error| Error::File(file.to_owned(), error))
 }
 
-fn config(held: &Held, clients: Option<(&Path, &[u8])>) -> Result<Arc<ServerConfig>, Error> {
+fn config(held: &Held, inside: Inside, clients: Option<(&Path, &[u8])>) -> Result<Arc<ServerConfig>, Error> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let builder = builder.map_err(Error::Tls)?;
@@ -122,7 +134,10 @@ fn config(held: &Held, clients: Option<(&Path, &[u8])>) -> Result<Arc<ServerConf
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(held.clone()));
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![match inside {
+        Inside::Grpc => b"h2".to_vec(),
+        Inside::Http => b"http/1.1".to_vec(),
+    }];
     // Nobody resumes: a proxy has one connection for days. Without, a ticket cannot outlive a client certificate.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -151,7 +166,7 @@ pub fn incoming(
                     Ok((stream, address)) => (place, stream, address),
                     Err(error) => {
                         // Out of file descriptors, for one: there will be some again.
-                        warn!(%error, "the xDS server cannot take a connection");
+                        warn!(%error, "a server cannot take a connection");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
                     }
@@ -172,22 +187,35 @@ pub fn incoming(
 async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Option<Connection> {
     // Small messages must not wait for an acknowledgement of earlier ones.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else {
-        return Some(Connection { transport: Transport::Plain(stream), peer: Peer { address, certificate: None } });
+    let plain = |stream| {
+        let peer = Peer { address, encrypted: false, certificate: None };
+        Some(Connection { transport: Transport::Plain(stream), peer })
     };
+    let Some(tls) = tls else { return plain(stream) };
+    if tls.inside == Inside::Http {
+        let mut first = [0];
+        match timeout(PATIENCE, stream.peek(&mut first)).await {
+            Ok(Ok(1)) if first[0] != HANDSHAKE => return plain(stream),
+            Ok(Ok(1)) => {}
+            _ => return None,
+        }
+    }
     let acceptor = TlsAcceptor::from(tls.config.borrow().clone());
     match timeout(PATIENCE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let chain = stream.get_ref().1.peer_certificates();
             let certificate = chain.and_then(|chain| chain.first()).map(|own| caller::of_certificate(own));
-            Some(Connection { transport: Transport::Tls(Box::new(stream)), peer: Peer { address, certificate } })
+            Some(Connection {
+                transport: Transport::Tls(Box::new(stream)),
+                peer: Peer { address, encrypted: true, certificate },
+            })
         }
         Ok(Err(error)) => {
-            debug!(%address, %error, "a TLS handshake for xDS failed");
+            debug!(%address, %error, "a TLS handshake failed");
             None
         }
         Err(_) => {
-            debug!(%address, "a TLS handshake for xDS took longer than {PATIENCE:?}");
+            debug!(%address, "a TLS handshake took longer than {PATIENCE:?}");
             None
         }
     }
@@ -198,6 +226,8 @@ async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Opti
 pub struct Peer {
     /// Where it is.
     pub address: SocketAddr,
+    /// Whether nobody else can read what is said.
+    pub encrypted: bool,
     /// Whose client certificate it has, if it has one.
     pub(super) certificate: Option<Result<Pod, Refusal>>,
 }
@@ -213,6 +243,14 @@ pub struct Connection {
 enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    /// Who is there.
+    #[must_use]
+    pub const fn peer(&self) -> &Peer {
+        &self.peer
+    }
 }
 
 impl Connected for Connection {

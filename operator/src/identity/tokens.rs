@@ -6,7 +6,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::{Mutex, RwLock};
-use ring::digest;
 use tokio::{
     sync::{Notify, Semaphore},
     time::timeout,
@@ -16,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::{
     Meters,
     caller::{Pod, Refusal},
+    digest::{Digest, digest},
     token::{self, AUDIENCE, Keys, Token},
 };
 use crate::watch::kubernetes::cause;
@@ -32,8 +32,6 @@ const AT_ONCE: usize = 32;
 const KEYS: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(2));
 /// Longer ones are none.
 const LONGEST: usize = 16 << 10;
-
-type Digest = [u8; 32];
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -84,8 +82,7 @@ impl Tokens {
         let token = token::read(text)?;
         // Before anybody is asked: what is wrong by its own words, or signed by nobody, costs the API server nothing.
         let says = token.pod(Timestamp::now())?;
-        let digest = digest::digest(&digest::SHA256, text.as_bytes());
-        let digest = Digest::try_from(digest.as_ref()).expect("SHA-256 has 32 bytes");
+        let digest = digest(text);
         if let Some(pod) = inner.remembered(&digest, Timestamp::now()) {
             inner.meters.accepted("memory");
             return Ok(pod);

@@ -105,7 +105,11 @@ async fn namespaces_take_the_place_of_rights_in_the_whole_cluster() {
     let ours = |rule: &&Value| rule["resourceNames"][0] == "weir.charts-weir" || rule["verbs"] == json!(["create"]);
     assert_eq!(cluster_wide.iter().filter(|rule| !ours(rule)).collect::<Vec<_>>(), [&Value::Null; 0]);
     let told = find(&objects, "ConfigMap").map(|map| map["metadata"]["namespace"].as_str().unwrap());
-    assert_eq!(told.collect::<Vec<_>>(), ["charts-a", "charts-b"], "where proxies are told whom to trust");
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        ["charts-a", "charts-b", "charts-weir"],
+        "where proxies are told whom to trust"
+    );
 
     let objects = template(cluster, &[TWO, NO_WEBHOOK]).await.unwrap();
     let mut rules = find(&objects, "ClusterRole").flat_map(|role| role["rules"].as_array().unwrap());

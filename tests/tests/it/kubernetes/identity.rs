@@ -20,12 +20,12 @@ use testkit::{
     authority::{Authority, Signed},
     cluster::{Cluster, Server, credentials},
     dial, eventually,
-    http::Connection,
+    http::{self, Connection},
     mesh::{Service, limiter},
     mount::Mount,
     ports::{self, Network},
     proxy::Proxy,
-    weir::Weir,
+    weir::{self, Weir},
 };
 use tonic::{Code, Request, Status, metadata::MetadataMap};
 
@@ -42,6 +42,11 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     async fn install(cluster: &'a Cluster) -> Self {
+        Self::install_at(cluster, ports::free()).await
+    }
+
+    /// With the admin page at this address.
+    async fn install_at(cluster: &'a Cluster, admin: SocketAddr) -> Self {
         cluster.install_crds().await;
         let namespace = cluster.namespace("identity").await;
         let watched = format!("namespaces={{{namespace}}}");
@@ -62,7 +67,7 @@ impl<'a> Place<'a> {
             "--ca-config-map",
             &places,
         ];
-        let mut weir = Weir::spawn_trusted(&kubeconfig, ports::free(), ports::free(), &arguments);
+        let mut weir = Weir::spawn_trusted(&kubeconfig, ports::free(), admin, &arguments);
         weir.ready().await;
         Self { cluster, namespace, service, weir }
     }
@@ -281,6 +286,25 @@ async fn a_stream_ends_with_its_token_and_comes_back_with_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_never_speak_hold_up_nobody() {
+    let place = Place::install(Cluster::shared().await).await;
+    let node = place.service.node(0);
+    let (token, authorities) = (dial::bearer(&place.token(0).await), place.authorities().await);
+    let mut silent = Vec::new();
+    for _ in 0..2_000 {
+        silent.push(tokio::net::TcpStream::connect(place.weir.xds).await.unwrap());
+    }
+    let name = place.name();
+    let asked = stream(place.weir.xds, &name, &authorities, token, &node);
+    tokio::time::timeout(Duration::from_secs(3), asked).await.expect("at once").unwrap();
+    // And they are not kept for ever.
+    let mut first = silent.swap_remove(0);
+    let mut word = [0];
+    let closed = tokio::io::AsyncReadExt::read(&mut first, &mut word);
+    assert!(matches!(tokio::time::timeout(SOON, closed).await, Ok(Ok(0) | Err(_))), "it is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_of_another_authority_is_not_trusted() {
     let place = Place::install(Cluster::shared().await).await;
     let right = place.authorities().await;
@@ -349,6 +373,63 @@ async fn the_certificate_is_renewed_while_streams_stay() {
     // A proxy that was told long ago still trusts it.
     let late = place.proxy(&mount).await;
     place.connected(&late, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_page_tells_nothing_to_whom_the_api_server_does_not_let_read_it() {
+    let cluster = Cluster::start().await;
+    let network = Network::routable();
+    let place = Place::install_at(&cluster, SocketAddr::new(network.address(1), network.port())).await;
+    let admin = place.weir.admin;
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 403), ("/status", 403), ("/pause", 403)] {
+        let answer = http::get(admin, path).await.unwrap();
+        let said = String::from_utf8_lossy(answer.body()).into_owned();
+        assert!(answer.status() == status && (status == 200 || said.contains("HTTPS alone")), "{path}: {answer:?}");
+    }
+    let mount = place.mount("").await;
+    let name = place.name();
+    // What `weir status` says with a token, or without.
+    let status = async |token: Option<&str>| {
+        let mut arguments =
+            vec!["status".to_owned(), format!("--admin-address={admin}"), format!("--server-name={name}")];
+        arguments.push(format!("--ca-file={}", mount.path("ca.crt").display()));
+        if let Some(token) = token {
+            mount.put("token", token);
+            arguments.push(format!("--token-file={}", mount.path("token").display()));
+        }
+        let output = tokio::task::spawn_blocking(move || weir::command(arguments).output()).await.unwrap().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    assert!(status(None).await.contains("401 Unauthorized: send a token"), "{}", status(None).await);
+    assert!(status(Some("garbage")).await.contains("401 Unauthorized"));
+    cluster.kubectl(&["create", "serviceaccount", "reader", "--namespace", &place.namespace]).await.unwrap();
+    let (token, own) = tokio::join!(
+        cluster.token(&place.namespace, "reader", &[]),
+        cluster.token(&place.namespace, "reader", &["weir"])
+    );
+    let said = status(Some(&token)).await;
+    let user = format!("403 Forbidden: system:serviceaccount:{}:reader may not get /status: give it", place.namespace);
+    assert!(said.contains(&user), "{said}");
+
+    let role = ["create", "clusterrole", "weir-reader", "--verb=get", "--non-resource-url=/status"];
+    cluster.kubectl(&role).await.unwrap();
+    let account = format!("--serviceaccount={}:reader", place.namespace);
+    let bind = ["create", "clusterrolebinding", "weir-reader", "--clusterrole=weir-reader", &account];
+    cluster.kubectl(&bind).await.unwrap();
+    for token in [&token, &own] {
+        eventually(SOON, "it may read", async || {
+            let said = status(Some(token)).await;
+            if said.contains("smartlimiters.weir.dev/") { Ok(()) } else { Err(said) }
+        })
+        .await;
+    }
+    cluster.kill(Server::ApiServer);
+    assert!(status(Some(&token)).await.contains("smartlimiters.weir.dev/"), "who was let in still is");
+    assert!(status(Some("garbage")).await.contains("503 Service Unavailable"));
+    let other = Authority::new("another");
+    mount.put("ca.crt", other.pem());
+    let said = status(Some(&token)).await;
+    assert!(said.contains(&format!("is not {name} by --ca-file")), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
