@@ -48,7 +48,9 @@ impl ConditionType {
                 R::NotAccepted,
             ],
             Self::MetricsAvailable => &[R::Available, R::NotNeeded, R::Missing, R::NotAccepted],
-            Self::Limiting => &[R::Limiting, R::Releasing, R::Paused, R::Shadow, R::Idle, R::NotAccepted],
+            Self::Limiting => {
+                &[R::Limiting, R::Releasing, R::NotEnforced, R::Paused, R::Shadow, R::Idle, R::NotAccepted]
+            }
         }
     }
 }
@@ -96,6 +98,8 @@ pub enum ConditionReason {
     Limiting,
     /// Limiting=True: the last limit is growing until it vanishes.
     Releasing,
+    /// Limiting=True: a limit is decided, and no proxy is known to enforce it.
+    NotEnforced,
     /// Limiting=False: a limit would be in force, but an operator has paused it.
     Paused,
     /// Limiting=False: a limit would be in force, but its mode is Shadow.
@@ -126,6 +130,7 @@ impl ConditionReason {
             Self::Missing => "Missing",
             Self::Limiting => "Limiting",
             Self::Releasing => "Releasing",
+            Self::NotEnforced => "NotEnforced",
             Self::Paused => "Paused",
             Self::Shadow => "Shadow",
             Self::Idle => "Idle",

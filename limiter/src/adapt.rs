@@ -75,6 +75,8 @@ const FAILED: f64 = 0.7;
 const SLOW: f64 = 1.1;
 /// How long cuts that did not help are not tried again.
 const FUTILE_FOR: Duration = Duration::from_secs(60);
+/// So long after cuts were taken back their effect on the completions may still show.
+const TAKEN_BACK: Duration = Duration::from_secs(2);
 /// Longest interval of a source.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(3600);
 /// Longest time that a draining queue is waited for.
@@ -180,6 +182,9 @@ pub struct Trial {
 pub struct Futile {
     /// By how much the goal is missed nevertheless, in thousandths. Overload on top of it shows as half as much again.
     pub severity: u32,
+    /// Completions without the cuts, in thousandths of a request per second. A loss of capacity on top of it shows as far fewer.
+    #[serde(default)]
+    pub answers: u64,
     /// When cutting is tried again.
     pub until: Timestamp,
 }
@@ -348,7 +353,7 @@ impl Steering {
     fn on_miss(&mut self, adapt: &Adapt, reading: &Reading, now: Timestamp) {
         let Some(worst) = reading.worst() else { return };
         let only_latency = reading.bounded && reading.missed().all(|goal| goal.is_latency);
-        if only_latency && (self.is_futile(worst.thousandths(), now) || self.fails(reading, worst, now)) {
+        if only_latency && (self.is_futile(reading, worst.thousandths(), now) || self.fails(reading, worst, now)) {
             return;
         }
         let before = (self.limit, self.bound);
@@ -375,10 +380,16 @@ impl Steering {
         }
     }
 
-    /// Whether it is known that cutting does not help against a miss as bad as this.
-    fn is_futile(&mut self, severity: u32, now: Timestamp) -> bool {
-        self.futile = self.futile.filter(|futile| now < futile.until);
-        self.futile.is_some_and(|futile| severity < futile.severity.saturating_mul(3) / 2)
+    /// Whether it is known that cutting does not help against a miss as bad as this, and nothing has become worse since.
+    fn is_futile(&mut self, reading: &Reading, severity: u32, now: Timestamp) -> bool {
+        let recent = |futile: &Futile| elapsed(now, futile.until) > FUTILE_FOR.saturating_sub(TAKEN_BACK);
+        let fewer = |futile: &Futile| {
+            let left = self.answers.unwrap_or(u64::MAX) as f64;
+            !recent(futile) && reading.binds() && left < FAILED * futile.answers as f64
+        };
+        let worse = |futile: &Futile| severity >= futile.severity.saturating_mul(3) / 2;
+        self.futile = self.futile.filter(|futile| now < futile.until && !fewer(futile));
+        self.futile.is_some_and(|futile| !worse(&futile))
     }
 
     /// Judges the cuts on trial by a sample that still misses the goal. What twice did harm without help is taken back.
@@ -407,7 +418,7 @@ impl Steering {
             return true;
         }
         (self.limit, self.bound) = (trial.limit, trial.bound);
-        self.futile = Some(Futile { severity: trial.severity, until: add(now, FUTILE_FOR) });
+        self.futile = Some(Futile { severity: trial.severity, answers: trial.answers, until: add(now, FUTILE_FOR) });
         self.usual = reading.time_in_system().map(|time| Duration::from_micros((time * 1e6) as u64));
         (self.trial, self.cut) = (None, None);
         true

@@ -22,7 +22,7 @@
 //! Cold start: without `when` a rule limits from the first step, otherwise it is idle until its condition has been seen
 //! true. `now` may repeat or go backwards; then no time passes.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -153,8 +153,6 @@ pub struct Decision {
     pub since: Timestamp,
     /// Requests per second over the limit of a rule in shadow mode: what it would refuse, as the proxies count it.
     pub excess: Option<f64>,
-    /// What was looked at, in the order of the sentence.
-    pub observed: Vec<Observed>,
     /// Metrics that the rule needs and that are missing or stale now.
     pub missing: Vec<Metric>,
     /// What else [`explain`] tells of.
@@ -184,7 +182,7 @@ pub struct Observed {
     /// When it was measured.
     pub at: Timestamp,
     /// Which provider gave it.
-    pub source: String,
+    pub source: Cow<'static, str>,
 }
 
 /// Decides one rule at `now`. Doing so twice with the same input changes nothing.
@@ -268,7 +266,6 @@ pub fn step(
         classes: next.classes.clone(),
         excess: excess(rule, observations, now),
         since: shown.since,
-        observed: view.observed(),
         missing: missing.into_iter().cloned().collect(),
         reading: Reading { blind, condition: outcome, until },
     };
@@ -288,6 +285,18 @@ pub fn explain(
 ) -> String {
     let view = View::new(rule, on_missing, observations, state.stepped_at.unwrap_or(decision.since));
     explain::sentence(&explain::Facts { view: &view, state, decision })
+}
+
+/// What a [`step`] with these observations that left `state` and gave `decision` has looked at, in the order of the sentence.
+#[must_use]
+pub fn observed(
+    rule: &Rule,
+    on_missing: &OnMissing,
+    state: &RuleState,
+    decision: &Decision,
+    observations: &Observations,
+) -> Vec<Observed> {
+    View::new(rule, on_missing, observations, state.stepped_at.unwrap_or(decision.since)).observed()
 }
 
 /// When the decision can change by time alone, after a [`step`] that left `state`: the next doubling of a release, the

@@ -1,6 +1,6 @@
 //! Words for what is measured, and measured values.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ pub struct Sample {
     /// Older than this, the sample is stale and counts as missing (three intervals of its source), in milliseconds.
     pub fresh_for_ms: u64,
     /// The provider that gave it, for status: `scrape`, `prometheus`, ….
-    pub source: String,
+    pub source: Cow<'static, str>,
 }
 
 impl Sample {

@@ -17,7 +17,7 @@ use std::{
 pub use conflicts::{Conflict, conflicts};
 use jiff::Timestamp;
 pub use problems::is_dns_label;
-use problems::{Problems, is_dns_name, key};
+use problems::{Problems, is_dns_name, key, label};
 use serde::{Deserialize, Serialize};
 
 use crate::{

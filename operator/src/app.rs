@@ -182,6 +182,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         let meters = admission::Meters::default();
         meters.register(&mut registry);
         info!(address = %listener.local_addr()?, "the webhook is served");
+        // It warns of a limit above all of it.
+        builder = builder.with_traffic();
         tasks.spawn(admission::run(config, listener, held, asks_tx, meters, shutdown.clone()));
     }
     let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };
@@ -279,9 +281,14 @@ struct Inputs {
 async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutdown: CancellationToken) {
     let mut transitions = status::Transitions::default();
     let mut lookup = Lookup::default();
+    let mut latest = Timestamp::MIN;
     loop {
+        let now = Timestamp::now();
+        if now < std::mem::replace(&mut latest, now) {
+            builder.set_back(now);
+        }
         let due = builder.next().map(|next| {
-            let wait = Timestamp::now().duration_until(next);
+            let wait = now.duration_until(next);
             Instant::now() + Duration::try_from(wait).unwrap_or_default()
         });
         let due = due.into_iter().chain(lookup.due).min();

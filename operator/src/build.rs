@@ -12,16 +12,17 @@ use std::{
     time::SystemTime,
 };
 
+use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
-    engine::{Decision, Phase},
+    engine::Phase,
     metric::Metric,
     policy::{EnforceAt, PolicyKey},
     problem::Problem,
 };
 use tracing::{info, warn};
 
-use self::pace::Pace;
+use self::pace::{Pace, Paced};
 use crate::{
     checkpoint::{Keeper, Kept, States},
     index::{Change, Index, Object, ServiceView},
@@ -33,7 +34,7 @@ use crate::{
     telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report, RuleKey,
-        decide::{Rules, decide},
+        decide::{Move, Rules, Stepped},
     },
     xds::{
         resources::{self, Resource},
@@ -66,6 +67,11 @@ pub struct Built {
     pub resources: Vec<Resource>,
     /// What its rules need measured.
     wanted: Wanted,
+    /// Names of its ready pods, in order.
+    ready: Vec<String>,
+    /// What was measured of it.
+    store: Store,
+    paced: Paced,
 }
 
 /// What status may say something else of since it was last asked.
@@ -84,8 +90,7 @@ pub struct Builder {
     news: Option<News>,
     pace: Pace,
     index: Index,
-    store: Store,
-    built: BTreeMap<ServiceKey, Built>,
+    built: HashMap<ServiceKey, Built>,
     /// Services by the time at which time alone can change a decision.
     timers: BTreeSet<(Timestamp, ServiceKey)>,
     table: Table,
@@ -97,6 +102,8 @@ pub struct Builder {
     tracer: Option<Tracer>,
     /// Only metrics pages that a Pod's annotations name are read.
     annotated_pages: bool,
+    /// The most requests of each service are kept.
+    looks_at_traffic: bool,
 }
 
 /// Decisions about a service or rule that is not there are kept for this long: a folder may be incomplete for a while.
@@ -108,8 +115,7 @@ impl Builder {
     pub fn new(table: Table) -> Self {
         Self {
             index: Index::default(),
-            store: Store::default(),
-            built: BTreeMap::new(),
+            built: HashMap::default(),
             timers: BTreeSet::new(),
             table,
             counts: Counts::default(),
@@ -120,6 +126,7 @@ impl Builder {
             news: None,
             pace: Pace::default(),
             annotated_pages: false,
+            looks_at_traffic: false,
         }
     }
 
@@ -133,6 +140,12 @@ impl Builder {
     #[must_use]
     pub fn with_news(self) -> Self {
         Self { news: Some(News::default()), ..self }
+    }
+
+    /// Keeps from now on the most requests that are seen of each service.
+    #[must_use]
+    pub fn with_traffic(self) -> Self {
+        Self { looks_at_traffic: true, ..self }
     }
 
     /// Traces decisions from now on.
@@ -166,7 +179,7 @@ impl Builder {
     pub fn keep_all(&self, now: Timestamp) {
         let Some(keeper) = &self.keeper else { return };
         for (service, built) in &self.built {
-            keeper.keep(service, with_unseen(&self.kept, service, &built.rules.states), now);
+            keeper.keep(service, with_unseen(&self.kept, service, &built.rules), now);
         }
     }
 
@@ -196,14 +209,21 @@ impl Builder {
 
     /// Takes samples in and decides their services again, those that were decided a moment ago in the next [`Self::tick`] that is due.
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
-        // One that was under way when its service or pod went brings neither back.
-        let is_there = |sample: &PodSample| {
-            let built = self.built.get(&sample.service);
-            built.is_some_and(|built| sample.pod.as_ref().is_none_or(|pod| built.intent.pods.contains_key(pod)))
-        };
-        let mut services = self.store.insert(samples.into_iter().filter(is_there), now);
-        services.retain(|service| self.pace.admits(service, now));
-        services.iter().for_each(|service| self.pace.decided(service, now));
+        let mut services = BTreeSet::new();
+        for sample in samples {
+            // One that was under way when its service or pod went brings neither back.
+            let Some(built) = self.built.get_mut(&sample.service) else { continue };
+            if sample.pod.as_ref().is_some_and(|pod| !built.intent.pods.contains_key(pod)) {
+                continue;
+            }
+            let Some(service) = built.store.insert(sample, now) else { continue };
+            if self.looks_at_traffic {
+                built.store.look_at_traffic(now);
+            }
+            if self.pace.admits(&service, &mut built.paced, now) {
+                services.insert(service);
+            }
+        }
         self.build(&services, now, false);
     }
 
@@ -211,8 +231,18 @@ impl Builder {
     pub fn tick(&mut self, now: Timestamp) {
         let timers = self.timers.iter().take_while(|(time, _)| *time <= now).map(|(_, service)| service);
         let due: BTreeSet<ServiceKey> = timers.chain(self.pace.due(now)).cloned().collect();
-        due.iter().for_each(|service| self.pace.decided(service, now));
+        for service in &due {
+            if let Some(built) = self.built.get_mut(service) {
+                self.pace.decided(service, &mut built.paced, now);
+            }
+        }
         self.build(&due, now, false);
+    }
+
+    /// The clock was set back: decides again whatever waits for a time, which may be far off now.
+    pub fn set_back(&mut self, now: Timestamp) {
+        let waiting = self.timers.iter().map(|(_, service)| service.clone()).collect();
+        self.build(&waiting, now, false);
     }
 
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
@@ -268,69 +298,71 @@ impl Builder {
         }
     }
 
-    /// Decides one service.
+    /// Decides one service, which and whose policies are as they were unless they have `changed`.
     fn decide(&mut self, key: &ServiceKey, now: Timestamp, changed: bool) -> Moved {
-        let Some(view) = self.index.service(key) else {
-            if let Some(built) = self.built.remove(key) {
-                self.kept.remove(key);
-                forget_timer(&mut self.timers, key, &built.rules);
-                self.pace.forget(key);
-                self.store.forget_service(key);
-                self.table.remove(key);
-                if let Some(keeper) = &self.keeper {
-                    keeper.forget(key, now);
-                }
-            }
-            if let Some(news) = &mut self.news {
-                news.services.insert(key.clone());
-            }
-            return Moved::default();
-        };
-        let built = self.built.entry(key.clone()).or_default();
-        if changed {
-            built.rules.states.extend(resumed(&mut self.kept, &view, now));
-        }
+        let gone = changed && self.plan(key, now);
+        let Some(built) = self.built.get_mut(key) else { return Moved::default() };
         forget_timer(&mut self.timers, key, &built.rules);
-        let ready: Vec<String> = view.ready_pods().map(str::to_owned).collect();
-        if changed {
-            built.wanted = wanted::of(&view, self.annotated_pages);
-            let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
-            self.store.retain_pods(key, &pods);
-        }
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
-        let observe = |metrics: &BTreeMap<Metric, Metric>| self.store.observe(key, &ready, metrics, now);
-        let rules = decide(&view, &built.rules, changed, observe, now);
+        let observe = |metrics: &[(Metric, Metric)]| built.store.observe(&built.ready, metrics, now);
+        let Stepped { numbers, turned, news, moves } = built.rules.step(observe, now);
         self.counts.decisions += 1;
-        log_transitions(&view, &built.rules, &rules);
-        if let Some(keeper) = &self.keeper
-            && is_news(&built.rules.states, &rules.states)
-        {
-            keeper.keep(key, with_unseen(&self.kept, key, &rules.states), now);
+        moves.iter().for_each(|moved| log_transition(key, moved, &built.rules));
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| news || gone) {
+            keeper.keep(key, with_unseen(&self.kept, key, &built.rules), now);
         }
-        let numbers = !same_numbers(&built.rules, &rules);
-        if let Some(news) = &mut self.news
-            && (changed || numbers || turned(&built.rules, &rules))
-        {
+        let numbers = numbers || gone;
+        if let Some(news) = self.news.as_mut().filter(|_| changed || numbers || turned) {
             news.services.insert(key.clone());
         }
         let tracing = self.tracer.as_ref().filter(|_| numbers).zip(began);
-        let traced = tracing.and_then(|(tracer, began)| tracer.decided(&view, began, &built.rules, &rules));
-        built.rules = rules;
+        let traced = tracing.and_then(|(tracer, began)| tracer.decided(key, began, &moves, &built.rules));
         if let Some(next) = built.rules.next {
             self.timers.insert((next, key.clone()));
         }
         Moved { numbers, traced }
     }
 
+    /// Takes up a service as it is now, and what its policies are. Returns whether a rule is gone.
+    fn plan(&mut self, key: &ServiceKey, now: Timestamp) -> bool {
+        let Some(view) = self.index.service(key) else {
+            self.forget(key, now);
+            return false;
+        };
+        let built = self.built.entry(key.clone()).or_default();
+        built.ready = view.ready_pods().map(str::to_owned).collect();
+        built.wanted = wanted::of(&view, self.annotated_pages);
+        let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
+        built.store.retain_pods(&pods);
+        forget_timer(&mut self.timers, key, &built.rules);
+        built.rules.plan(&view, resumed(&mut self.kept, &view, now))
+    }
+
+    /// Forgets a service that is not there any more.
+    fn forget(&mut self, key: &ServiceKey, now: Timestamp) {
+        if let Some(built) = self.built.remove(key) {
+            self.kept.remove(key);
+            forget_timer(&mut self.timers, key, &built.rules);
+            self.pace.forget(key, built.paced);
+            self.table.remove(key);
+            if let Some(keeper) = &self.keeper {
+                keeper.forget(key, now);
+            }
+        }
+        if let Some(news) = &mut self.news {
+            news.services.insert(key.clone());
+        }
+    }
+
     /// Translates one service and publishes what is different.
     fn publish(&mut self, key: &ServiceKey, traced: Option<Arc<Decided>>) {
         let Some(view) = self.index.service(key) else { return };
         let mut built = self.built.remove(key).unwrap_or_default();
-        let (mut intent, mut reports) = translate::translate(&view, &built.rules.decisions);
+        let (mut intent, mut reports) = translate::translate(&view, &built.rules);
         let decided = |service: &ServiceKey| match service == key {
             _ if self.pauses.covers(service) => None,
-            true => Some(&built.rules.decisions),
-            false => self.built.get(service).map(|built| &built.rules.decisions),
+            true => Some(&built.rules),
+            false => self.built.get(service).map(|built| &built.rules),
         };
         reports.extend(translate::outbound(&view, &self.index, &decided, &mut intent));
         let paused = self.pauses.covers(key);
@@ -358,7 +390,9 @@ impl Builder {
     /// What the rules need measured.
     #[must_use]
     pub fn wanted(&self) -> Arc<Wanted> {
-        Arc::new(wanted::all(self.built.values().map(|built| &built.wanted)))
+        let mut built: Vec<_> = self.built.iter().collect();
+        built.sort_unstable_by_key(|(service, _)| *service);
+        Arc::new(wanted::all(built.into_iter().map(|(_, built)| &built.wanted)))
     }
 
     /// What status may say something else of since this was last asked.
@@ -373,10 +407,10 @@ impl Builder {
         &self.index
     }
 
-    /// The most requests that were seen of a service, if they are measured.
+    /// The most requests that were seen of a service, if it is kept and they are measured.
     #[must_use]
     pub fn traffic(&self, service: &ServiceKey) -> Option<&Traffic> {
-        self.store.traffic(service)
+        self.built.get(service)?.store.traffic()
     }
 
     /// A service as it was last built.
@@ -431,32 +465,9 @@ fn resumed(kept: &mut Unseen, view: &ServiceView<'_>, now: Timestamp) -> States 
 }
 
 /// What is to be written of a service: a record is written whole.
-fn with_unseen(kept: &Unseen, key: &ServiceKey, states: &States) -> States {
+fn with_unseen(kept: &Unseen, key: &ServiceKey, rules: &Rules) -> States {
     let unseen = kept.get(key).map(|(_, unseen)| unseen.clone()).unwrap_or_default();
-    unseen.into_iter().chain(states.clone()).collect()
-}
-
-fn is_news(old: &States, new: &States) -> bool {
-    old.len() != new.len() || new.iter().any(|(key, state)| old.get(key).is_none_or(|old| state.is_news_after(old)))
-}
-
-/// Whether a rule stands elsewhere than before, or lacks other metrics.
-fn turned(old: &Rules, new: &Rules) -> bool {
-    let differs =
-        |old: &Decision, new: &Decision| old.phase != new.phase || old.since != new.since || old.missing != new.missing;
-    new.decisions.iter().any(|(key, new)| old.decisions.get(key).is_none_or(|old| differs(old, new)))
-}
-
-/// Whether both decide the same limits, whatever they say of them.
-fn same_numbers(old: &Rules, new: &Rules) -> bool {
-    old.decisions.len() == new.decisions.len()
-        && new.decisions.iter().all(|(key, decision)| !moved(old.decisions.get(key), decision))
-}
-
-/// Whether a rule decides other numbers than before.
-pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
-    let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
-    old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
+    unseen.into_iter().chain(rules.states(key)).collect()
 }
 
 /// What is wrong with an object.
@@ -470,18 +481,12 @@ fn refusals(object: &Object) -> Vec<Problem> {
 }
 
 /// A rule that begins or ends to limit is worth a line; a number that moves is not.
-fn log_transitions(view: &ServiceView<'_>, old: &Rules, new: &Rules) {
-    for (key, decision) in &new.decisions {
-        // After a restart there is a state and no decision yet.
-        let kept = || old.states.get(key).and_then(|state| state.stage).map(|stage| stage.phase);
-        let before = old.decisions.get(key).map(|old| old.phase).or_else(kept).unwrap_or(Phase::Idle);
-        let limits = |phase| matches!(phase, Phase::Limiting | Phase::Releasing);
-        if before != decision.phase && (limits(before) || limits(decision.phase)) {
-            info!(
-                service = %key.service, policy = %key.policy, rule = %key.rule, from = ?before, to = ?decision.phase,
-                why = %new.explain_at(view, key), "a rule moved"
-            );
-        }
+fn log_transition(service: &ServiceKey, Move { policy, rule, from, .. }: &Move, rules: &Rules) {
+    let Some(ruling) = rules.get(policy, rule) else { return };
+    let to = ruling.decision.phase;
+    let limits = |phase| matches!(phase, Phase::Limiting | Phase::Releasing);
+    if *from != to && (limits(*from) || limits(to)) {
+        info!(%service, %policy, %rule, ?from, ?to, why = %ruling.explain(), "a rule moved");
     }
 }
 

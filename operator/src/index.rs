@@ -9,7 +9,10 @@ pub mod gateway;
 pub mod model;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use limiter::{
     policy::{Conflict, EnforceAt, Kind, Policy, PolicyKey, Targets, conflicts},
@@ -104,6 +107,8 @@ pub enum Object {
     },
     /// The object could not be read as its kind at all.
     Undecodable(Vec<Problem>),
+    /// The object is right as it is, and not for Weir: as if it were not there.
+    Foreign(Problem),
 }
 
 /// One change, from any source.
@@ -146,9 +151,9 @@ pub struct PolicyEntry {
     /// Counts the texts of the object: `metadata.generation`, or 1, 2, … where the source has none.
     pub generation: i64,
     /// The newest accepted policy, which is in force.
-    pub accepted: Option<Policy>,
+    pub accepted: Option<Arc<Policy>>,
     /// The newest text when it was understood, accepted or not; for explanations.
-    pub newest: Option<Policy>,
+    pub newest: Option<Arc<Policy>>,
     /// Why the newest text is not accepted; empty when it is.
     pub problems: Vec<Problem>,
 }
@@ -272,6 +277,7 @@ impl Index {
                 let services = if key.kind == ObjectKind::Pod { self.services_of_pod(&pod) } else { Vec::new() };
                 if self.refuse(key, origin, problems) { dirty(services) } else { Dirty::default() }
             }
+            Object::Foreign(_) => self.delete(&key),
         }
     }
 
@@ -301,13 +307,13 @@ impl Index {
         if let Some(old) = old
             && old.problems == problems
             && old.origin == origin
-            && same_policy(old.newest.as_ref(), newest.as_ref())
+            && same_policy(old.newest.as_deref(), newest.as_ref())
         {
             return Dirty::default();
         }
         let given = newest.as_ref().map_or(0, |policy| policy.generation);
         let generation = if given > 0 { given } else { old.map_or(0, |old| old.generation) + 1 };
-        let newest = newest.map(|policy| Policy { generation, ..policy });
+        let newest = newest.map(|policy| Arc::new(Policy { generation, ..policy }));
         let accepted = if problems.is_empty() { newest.clone() } else { old.and_then(|old| old.accepted.clone()) };
         let mut touched = Vec::new();
         if let Some(policy) = self.policies.remove(&key).and_then(|old| old.accepted) {
@@ -466,9 +472,9 @@ impl Index {
     }
 
     /// Accepted policies that apply to a service, in the order of their keys, without those that others stand in the way of.
-    fn applying(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Policy> {
+    fn applying(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Arc<Policy>> {
         let mut applying = self.wishing(key, model);
-        for conflict in conflicts(applying.iter().copied()) {
+        for conflict in conflicts(applying.iter().map(|policy| &***policy)) {
             applying.retain(|policy| policy.key != conflict.policy);
         }
         applying
@@ -478,10 +484,20 @@ impl Index {
     #[must_use]
     pub fn conflicts(&self, key: &ServiceKey) -> Vec<Conflict> {
         let Some(model) = self.services.get(key) else { return Vec::new() };
-        conflicts(self.wishing(key, model))
+        conflicts(self.wishing(key, model).into_iter().map(|policy| &**policy))
     }
 
-    fn wishing(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Policy> {
+    /// The conflicts on a service in which this policy would be, if it were applied as it is.
+    #[must_use]
+    pub fn conflicts_of(&self, key: &ServiceKey, policy: &Policy) -> Vec<Conflict> {
+        let Some(model) = self.services.get(key) else { return Vec::new() };
+        let others = self.wishing(key, model).into_iter().map(|other| &**other).filter(|other| other.key != policy.key);
+        let mut conflicts = conflicts(others.chain([policy]));
+        conflicts.retain(|conflict| conflict.policy == policy.key || conflict.with == policy.key);
+        conflicts
+    }
+
+    fn wishing(&self, key: &ServiceKey, model: &ServiceModel) -> Vec<&Arc<Policy>> {
         let naming = self.naming.get(key).into_iter().flatten();
         let selecting = self.selecting.get(&key.namespace).into_iter().flatten();
         let named: BTreeSet<&PolicyKey> = naming.chain(selecting).collect();

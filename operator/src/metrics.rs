@@ -211,8 +211,8 @@ pub trait Provider {
     /// What its samples carry, and status shows as the source of a value.
     fn source(&self) -> Source;
 
-    /// Starts measuring whatever `wanted` holds. Batches go to `samples`; when the receiver is slow, values that were
-    /// not taken yet are replaced by newer ones. The task ends when `shutdown` is cancelled or either channel closes.
+    /// Starts measuring whatever `wanted` holds. Batches go to `samples`; when the receiver is slow, what waits
+    /// is bounded: newer values take the place of older ones. The task ends when `shutdown` is cancelled or either channel closes.
     fn spawn(
         self,
         wanted: watch::Receiver<Arc<Wanted>>,

@@ -15,7 +15,7 @@ use crds::status::{ClassStatus, ObservedValue, ProxyCounts, RulePhase, RuleStatu
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
-    engine::{Decision, Phase},
+    engine::{Decision, Observed, Phase},
     policy::{Conflict, EnforceAt, Policy, PolicyKey, Rule, Targets},
     problem::Problem,
     quota,
@@ -29,7 +29,7 @@ use crate::{
     index::{Endpoint, Enforcer, Index, ObjectKey, ObjectKind, PolicyEntry, ServiceView},
     intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
-    translate::{Report, RuleKey},
+    translate::{Report, RuleKey, decide::Ruling},
     xds::{NodeKey, proxies::Proxies},
 };
 
@@ -78,7 +78,7 @@ pub struct ProxyReport {
     pub refused: Vec<String>,
 }
 
-/// Since when each condition of each policy has the status it has. The one thing a status remembers.
+/// Since when each condition of each policy has the status it has, which is no time to come. The one thing a status remembers.
 #[derive(Debug, Default)]
 pub struct Transitions(BTreeMap<(String, String), (String, Time)>);
 
@@ -92,7 +92,7 @@ impl Transitions {
                 if let Some((before, since)) = self.0.get(&key)
                     && *before == condition.status
                 {
-                    condition.last_transition_time = since.clone();
+                    condition.last_transition_time = Time(since.0.min(condition.last_transition_time.0));
                 }
                 kept.insert(key, (condition.status.clone(), condition.last_transition_time.clone()));
             }
@@ -232,24 +232,14 @@ impl<'a> Target<'a> {
     }
 
     /// What is decided about a rule of a policy on this service, and what translation said of it.
-    fn rule(&self, policy: &PolicyKey, rule: &str) -> Option<(&Decision, Option<&Report>)> {
+    fn rule(&self, policy: &PolicyKey, rule: &str) -> Option<(Ruling<'_>, Option<&Report>)> {
         let built = self.built?;
-        let key = self.rule_key(policy, rule);
-        let decision = built.rules.decisions.get(&key)?;
+        let ruling = built.rules.get(policy, rule)?;
+        let key = RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() };
         let of_rule = |built: &&'a Built| built.reports.iter().find(|report| report.key == key);
         // What could not be carried out where it is enforced matters more than what was decided.
         let trouble = self.elsewhere.iter().filter_map(of_rule).find(|report| report.trouble.is_some());
-        Some((decision, trouble.or_else(|| of_rule(&built))))
-    }
-
-    fn rule_key(&self, policy: &PolicyKey, rule: &str) -> RuleKey {
-        RuleKey { service: self.service.clone(), policy: policy.clone(), rule: rule.to_owned() }
-    }
-
-    /// Why it was decided so, in one plain sentence.
-    fn explain(&self, policy: &Policy, rule: &str) -> String {
-        let key = self.rule_key(&policy.key, rule);
-        self.built.map(|built| built.rules.explain(policy, &key)).unwrap_or_default()
+        Some((ruling, trouble.or_else(|| of_rule(&built))))
     }
 }
 
@@ -278,7 +268,7 @@ fn policy_status(
     let mut rules = Vec::new();
     for target in &targets {
         if let Some(policy) = &entry.accepted {
-            rules.extend(policy.rules.iter().filter_map(|rule| rule_status(policy, rule, target)));
+            rules.extend(policy.rules.iter().filter_map(|rule| rule_status(policy, rule, target, now)));
         }
     }
     SmartLimiterStatus {
@@ -291,14 +281,15 @@ fn policy_status(
 }
 
 /// `None`: it was not decided here.
-fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>) -> Option<RuleStatus> {
-    let (decision, report) = target.rule(&policy.key, &rule.name)?;
+fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>, now: Timestamp) -> Option<RuleStatus> {
+    let (ruling, report) = target.rule(&policy.key, &rule.name)?;
+    let decision = ruling.decision;
     let shares = report.map(|report| report.shares.as_slice()).unwrap_or_default();
-    let observed = decision.observed.iter().map(|observed| ObservedValue {
-        metric: observed.metric.clone(),
-        value: observed.value,
-        source: observed.source.clone(),
-        at: Some(Time(observed.at)),
+    let observed = ruling.observed().into_iter().map(|Observed { metric, value, at, source }| ObservedValue {
+        metric,
+        value,
+        source: source.into_owned(),
+        at: Some(Time(at)),
     });
     let trouble = report.and_then(|report| report.trouble.as_ref());
     Some(RuleStatus {
@@ -312,13 +303,14 @@ fn rule_status(policy: &Policy, rule: &Rule, target: &Target<'_>) -> Option<Rule
         excess: decision.excess,
         in_flight: report.and_then(|report| report.bound).map(i64::from),
         observed: observed.collect(),
-        since: Some(Time(decision.since)),
+        // The clock may have been set back since.
+        since: Some(Time(decision.since.min(now))),
         message: Some(match trouble {
             Some(trouble) => format!("not carried out: {trouble}"),
             None if target.paused => {
-                format!("paused by an operator, nothing is enforced: {}", target.explain(policy, &rule.name))
+                format!("paused by an operator, nothing is enforced: {}", ruling.explain())
             }
-            None => target.explain(policy, &rule.name),
+            None => ruling.explain(),
         }),
     })
 }

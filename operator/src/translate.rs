@@ -13,16 +13,15 @@ mod routes;
 use std::collections::BTreeMap;
 
 use limiter::{
-    engine::Decision,
     policy::{Class, EnforceAt, PolicyKey},
     quota::Rate,
 };
 use serde::Serialize;
 
-use self::limited::Limited;
 pub use self::outbound::outbound;
+use self::{decide::Rules, limited::Limited};
 use crate::{
-    index::ServiceView,
+    index::{ServiceView, model::Unfit},
     intent::{LimitShape, PodIntent, Protocol, Route, ServiceIntent, ServiceKey},
 };
 
@@ -36,9 +35,6 @@ pub struct RuleKey {
     /// The rule's name.
     pub rule: String,
 }
-
-/// What is decided about each rule.
-pub type Decisions = BTreeMap<RuleKey, Decision>;
 
 /// What translation has to say about one rule.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,6 +54,8 @@ pub struct Report {
 pub enum Trouble {
     /// Its matches and those of other rules overlap in too many ways.
     TooManyRoutes,
+    /// The service can have no proxies, or carries no HTTP.
+    Unfit(Unfit),
     /// No port of the service speaks HTTP.
     NoHttpPort,
     /// The service is a Gateway's own: nothing stands behind its proxies that they would protect.
@@ -72,6 +70,7 @@ impl std::fmt::Display for Trouble {
                 "its matches overlap those of other rules in more than {} ways: use fewer, or matches that exclude each other",
                 routes::MOST
             ),
+            Self::Unfit(unfit) => unfit.fmt(f),
             Self::GatewayItself => {
                 f.write_str("the Service is a Gateway's own: name the Services behind it, with enforceAt: Gateway")
             }
@@ -84,7 +83,7 @@ impl std::fmt::Display for Trouble {
 
 /// Translates one service.
 #[must_use]
-pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceIntent, Vec<Report>) {
+pub fn translate(view: &ServiceView<'_>, decided: &Rules) -> (ServiceIntent, Vec<Report>) {
     let mut reports: BTreeMap<RuleKey, Report> = BTreeMap::new();
     let mut rules = Vec::new();
     let has_http = view.endpoints.values().flat_map(|endpoint| &endpoint.inbound).any(|i| i.protocol != Protocol::Tcp);
@@ -93,8 +92,9 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     for policy in &view.policies {
         for rule in &policy.rules {
             let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-            let trouble = match policy.enforce_at {
-                EnforceAt::Server if only_gateway => Some(Trouble::GatewayItself),
+            let trouble = match (view.unfit, policy.enforce_at) {
+                (Some(unfit), _) => Some(Trouble::Unfit(unfit.clone())),
+                (None, EnforceAt::Server) if only_gateway => Some(Trouble::GatewayItself),
                 _ => no_http.then_some(Trouble::NoHttpPort),
             };
             reports.insert(key.clone(), Report { key: key.clone(), shares: Vec::new(), bound: None, trouble });
@@ -108,10 +108,10 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     for limited in &elsewhere {
         let enforcers = view.enforcers.get(&limited.policy.enforce_at).map_or(&[][..], Vec::as_slice);
         let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
-        let (Some(decision), Some(report)) = (decisions.get(&limited.key), reports.get_mut(&limited.key)) else {
+        let (Some(decision), Some(report)) = (decided.decision(&limited.key), reports.get_mut(&limited.key)) else {
             continue;
         };
-        if !enforcers.is_empty() {
+        if ready > 0 {
             let values = limited.values(decision, ready).into_iter().flatten().next().unwrap_or_default();
             report.shares = values.iter().map(|value| value.rate).collect();
             report.bound = decision.bound.filter(|_| limited.bounds(decision, ready).is_some());
@@ -138,7 +138,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
     // A rule that no request counts in bounds nothing either.
     let carried = numbered.iter().enumerate().filter(|(number, _)| !left_out.contains(number));
     for (limited, first) in carried.map(|(_, numbered)| numbered) {
-        let Some(decision) = decisions.get(&limited.key) else { continue };
+        let Some(decision) = decided.decision(&limited.key) else { continue };
         let mut report = reports.get_mut(&limited.key);
         if let Some((all, below)) = limited.bounds(decision, ready.len()) {
             pods.values_mut().for_each(|intent| intent.bounds.tighten(all, below));
@@ -152,7 +152,7 @@ pub fn translate(view: &ServiceView<'_>, decisions: &Decisions) -> (ServiceInten
                 let share = ready.iter().position(|name| name == pod).and_then(|place| values.get(place));
                 intent.values[position] = share.or(values.last()).copied();
             }
-            if let Some(report) = report.as_mut().filter(|_| position == *first) {
+            if let Some(report) = report.as_mut().filter(|_| position == *first && !ready.is_empty()) {
                 report.shares = values.iter().map(|value| value.rate).collect();
             }
         }

@@ -18,7 +18,7 @@ use nix::{
 use tempfile::TempDir;
 use tokio::process::Child;
 
-use crate::{eventually, http, ports, project_root, temp_dir};
+use crate::{clock::Clock, eventually, http, ports, project_root, temp_dir};
 
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(20);
@@ -110,6 +110,20 @@ impl Weir {
         weir
     }
 
+    /// As [`Self::watch`], with a wall clock that the test sets.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn watch_by(clock: &Clock, kubeconfig: &Path, arguments: &[&str]) -> Self {
+        let mut program = tokio::process::Command::new(binary());
+        program.envs(clock.environment());
+        let arguments = [&["--xds-plaintext"], arguments].concat();
+        let mut weir = Self::spawn_program(program, &kubernetes(kubeconfig), ports::free(), ports::free(), &arguments);
+        weir.ready().await;
+        weir
+    }
+
     /// As [`Self::watch`], at these addresses, and waits for nothing.
     ///
     /// # Panics
@@ -127,8 +141,8 @@ impl Weir {
     /// When the binary cannot be started at all.
     #[must_use]
     pub fn spawn_trusted(kubeconfig: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
-        let source = [OsStr::new("--kubernetes"), OsStr::new("--kubeconfig"), kubeconfig.as_os_str()];
-        Self::spawn_program(tokio::process::Command::new(binary()), &source, xds, admin, arguments)
+        let program = tokio::process::Command::new(binary());
+        Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
     }
 
     fn spawn_program(
@@ -269,6 +283,11 @@ impl Weir {
         anyhow::ensure!(status.signal().is_none(), "weir died of the signal instead of draining: {status}");
         Ok(status)
     }
+}
+
+/// What says that objects come from the API server of a kubeconfig.
+fn kubernetes(kubeconfig: &Path) -> [&OsStr; 3] {
+    [OsStr::new("--kubernetes"), OsStr::new("--kubeconfig"), kubeconfig.as_os_str()]
 }
 
 /// What says that objects come from a folder.

@@ -61,7 +61,7 @@ impl Walk {
                 Word::Cpu | Word::Latency(_) => Reduce::Mean,
                 _ => Reduce::Sum,
             };
-            let sample = Sample { value: *value, at: self.now, fresh_for_ms: 750, source: "envoy".to_owned() };
+            let sample = Sample { value: *value, at: self.now, fresh_for_ms: 750, source: "envoy".into() };
             self.observations.samples.insert(Metric { word: word.clone(), reduce }, sample);
         }
         self.step()
@@ -227,6 +227,26 @@ fn what_does_not_help_is_taken_back() {
     let decision = slow(&mut walk);
     assert_eq!(numbers(&decision), (1000.0, Some(400)), "as before, now that 400 ms are known to be usual");
     assert!(decision.explanation.ends_with("(cutting did not help, tried again in 58s)"), "{}", decision.explanation);
+}
+
+#[test]
+fn a_loss_of_capacity_is_followed_where_cutting_did_not_help_before() {
+    let mut walk = Walk::new(LATENCY);
+    (0..12).for_each(|_| drop(slow(&mut walk)));
+    assert!(is_futile(&walk));
+    let mut report = |refused: f64| {
+        walk.report(&[
+            (P99, 0.8),
+            (Word::Requests, 150.0 + refused),
+            (Word::Answers, 150.0),
+            (Word::Refused, refused),
+            (Word::Inflight, 120.0),
+        ])
+    };
+    assert_eq!(numbers(&report(0.0)).0, 1000.0, "fewer are asked, and none is refused");
+    (0..8).for_each(|_| drop(report(0.0)));
+    let cut = report(250.0);
+    assert_eq!(numbers(&cut), (165.0, Some(28)), "{}", cut.explanation);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn at_ms(milliseconds: i64) -> Timestamp {
 }
 
 fn sample(value: f64, at: Timestamp, fresh_for_ms: u64) -> Sample {
-    Sample { value, at, fresh_for_ms, source: "scrape".to_owned() }
+    Sample { value, at, fresh_for_ms, source: "scrape".into() }
 }
 
 /// What is seen when these words have these values, all measured at `at` and fresh for three seconds.

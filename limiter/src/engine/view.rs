@@ -253,7 +253,7 @@ impl<'a> View<'a> {
             let name = explain::spelling(metric);
             if metric.word == Word::Pods {
                 let value = f64::from(self.observations.pods);
-                return Some(Observed { metric: name, value, at: self.now, source: "endpoints".to_owned() });
+                return Some(Observed { metric: name, value, at: self.now, source: "endpoints".into() });
             }
             let sample = condition::fresh(metric, self.observations, self.now)?;
             Some(Observed { metric: name, value: sample.value, at: sample.at, source: sample.source.clone() })

@@ -89,6 +89,31 @@ pub fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(|b| alphanumeric(b) || b == b'-')
 }
 
+/// What is wrong with a label that objects are to have; Kubernetes lets none have an impossible one.
+pub(crate) fn label(field: &str, key: &str, value: &str, problems: &mut Problems) {
+    const LETTERS: &str = "use letters, digits, `-`, `_` and `.`, at most 63, with a letter or digit at both ends";
+    let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    let field = format!("{field}[{key}]");
+    if let Some(prefix) = prefix.filter(|prefix| !is_dns_name(prefix)) {
+        let message = format!("no object can have a label {key:?}: {prefix:?} before the `/` is no DNS name");
+        problems.add(field, message, "write it as in `example.com/tier`, or leave prefix and `/` out");
+    } else if !is_label_text(name) {
+        problems.add(field, format!("no object can have a label {key:?}: {name:?} is no name of one"), LETTERS);
+    } else if !value.is_empty() && !is_label_text(value) {
+        let message = format!("no object can have this label with the value {value:?}");
+        problems.add(field, message, LETTERS);
+    }
+}
+
+/// Whether `text` is `[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?`, at most 63 bytes.
+fn is_label_text(text: &str) -> bool {
+    let ends = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    text.len() <= 63
+        && ends(text.bytes().next())
+        && ends(text.bytes().last())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
 /// Whether `text` is labels of RFC 1123 joined by dots, at most 253 bytes, as names of objects are.
 pub(crate) fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)

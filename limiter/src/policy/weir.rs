@@ -140,6 +140,9 @@ fn targets(spec: &api::SmartLimiterSpec, problems: &mut Problems) -> Option<Targ
                 );
                 return None;
             }
+            for (key, value) in &selector.match_labels {
+                super::label("spec.selector.matchLabels", key, value, problems);
+            }
             Some(Targets::Selector(selector.match_labels.clone()))
         }
         (None, false) => {

@@ -132,6 +132,25 @@ fn a_cpu_goal_is_kept_through_surges() {
     }
 }
 
+#[test]
+fn capacity_that_halves_under_overload_is_followed_whenever_it_does() {
+    let mut worst = (f64::INFINITY, 0, 0);
+    for at in (16_000..24_000).step_by(310) {
+        for seed in 1..=2 {
+            let mut scenario = Scenario::surge(3.0).seconds(10, 30, 0).seeded(seed);
+            scenario.service = Service { pods: 2, workers: 5, mean: Duration::from_millis(25), ..scenario.service };
+            scenario.working = vec![(Duration::from_millis(at), 0.5)];
+            scenario.wanted_within = Duration::from_millis(200);
+            let sentence = "keep p99 latency below 150ms, between 40 and 4000 requests per second across all pods";
+            let rows = run(&scenario.guarded(keeping(sentence, LawKind::CompletionRate))).rows;
+            let late = rows.iter().filter(|row| row.t > at as f64 / 1000.0 + 5.0);
+            let (good, possible) = late.fold((0.0, 0.0), |(good, all), row| (good + row.goodput, all + row.capacity));
+            worst = if good / possible < worst.0 { (good / possible, at, seed) } else { worst };
+        }
+    }
+    assert!(worst.0 > 0.9, "of what is possible, when it halves at, in ms, with the seed: {worst:?}");
+}
+
 /// Load that swings as fast as the controller looks, and as fast as it lets go.
 #[test]
 fn load_that_swings_at_its_own_frequency_does_not_throw_it() {

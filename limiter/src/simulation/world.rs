@@ -273,7 +273,7 @@ impl<'a> World<'a> {
             let samples = rule.metrics().into_iter().filter_map(|metric| {
                 let value = self.measure(rule, &metric, &mut all, passed)?;
                 let fresh_for_ms = 3 * self.scenario.observe_every.as_millis() as u64;
-                let sample = Sample { value, at: timestamp(self.now), fresh_for_ms, source: "simulation".to_owned() };
+                let sample = Sample { value, at: timestamp(self.now), fresh_for_ms, source: "simulation".into() };
                 Some((metric, sample))
             });
             let samples: Vec<_> = samples.collect();

@@ -2,7 +2,7 @@
 
 use limiter::{
     metric::{Metric, Word},
-    policy::{Action, MetricSource, Policy, Rule, Scope},
+    policy::{Action, Conflict, MetricSource, Policy, Rule, Scope},
 };
 
 use crate::{
@@ -28,6 +28,11 @@ pub fn warnings(policy: &Policy, builder: &Builder, health: &HealthBoard) -> Vec
             warnings.push(format!("{}: Service {target} does not exist yet", target_field(policy)));
             continue;
         };
+        if let Some(unfit) = view.unfit {
+            let field = target_field(policy);
+            warnings.push(format!("{field}: nothing can be limited on Service {target}: {unfit}"));
+        }
+        warnings.extend(index.conflicts_of(target, policy).iter().map(|conflict| excluded(conflict, policy, target)));
         let ready = view.ready_pods().count();
         let Some(traffic) = builder.traffic(target) else { continue };
         let rules = policy.rules.iter();
@@ -55,6 +60,22 @@ fn target_field(policy: &Policy) -> &'static str {
     match policy.key.kind {
         limiter::policy::Kind::SmartLimiter => "spec.targetRefs",
         limiter::policy::Kind::ArticleSmartLimiter => "metadata.name",
+    }
+}
+
+/// Two rules steer the same requests: which of them does not apply.
+fn excluded(conflict: &Conflict, policy: &Policy, target: &ServiceKey) -> String {
+    let Conflict { policy: refused, rule, with, with_rule } = conflict;
+    if *refused == policy.key {
+        format!(
+            "rule {rule:?} steers the same requests of {target} as {with_rule:?} of {with}, which is older and stays: nothing of this \
+             object will apply to {target}; remove one, or give them different matches"
+        )
+    } else {
+        format!(
+            "rule {with_rule:?} steers the same requests of {target} as {rule:?} of {refused}, which is younger: nothing of \
+             that object will apply to {target} any more; remove one, or give them different matches"
+        )
     }
 }
 

@@ -66,7 +66,8 @@ fn only_what_a_change_touches_is_built_and_sent() {
     assert_eq!((idle.decisions - first.decisions, idle.builds - first.builds), (1, 0));
 
     // One that does builds one service and sends one route configuration, as soon as the service has its turn again.
-    builder.observe(vec![sample("s7", 0.9, start)], start);
+    let later = start + jiff::SignedDuration::from_millis(1);
+    builder.observe(vec![sample("s7", 0.9, later)], later);
     assert_eq!(builder.counts(), idle);
     let turn = builder.next().expect("the service waits for its turn");
     builder.tick(turn);
@@ -104,7 +105,7 @@ fn a_pause_sends_one_layer_to_each_pod_and_rules_go_on_being_decided() {
     builder.apply(late, start);
     assert!(paused(&builder, "s990"), "a service that comes later is paused too");
     builder.observe(vec![sample("s8", 0.9, start)], start);
-    let decided = builder.built(&key("s8")).and_then(|built| built.rules.decisions.values().next());
+    let decided = builder.built(&key("s8")).and_then(|built| built.rules.iter().next().map(|ruling| ruling.decision));
     assert_eq!(decided.map(|decision| decision.phase), Some(Phase::Limiting));
 
     builder.set_pauses(Pauses { services: [key("s7")].into(), ..Pauses::default() }, start);
@@ -140,7 +141,10 @@ fn time_alone_moves_a_release_on() {
     }
     let key = ServiceKey { namespace: "ns-a".to_owned(), name: "s7".to_owned() };
     let phase = |builder: &Builder| {
-        builder.built(&key).and_then(|built| built.rules.decisions.values().next()).map(|decision| decision.phase)
+        builder
+            .built(&key)
+            .and_then(|built| built.rules.iter().next().map(|ruling| ruling.decision))
+            .map(|decision| decision.phase)
     };
     assert_eq!(phase(&builder), Some(Phase::Releasing));
     for _ in 0..100 {
@@ -239,7 +243,7 @@ async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     let all = changes(&mesh());
     before.apply(all.clone(), recent);
     before.observe(["s1", "s2", "s3"].map(|name| sample(name, 0.9, recent)).into(), recent);
-    let states = |name: &str| before.built(&service(name)).expect("built").rules.states.clone();
+    let states = |name: &str| before.built(&service(name)).expect("built").rules.states(&service(name));
     let decisions = BTreeMap::from([
         (service("s1"), (recent, states("s1"))),
         (service("s2"), (recent, states("s2"))),
@@ -260,7 +264,7 @@ async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     builder.apply(rest, now);
     let phase = |name: &str| {
         let built = builder.built(&service(name)).expect("built");
-        built.rules.decisions.values().next().expect("a rule").phase
+        built.rules.iter().next().map(|ruling| ruling.decision).expect("a rule").phase
     };
     assert_eq!(phase("s1"), Phase::Limiting);
     assert_eq!(phase("s2"), Phase::Limiting, "it came later");
@@ -294,7 +298,8 @@ fn a_late_sample_brings_nothing_back() {
     });
     builder.apply(gone.collect(), start);
     builder.observe(vec![sample("s7", 0.9, start), sample("s8", 0.9, start), sample("s9", 0.9, start)], start);
-    let held = |name: &str| builder.store.pod(&sample(name, 0.0, start).service, &format!("{name}-0"), &Word::Cpu);
+    let held =
+        |name: &str| builder.built(&sample(name, 0.0, start).service)?.store.pod(&format!("{name}-0"), &Word::Cpu);
     assert_eq!(["s7", "s8", "s9"].map(|name| held(name).is_some()), [false, false, true]);
 }
 
@@ -334,7 +339,39 @@ async fn a_checkpoint_waits_for_a_policy_that_is_not_there_yet() {
     third.apply(policies, start);
     let phase = |builder: &Builder| {
         let built = builder.built(&service("s1")).expect("built");
-        built.rules.decisions.values().next().expect("a rule").phase
+        built.rules.iter().next().map(|ruling| ruling.decision).expect("a rule").phase
     };
     assert_eq!(phase(&third), Phase::Limiting);
+}
+
+#[test]
+fn a_clock_that_is_set_back_puts_no_floor_off() {
+    let text = "apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: a}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: cart-1, namespace: a, labels: {kubernetes.io/service-name: cart}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: cart-0}}]
+---
+apiVersion: weir.dev/v1alpha1
+kind: SmartLimiter
+metadata: {name: cart, namespace: a}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  rules: [{name: hot, when: cpu > 80%, limit: 10 requests per second per pod}]
+  onMissingMetric: {action: Floor, after: 15s, floor: 5 requests per second per pod}
+";
+    let at = |second: i64| Timestamp::from_second(1_000_000_000 + second).expect("a time");
+    let mut builder = Builder::new(Table::new());
+    builder.apply(changes(text), at(3600));
+    builder.set_back(at(0));
+    assert_eq!(builder.next(), Some(at(15)));
+    builder.tick(at(15));
+    let rulings = builder.built.values().flat_map(|built| built.rules.iter());
+    let decided: Vec<_> = rulings.map(|ruling| ruling.decision).collect();
+    assert!(decided.len() == 1 && decided[0].limit.is_some(), "{decided:?}");
 }

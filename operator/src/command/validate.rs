@@ -13,7 +13,7 @@ use super::{files, say};
 use crate::{
     args::ValidateArgs,
     caret,
-    index::{Change, Index, Object, ObjectKind},
+    index::{Change, Index, Object, ObjectKind, ServiceView},
     status,
     watch::decode,
 };
@@ -120,6 +120,9 @@ fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::Ob
                         "pass its manifests too to have them checked"
                     };
                     say("spec.targetRefs", format!("Service {target} is not among these files"), Some(help), !whole);
+                }
+                Some(ServiceView { unfit: Some(unfit), .. }) => {
+                    say("spec.targetRefs", format!("nothing can be limited on Service {target}: {unfit}"), None, false);
                 }
                 Some(view) if view.endpoints.is_empty() && view.selects => {
                     let help =

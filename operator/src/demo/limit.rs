@@ -90,7 +90,7 @@ async fn play(
     let (_wanted_tx, wanted_rx) = watch::channel(Arc::new(wanted));
     let (samples_tx, mut samples) = mpsc::channel(16);
     Scraper::default().spawn(wanted_rx, samples_tx, HealthBoard::default(), scraping);
-    let mut store = Store::new();
+    let mut store = Store::default();
     let cpu = Metric { word: Word::Cpu, reduce: Reduce::Mean };
     let pods: Vec<String> = (0..REPLICAS).map(|replica| CAST.pod(replica)).collect();
 
@@ -105,8 +105,8 @@ async fn play(
                 return Ok((report, history));
             }
             Some(batch) = samples.recv() => {
-                store.insert(batch, Timestamp::now());
-                let seen = store.observe(&CAST.key(), &pods, [(&cpu, &cpu)], Timestamp::now());
+                batch.into_iter().for_each(|sample| drop(store.insert(sample, Timestamp::now())));
+                let seen = store.observe(&pods, &[(cpu.clone(), cpu.clone())], Timestamp::now());
                 if let Some(sample) = seen.samples.get(&cpu) {
                     picture.cpu = Some(sample.value);
                     history.cpu.push((begin.elapsed().as_secs_f64(), sample.value));

@@ -23,12 +23,10 @@ use super::{
     Held,
     certificate::{self, Certificate, Pem, Unusable},
 };
-use crate::watch::kubernetes::cause;
+use crate::watch::kubernetes::{Pauses, cause};
 
 /// How often the Secret is looked at: another replica may have renewed the certificate, somebody may have damaged it.
 const LOOK: Duration = Duration::from_secs(10);
-/// First and longest pause after a failure.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Where the certificate is kept, and whose configuration says that the API server is to trust it.
 #[derive(Clone)]
@@ -68,13 +66,12 @@ impl Kept {
     /// Serves the certificate of the Secret, and sees to it that there is one which is trusted, for ever.
     pub(super) async fn keep(self, held: Held) {
         let mut said = String::new();
-        let mut pause = PAUSES.0;
+        let mut pauses = Pauses::default();
         loop {
             match self.follow(&held).await {
                 Ok(()) => {
                     said.clear();
-                    pause = PAUSES.0;
-                    tokio::time::sleep(pause).await;
+                    pauses = Pauses::default();
                 }
                 Err(trouble) => {
                     let trouble = trouble.to_string();
@@ -82,10 +79,9 @@ impl Kept {
                         warn!(%trouble, "Weir's certificate cannot be kept for now; trying again");
                         said = trouble;
                     }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSES.1);
                 }
             }
+            tokio::time::sleep(pauses.pause()).await;
         }
     }
 

@@ -45,7 +45,7 @@ struct Face {
     /// Its TCP ports, in order.
     destinations: Vec<Arc<Destination>>,
     /// Policies that others enforce.
-    policies: Vec<Policy>,
+    policies: Vec<Arc<Policy>>,
     /// Its pods that call through their proxy, and whether they are ready.
     callers: BTreeMap<String, bool>,
     /// Its pods when it is a Gateway's, and whether they are ready.
@@ -131,7 +131,7 @@ impl Index {
             }
             let at = |face: &Face, place| face.policies.iter().filter(|p| p.enforce_at == place).cloned().collect();
             let policies_differ = |place| -> bool {
-                let (old, new): (Vec<Policy>, Vec<Policy>) = (at(&old, place), at(&new, place));
+                let (old, new): (Vec<Arc<Policy>>, Vec<Arc<Policy>>) = (at(&old, place), at(&new, place));
                 old != new
             };
             let destinations_differ = new.destinations != old.destinations;
@@ -201,7 +201,7 @@ impl Index {
     fn limited_at_callers(&self, namespace: &str) -> Vec<ServiceKey> {
         let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
         let faces = self.edges.faces.range(first..).take_while(|(key, _)| key.namespace == namespace);
-        let client = |policy: &Policy| policy.enforce_at == EnforceAt::Client;
+        let client = |policy: &Arc<Policy>| policy.enforce_at == EnforceAt::Client;
         faces.filter(|(_, face)| face.policies.iter().any(client)).map(|(key, _)| key.clone()).collect()
     }
 
@@ -220,7 +220,7 @@ impl Index {
     }
 
     /// Policies of a service that are enforced at this place, which is not [`EnforceAt::Server`].
-    pub fn enforced_elsewhere(&self, service: &ServiceKey, place: EnforceAt) -> impl Iterator<Item = &Policy> {
+    pub fn enforced_elsewhere(&self, service: &ServiceKey, place: EnforceAt) -> impl Iterator<Item = &Arc<Policy>> {
         let policies = self.edges.faces.get(service).into_iter().flat_map(|face| &face.policies);
         policies.filter(move |policy| policy.enforce_at == place)
     }

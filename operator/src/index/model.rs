@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
@@ -17,6 +18,7 @@ use limiter::{
     problem::{Problem, Reason},
     quantity::quantity,
 };
+use serde::Serialize;
 
 use crate::intent::Protocol;
 
@@ -36,6 +38,32 @@ pub struct ServiceModel {
     pub ports: Vec<ServicePort>,
     /// Has a selector, by which a cluster finds its endpoints.
     pub selects: bool,
+    /// Nothing can be limited on it.
+    pub unfit: Option<Unfit>,
+}
+
+/// Why nothing can be limited on a Service, whatever pods there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Unfit {
+    /// It is another name for this host.
+    ExternalName(String),
+    /// It has ports, none of them TCP.
+    NoTcpPort,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ExternalName(host) => write!(
+                f,
+                "it is of type ExternalName, another name for {host:?}, so it has no pods with proxies: name a Service that has \
+                 pods, or give this one a selector or EndpointSlices instead of the name"
+            ),
+            Self::NoTcpPort => f.write_str(
+                "all its ports are UDP or SCTP, and limits are for HTTP requests: name a Service that serves HTTP, or add a TCP port",
+            ),
+        }
+    }
 }
 
 /// A port of a Service.
@@ -202,8 +230,15 @@ impl TryFrom<Service> for ServiceModel {
         let mut ports = Vec::new();
         let spec = service.spec.unwrap_or_default();
         let selects = spec.selector.is_some_and(|selector| !selector.is_empty());
-        for (position, port) in spec.ports.unwrap_or_default().into_iter().enumerate() {
-            if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
+        let all_ports = spec.ports.unwrap_or_default();
+        let is_tcp = |protocol: &Option<String>| protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        let unfit = match spec.type_.as_deref() {
+            Some("ExternalName") => Some(Unfit::ExternalName(spec.external_name.unwrap_or_default())),
+            _ if all_ports.is_empty() || all_ports.iter().any(|port| is_tcp(&port.protocol)) => None,
+            _ => Some(Unfit::NoTcpPort),
+        };
+        for (position, port) in all_ports.into_iter().enumerate() {
+            if !is_tcp(&port.protocol) {
                 continue; // UDP and SCTP do not pass a proxy of ours
             }
             let name = port.name.unwrap_or_default();
@@ -217,7 +252,7 @@ impl TryFrom<Service> for ServiceModel {
             }
         }
         let labels = service.metadata.labels.unwrap_or_default();
-        if problems.is_empty() { Ok(Self { labels, ports, selects }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { labels, ports, selects, unfit }) } else { Err(problems) }
     }
 }
 
@@ -235,12 +270,11 @@ impl TryFrom<EndpointSlice> for EndpointSliceModel {
     type Error = Vec<Problem>;
 
     fn try_from(slice: EndpointSlice) -> Result<Self, Self::Error> {
+        let service = match owner(&slice) {
+            Ok(service) => service.to_owned(),
+            Err(problem) => return Err(vec![problem]),
+        };
         let mut problems = Vec::new();
-        let service = slice.metadata.labels.unwrap_or_default().remove(SERVICE_NAME);
-        if service.is_none() {
-            let field = format!("metadata.labels[{SERVICE_NAME}]");
-            problems.push(invalid(field, "the label is missing", "set it to the name of the Service"));
-        }
         let mut ports = Vec::new();
         for (position, port) in slice.ports.unwrap_or_default().into_iter().enumerate() {
             if port.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
@@ -274,11 +308,24 @@ impl TryFrom<EndpointSlice> for EndpointSliceModel {
             }
             endpoints.push(EndpointModel { pod, address, ready });
         }
-        match service {
-            Some(service) if problems.is_empty() => Ok(Self { service, ports, endpoints }),
-            _ => Err(problems),
-        }
+        if problems.is_empty() { Ok(Self { service, ports, endpoints }) } else { Err(problems) }
     }
+}
+
+/// The Service that a slice belongs to.
+///
+/// # Errors
+/// Why it is none for Weir, though Kubernetes allows it.
+pub(crate) fn owner(slice: &EndpointSlice) -> Result<&str, Problem> {
+    if slice.address_type == "FQDN" {
+        let help = "list the addresses of the pods, with addressType: IPv4 or IPv6";
+        return Err(invalid("addressType", "FQDN: the endpoints are names, and proxies need addresses", help));
+    }
+    let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME));
+    service.filter(|service| !service.is_empty()).map(String::as_str).ok_or_else(|| {
+        let field = format!("metadata.labels[{SERVICE_NAME}]");
+        invalid(field, "the label is missing", "set it to the name of the Service")
+    })
 }
 
 impl TryFrom<Pod> for PodModel {

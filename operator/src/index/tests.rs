@@ -311,3 +311,19 @@ fn a_pod_with_two_address_families_has_one_listener_by_port() {
     let called: Vec<String> = destinations[0].endpoints.iter().map(ToString::to_string).collect();
     assert_eq!(called, ["127.0.1.1:8080"], "callers know the same address");
 }
+
+#[test]
+fn a_slice_that_is_not_ours_any_more_is_let_go_without_a_word() {
+    let mut index = Index::default();
+    apply(&mut index, SERVICE);
+    apply(&mut index, SLICE);
+    let key =
+        ObjectKey { kind: ObjectKind::EndpointSlice, namespace: "ns-a".to_owned(), name: "checkout-1".to_owned() };
+    let value = SLICE.replace("labels: {kubernetes.io/service-name: checkout}", "labels: {}");
+    let object = decode::object(ObjectKind::EndpointSlice, serde_saphyr::from_str(&value).unwrap());
+    let change = Change::Apply { key, origin: String::new(), object };
+    assert_eq!(index.apply(change.clone()), dirty([checkout()]));
+    assert!(index.service(&checkout()).unwrap().endpoints.is_empty());
+    assert_eq!(index.apply(change), Dirty::default());
+    assert!(index.other_problems().is_empty());
+}

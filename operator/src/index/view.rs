@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
-use limiter::policy::{EnforceAt, Policy, PolicyKey};
+use limiter::policy::{EnforceAt, Policy};
 
 use super::{
     edges::Enforcer,
     gateway::GatewayModel,
-    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel},
+    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel, Unfit},
 };
 use crate::intent::{Inbound, Protocol, ServiceKey};
 
@@ -22,7 +23,7 @@ pub struct ServiceView<'a> {
     /// Its endpoints by pod name.
     pub endpoints: BTreeMap<&'a str, Endpoint>,
     /// Accepted policies that apply to it, in the order of their keys.
-    pub policies: Vec<&'a Policy>,
+    pub policies: Vec<&'a Arc<Policy>>,
     /// Pods whose proxies enforce those of the policies that are not enforced at the service's own, by place.
     pub enforcers: BTreeMap<EnforceAt, Vec<Enforcer>>,
     /// The Gateway of the same name, whose proxies the endpoints are.
@@ -31,18 +32,14 @@ pub struct ServiceView<'a> {
     pub pod_ports: BTreeMap<u16, u16>,
     /// Has a selector, by which a cluster finds its endpoints.
     pub selects: bool,
+    /// Nothing can be limited on it.
+    pub unfit: Option<&'a Unfit>,
 }
 
 impl ServiceView<'_> {
     /// Names of the ready pods, in order.
     pub fn ready_pods(&self) -> impl Iterator<Item = &str> {
         self.endpoints.iter().filter(|(_, endpoint)| endpoint.ready).map(|(pod, _)| *pod)
-    }
-
-    /// An accepted policy that applies to it.
-    #[must_use]
-    pub fn policy(&self, key: &PolicyKey) -> Option<&Policy> {
-        self.policies.iter().find(|policy| policy.key == *key).copied()
     }
 }
 
@@ -123,7 +120,7 @@ pub(super) fn build<'a>(
     service: &'a ServiceModel,
     slices: Option<&'a BTreeMap<String, EndpointSliceModel>>,
     pods: &'a BTreeMap<(String, String), PodModel>,
-    policies: Vec<&'a Policy>,
+    policies: Vec<&'a Arc<Policy>>,
     gateway: Option<&'a GatewayModel>,
 ) -> ServiceView<'a> {
     let ports = Ports::new(service, slices, gateway);
@@ -171,6 +168,7 @@ pub(super) fn build<'a>(
         gateway,
         pod_ports: ports.pod_ports,
         selects: service.selects,
+        unfit: service.unfit.as_ref(),
     }
 }
 

@@ -40,7 +40,7 @@ pub use self::{
     words::{Builtin, By, builtin},
 };
 use self::{
-    answer::{Answer, Asker},
+    answer::{Answer, Asker, Data},
     client::Client,
     due::{Dropped, Due},
     gate::Gate,
@@ -251,21 +251,24 @@ async fn ask(shared: Arc<Shared>, text: Arc<str>, askers: watch::Receiver<Arc<Ve
             continue;
         }
         due.lock().at = tick + interval;
-        let outcome = {
+        let (asked, given) = {
             let _permit = shared.permits.acquire().await.expect("the semaphore is never closed");
-            let asked = Instant::now();
-            let outcome = shared.client.ask(&text).await;
-            let ended = match &outcome {
-                Ok(data) if data.is_empty() => "empty",
-                Ok(_) => "ok",
-                Err(client::Error::Deadline(_)) => "timeout",
-                Err(client::Error::Refused(_) | client::Error::Text) => "refused",
-                Err(client::Error::TooLarge) => "too_large",
-                Err(_) => "unreachable",
-            };
-            shared.meters.count(ended, asked.elapsed().as_secs_f64());
-            outcome
+            (Instant::now(), shared.client.ask(&text).await)
         };
+        let mut body = None;
+        let outcome = match given {
+            Ok(given) => body.insert(given).read(),
+            Err(error) => Err(error),
+        };
+        let ended = match &outcome {
+            Ok(Data::Vector(series)) if series.is_empty() => "empty",
+            Ok(_) => "ok",
+            Err(client::Error::Deadline(_)) => "timeout",
+            Err(client::Error::Refused(_) | client::Error::Text) => "refused",
+            Err(client::Error::TooLarge) => "too_large",
+            Err(_) => "unreachable",
+        };
+        shared.meters.count(ended, asked.elapsed().as_secs_f64());
         let jitter = spread(&text, failures + 1);
         // What is wrong, and how long the pause may get.
         let wrong = match outcome {
@@ -318,15 +321,17 @@ impl Shared {
         }
     }
 
-    fn take(&self, text: &str, askers: &watch::Receiver<Arc<Vec<Asker>>>, answer: &Answer) {
+    fn take(&self, text: &str, askers: &watch::Receiver<Arc<Vec<Asker>>>, answer: &Answer<'_>) {
+        let (wanted, mut samples) = (is_wanted(askers), Vec::new());
         for asker in askers.borrow().iter() {
             let reading = answer.read(asker);
-            if is_wanted(askers) {
+            if wanted {
                 self.report_one(text, asker, reading.trouble.as_deref());
             }
-            if !reading.samples.is_empty() {
-                self.outbox.put(reading.samples);
-            }
+            samples.extend(reading.samples);
+        }
+        if !samples.is_empty() {
+            self.outbox.put(samples);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Keeps the newest sample of every source, pod and quantity, and reduces them over a target's ready pods.
+//! Keeps the newest sample of every source, pod and quantity of a service, and reduces them over its ready pods.
 //!
 //! Which source counts: the first fresh one of Envoy, scraping, the metrics API and Prometheus. Sources that disagree are never averaged; when
 //! one falls silent the next is believed, and where none is fresh the newest is shown, which is stale.
@@ -13,7 +13,7 @@
 //! A mean of `errors` is all failures over all answers, and 0 where nothing was answered; one of a latency is the quantile of
 //! all values together, and 0 where there is none: that nothing happens is no missing metric, and lets a rule go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 use limiter::metric::{Metric, Observations, Reduce, Sample, Word};
@@ -35,15 +35,28 @@ impl Point {
     }
 }
 
+/// What is known of one service: what each source says of each quantity.
+type Quantities = BTreeMap<Kind, Vec<Points>>;
+
 /// What one source says of one quantity.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Points {
+    source: Source,
     /// Of the service as a whole: not reduced.
     whole: Option<Point>,
     pods: BTreeMap<String, Point>,
 }
 
 impl Points {
+    fn new(source: Source) -> Self {
+        Self { source, whole: None, pods: BTreeMap::new() }
+    }
+
+    /// Those of a source, among all that speak of a quantity.
+    fn of(source: Source, all: &[Self]) -> Option<&Self> {
+        all.iter().find(|points| points.source == source)
+    }
+
     fn is_empty(&self) -> bool {
         self.whole.is_none() && self.pods.is_empty()
     }
@@ -51,18 +64,6 @@ impl Points {
     fn forget_after(&mut self, now: Timestamp) {
         self.whole.take_if(|point| point.at > now);
         self.pods.retain(|_, point| point.at <= now);
-    }
-
-    /// Where a pod stands in `zeros` that counts.
-    fn samples(
-        &self,
-        metric: &Metric,
-        ready_pods: &[String],
-        zeros: &BTreeMap<&str, Point>,
-    ) -> impl Iterator<Item = Sample> {
-        let whole = self.whole.as_ref().and_then(|point| reduce(metric, vec![point], 1));
-        let pods = ready_pods.iter().filter_map(|pod| zeros.get(pod.as_str()).or_else(|| self.pods.get(pod))).collect();
-        whole.into_iter().chain(reduce(metric, pods, ready_pods.len()))
     }
 }
 
@@ -81,131 +82,102 @@ pub struct Traffic {
 /// How often the most is looked for: a look is at every pod of a service.
 const LOOK: SignedDuration = SignedDuration::from_secs(1);
 
-/// The newest samples. One owner; plain values.
+/// The newest samples of one service. One owner; plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
-    services: BTreeMap<ServiceKey, BTreeMap<(Kind, Source), Points>>,
-    traffic: BTreeMap<ServiceKey, Traffic>,
+    quantities: Quantities,
+    /// Absent where nobody asks for it.
+    traffic: Option<Traffic>,
 }
 
 impl Store {
-    /// Nothing measured yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Takes samples at `now`. One that is older than what is held, or makes no sense, changes nothing. What is held and lies
-    /// in the future is from before the clock was set back, and is forgotten. Returns the services that have something new.
-    pub fn insert(&mut self, samples: impl IntoIterator<Item = PodSample>, now: Timestamp) -> BTreeSet<ServiceKey> {
-        let mut touched = BTreeSet::new();
-        for PodSample { service, pod, measure, at, fresh_for_ms, source } in samples {
-            if !makes_sense(&measure) {
-                continue;
-            }
-            let quantities = self.services.entry(service.clone()).or_default();
-            let points = quantities.entry((measure.kind(), source)).or_default();
-            let held = pod.as_ref().map_or(points.whole.as_ref(), |pod| points.pods.get(pod));
-            let held_at = held.map(|held| held.at);
-            let set_back = held_at.is_some_and(|held| held > now);
-            if set_back {
-                points.forget_after(now);
-            }
-            if set_back || held_at.is_none_or(|held| held <= at) {
-                let point = Point { measure, at, fresh_for_ms };
-                match pod {
-                    Some(pod) => drop(points.pods.insert(pod, point)),
-                    None => points.whole = Some(point),
-                }
-                touched.insert(service);
-            }
+    /// Takes a sample of the service at `now`. One that is older than what is held, or makes no sense, changes nothing. What is held
+    /// and lies in the future is from before the clock was set back, and is forgotten. Returns the service if the sample is new.
+    pub fn insert(&mut self, sample: PodSample, now: Timestamp) -> Option<ServiceKey> {
+        let PodSample { service, pod, measure, at, fresh_for_ms, source } = sample;
+        if !makes_sense(&measure) {
+            return None;
         }
-        touched.iter().for_each(|service| self.look_at_traffic(service, now));
-        touched
+        let sources = self.quantities.entry(measure.kind()).or_default();
+        let place = sources.iter().position(|points| points.source == source).unwrap_or_else(|| {
+            sources.push(Points::new(source));
+            sources.len() - 1
+        });
+        let points = &mut sources[place];
+        let held = pod.as_ref().map_or(points.whole.as_ref(), |pod| points.pods.get(pod));
+        match held.map(|held| held.at) {
+            Some(held) if held > now => points.forget_after(now),
+            Some(held) if held > at => return None,
+            _ => {}
+        }
+        let point = Point { measure, at, fresh_for_ms };
+        match pod {
+            Some(pod) => drop(points.pods.insert(pod, point)),
+            None => points.whole = Some(point),
+        }
+        Some(service)
     }
 
-    /// The most that was seen of a service, if its requests are measured.
+    /// The most that was seen of the service, if it is looked for and its requests are measured.
     #[must_use]
-    pub fn traffic(&self, service: &ServiceKey) -> Option<&Traffic> {
-        self.traffic.get(service)
+    pub fn traffic(&self) -> Option<&Traffic> {
+        self.traffic.as_ref()
     }
 
-    fn look_at_traffic(&mut self, service: &ServiceKey, now: Timestamp) {
+    /// Looks for the most requests; to be called after each sample.
+    pub fn look_at_traffic(&mut self, now: Timestamp) {
         let recent = |seen: &Traffic| seen.looked <= now && now.duration_since(seen.looked) < LOOK;
-        if self.traffic.get(service).is_some_and(recent) {
+        if self.traffic.as_ref().is_some_and(recent) {
             return;
         }
-        let Some(quantities) = self.services.get(service) else { return };
-        let of = |source: &Source| quantities.get(&(Kind::Number(Word::Requests), *source));
-        let Some(points) =
-            Source::ALL.iter().filter_map(of).find(|points| points.pods.values().any(|p| p.is_fresh(now)))
-        else {
-            return;
-        };
+        let Some(requests) = self.quantities.get(&Kind::Number(Word::Requests)) else { return };
+        let mut sources = Source::ALL.iter().filter_map(|source| Points::of(*source, requests));
+        let Some(points) = sources.find(|points| points.pods.values().any(|point| point.is_fresh(now))) else { return };
         let fresh = points.pods.values().filter(|point| point.is_fresh(now));
-        let rates = fresh.filter_map(|point| combined(&Word::Requests, &[&point.measure]));
+        let rates = fresh.filter_map(|point| combined(&Word::Requests, &[point]));
         let (all_pods, one_pod) = rates.fold((0.0, 0.0_f64), |(all, one), rate| (all + rate, one.max(rate)));
-        let seen = Traffic { all_pods, one_pod, since: now, looked: now };
-        let most = self.traffic.entry(service.clone()).or_insert(seen);
+        let most = self.traffic.get_or_insert(Traffic { all_pods, one_pod, since: now, looked: now });
         most.all_pods = most.all_pods.max(all_pods);
         most.one_pod = most.one_pod.max(one_pod);
         most.looked = now;
     }
 
-    /// What metrics show over `ready_pods` at `now`, each as the metric beside it. One that too few of those pods ever gave is absent.
+    /// What metrics show over `ready_pods` at `now`, each as the metric after it. One that too few of those pods ever gave is absent.
     #[must_use]
     pub fn observe<'a>(
         &self,
-        service: &ServiceKey,
         ready_pods: &[String],
-        metrics: impl IntoIterator<Item = (&'a Metric, &'a Metric)>,
+        metrics: impl IntoIterator<Item = &'a (Metric, Metric)>,
         now: Timestamp,
     ) -> Observations {
-        let quantities = self.services.get(service);
-        let samples = metrics
-            .into_iter()
-            .filter_map(|(metric, name)| Some((name.clone(), believed(quantities?, metric, ready_pods, now)?)))
-            .collect();
+        let mut samples = BTreeMap::new();
+        for (metric, name) in metrics {
+            let sample = believed(&self.quantities, metric, ready_pods, now);
+            samples.extend(sample.map(|sample| (name.clone(), sample)));
+        }
         Observations { pods: u32::try_from(ready_pods.len()).unwrap_or(u32::MAX), samples }
     }
 
-    /// The newest number of one pod, for status.
+    /// The newest number of one pod.
     #[must_use]
-    pub fn pod(&self, service: &ServiceKey, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
-        let quantities = self.services.get(service)?;
-        let points = Source::ALL.iter().filter_map(|source| {
-            let point = quantities.get(&(Kind::Number(word.clone()), *source))?.pods.get(pod)?;
-            Some((combined(word, &[&point.measure])?, point.at))
+    pub fn pod(&self, pod: &str, word: &Word) -> Option<(f64, Timestamp)> {
+        let numbers = self.quantities.get(&Kind::Number(word.clone()))?;
+        let points = numbers.iter().filter_map(|points| {
+            let point = points.pods.get(pod)?;
+            Some((combined(word, &[point])?, point.at))
         });
         points.max_by_key(|(_, at)| *at)
     }
 
-    /// Forgets a service.
-    pub fn forget_service(&mut self, service: &ServiceKey) {
-        self.services.remove(service);
-        self.traffic.remove(service);
-    }
-
-    /// Forgets a pod of a service.
-    pub fn forget_pod(&mut self, service: &ServiceKey, pod: &str) {
-        self.keep_pods(service, |held| held != pod);
-    }
-
-    /// Forgets every pod of `service` that is not in `pods`.
-    pub fn retain_pods(&mut self, service: &ServiceKey, pods: &[String]) {
-        self.keep_pods(service, |held| pods.iter().any(|pod| pod == held));
-    }
-
-    fn keep_pods(&mut self, service: &ServiceKey, stays: impl Fn(&str) -> bool) {
-        if let Some(quantities) = self.services.get_mut(service) {
-            quantities.retain(|_, points| {
-                points.pods.retain(|pod, _| stays(pod));
+    /// Forgets every pod that is not in `pods`.
+    pub fn retain_pods(&mut self, pods: &[String]) {
+        self.quantities.retain(|_, sources| {
+            sources.retain_mut(|points| {
+                points.pods.retain(|held, _| pods.contains(held));
                 !points.is_empty()
             });
-            if quantities.is_empty() {
-                self.services.remove(service);
-            }
-        }
+            !sources.is_empty()
+        });
     }
 }
 
@@ -220,26 +192,24 @@ fn makes_sense(measure: &Measure) -> bool {
 }
 
 /// The first fresh sample in the order of sources; else the newest.
-fn believed(
-    quantities: &BTreeMap<(Kind, Source), Points>,
-    metric: &Metric,
-    ready_pods: &[String],
-    now: Timestamp,
-) -> Option<Sample> {
+fn believed(quantities: &Quantities, metric: &Metric, ready_pods: &[String], now: Timestamp) -> Option<Sample> {
     let parts = match metric.word {
         Word::Errors => Some(Kind::Errors),
         Word::Latency(_) => Some(Kind::Latency),
         _ => None,
     };
-    let kinds: Vec<Kind> = parts.into_iter().chain([Kind::Number(metric.word.clone())]).collect();
+    let parts = parts.and_then(|kind| quantities.get(&kind));
+    let number = quantities.get(&Kind::Number(metric.word.clone()));
     let mut newest: Option<Sample> = None;
-    let none = Points::default();
     for source in Source::ALL {
-        for kind in &kinds {
-            let zeros = zeros(quantities, kind, source, ready_pods, now);
-            let points = quantities.get(&(kind.clone(), source)).unwrap_or(&none);
-            for mut sample in points.samples(metric, ready_pods, &zeros) {
-                source.name().clone_into(&mut sample.source);
+        for sources in parts.map(Some).into_iter().chain([number]) {
+            let points = sources.and_then(|sources| Points::of(source, sources));
+            let zeros = zeros(quantities, metric, points, source, ready_pods, now);
+            if points.is_none() && zeros.is_empty() {
+                continue;
+            }
+            for mut sample in samples(points, metric, ready_pods, &zeros) {
+                sample.source = source.name().into();
                 if sample.is_fresh(now) {
                     return Some(sample);
                 }
@@ -252,19 +222,33 @@ fn believed(
     newest
 }
 
+/// What one source says of the service as a whole, and by its ready pods. Where a pod stands in `zeros` that counts.
+fn samples(
+    points: Option<&Points>,
+    metric: &Metric,
+    ready_pods: &[String],
+    zeros: &BTreeMap<&str, Point>,
+) -> impl Iterator<Item = Sample> {
+    let whole = points.and_then(|points| points.whole.as_ref()).and_then(|point| reduce(metric, vec![point], 1));
+    let of = |pod: &String| zeros.get(pod.as_str()).or_else(|| points?.pods.get(pod));
+    let pods = reduce(metric, ready_pods.iter().filter_map(of).collect(), ready_pods.len());
+    whole.into_iter().chain(pods)
+}
+
 /// Envoy names a counter only once it has counted. Pods that stream and have not named this one: they have counted none.
 fn zeros<'a>(
-    quantities: &BTreeMap<(Kind, Source), Points>,
-    kind: &Kind,
+    quantities: &Quantities,
+    metric: &Metric,
+    named: Option<&Points>,
     source: Source,
     ready_pods: &'a [String],
     now: Timestamp,
 ) -> BTreeMap<&'a str, Point> {
-    let (Kind::Number(word @ (Word::Demand(_) | Word::Excess(_))), Source::Envoy) = (kind, source) else {
+    let (word @ (Word::Demand(_) | Word::Excess(_)), Source::Envoy) = (&metric.word, source) else {
         return BTreeMap::new();
     };
-    let Some(streaming) = quantities.get(&(Kind::Number(Word::Requests), source)) else { return BTreeMap::new() };
-    let named = quantities.get(&(kind.clone(), source));
+    let requests = quantities.get(&Kind::Number(Word::Requests));
+    let Some(streaming) = requests.and_then(|all| Points::of(source, all)) else { return BTreeMap::new() };
     let zero = |pod: &'a String| {
         let known = named.and_then(|points| points.pods.get(pod)).is_some_and(|point| point.is_fresh(now));
         let requests = streaming.pods.get(pod).filter(|requests| !known && requests.is_fresh(now))?;
@@ -281,31 +265,35 @@ fn reduce(metric: &Metric, mut points: Vec<&Point>, ready: usize) -> Option<Samp
     points.sort_by_key(|point| std::cmp::Reverse(point.at));
     let newest = points[0].at;
     let half = points[quorum - 1].at;
-    let fresh: Vec<&Point> = points.iter().copied().filter(|point| point.is_fresh(newest)).collect();
-    let (counted, at) = if fresh.len() >= quorum { (fresh, newest) } else { (points, half) };
-    let fresh_for_ms = counted.iter().map(|point| point.fresh_for_ms).min()?;
-    let measures: Vec<&Measure> = counted.iter().map(|point| &point.measure).collect();
-    let each = || measures.iter().filter_map(|measure| combined(&metric.word, &[measure]));
-    let value = match metric.reduce {
-        Reduce::Mean => combined(&metric.word, &measures)?,
-        Reduce::Max => each().fold(f64::NEG_INFINITY, f64::max),
-        Reduce::Sum => each().sum::<f64>() * (ready as f64 / measures.len() as f64),
+    let at = if points.iter().filter(|point| point.is_fresh(newest)).count() >= quorum {
+        points.retain(|point| point.is_fresh(newest));
+        newest
+    } else {
+        half
     };
-    value.is_finite().then(|| Sample { value, at, fresh_for_ms, source: String::new() })
+    let fresh_for_ms = points.iter().map(|point| point.fresh_for_ms).min()?;
+    let each = || points.iter().filter_map(|point| combined(&metric.word, std::slice::from_ref(point)));
+    let value = match metric.reduce {
+        Reduce::Mean => combined(&metric.word, &points)?,
+        Reduce::Max => each().fold(f64::NEG_INFINITY, f64::max),
+        Reduce::Sum => each().sum::<f64>() * (ready as f64 / points.len() as f64),
+    };
+    value.is_finite().then_some(Sample { value, at, fresh_for_ms, source: Cow::Borrowed("") })
 }
 
 /// Measures of one kind as one value of `word`.
-fn combined(word: &Word, measures: &[&Measure]) -> Option<f64> {
-    match measures.first()? {
+fn combined(word: &Word, points: &[&Point]) -> Option<f64> {
+    let measures = points.iter().map(|point| &point.measure);
+    match &points.first()?.measure {
         Measure::Number(..) => {
-            let numbers = measures.iter().filter_map(|measure| match measure {
+            let numbers = measures.filter_map(|measure| match measure {
                 Measure::Number(_, value) => Some(*value),
                 _ => None,
             });
-            Some(numbers.sum::<f64>() / measures.len() as f64)
+            Some(numbers.sum::<f64>() / points.len() as f64)
         }
         Measure::Errors { .. } => {
-            let (failed, answered) = measures.iter().fold((0.0, 0.0), |(failed, answered), measure| match measure {
+            let (failed, answered) = measures.fold((0.0, 0.0), |(failed, answered), measure| match measure {
                 Measure::Errors { failed: f, answered: a } => (failed + f, answered + a),
                 _ => (failed, answered),
             });
@@ -313,7 +301,7 @@ fn combined(word: &Word, measures: &[&Measure]) -> Option<f64> {
         }
         Measure::Latency(_) => {
             let Word::Latency(percentile) = word else { return None };
-            let histograms = measures.iter().filter_map(|measure| match measure {
+            let histograms = measures.filter_map(|measure| match measure {
                 Measure::Latency(histogram) => Some(histogram),
                 _ => None,
             });

@@ -16,7 +16,7 @@ use super::{Endpoints, Target};
 use crate::{
     index::{Enforcer, PolicyEntry},
     metrics::HealthBoard,
-    translate::decide::qualified,
+    translate::{RuleKey, decide::qualified},
     xds::{NodeKey, proxies::Proxies, resources::extension, table::Table},
 };
 
@@ -85,12 +85,12 @@ pub(super) fn conditions(
     proxies: &Proxies,
     now: Timestamp,
 ) -> Vec<Condition> {
-    let (limiting, since) = limiting(entry, targets);
+    let (limiting, since) = limiting(entry, targets, delivery);
     let all = [
         (ConditionType::Accepted, accepted(entry, targets), now),
         (ConditionType::Programmed, programmed(entry, targets, delivery), now),
         (ConditionType::MetricsAvailable, metrics(entry, targets, health, proxies), now),
-        (ConditionType::Limiting, limiting, since.unwrap_or(now)),
+        (ConditionType::Limiting, limiting, since.map_or(now, |since| since.min(now))),
     ];
     let condition = |(type_, (status, reason, message), since): (ConditionType, Verdict, Timestamp)| Condition {
         type_: type_.to_string(),
@@ -168,7 +168,10 @@ fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) 
     let troubles: Vec<String> = targets
         .iter()
         .flat_map(|target| policy.rules.iter().filter_map(|rule| target.rule(&policy.key, &rule.name)?.1))
-        .filter_map(|report| Some(format!("rule {}: {}", report.key.rule, report.trouble.as_ref()?)))
+        .filter_map(|report| {
+            let RuleKey { rule, service, .. } = &report.key;
+            Some(format!("rule {rule} on Service {service}: {}", report.trouble.as_ref()?))
+        })
         .collect();
     if !troubles.is_empty() {
         return (false, Reason::NotCarriedOut, troubles.join("; "));
@@ -229,10 +232,18 @@ fn left_out(policy: &Policy, rule: &Rule, targets: &[Target<'_>], delivery: &Del
     if let Some((_, why)) = of_rule {
         return Some(format!("the rule {} is not carried out: {why}", rule.name));
     }
-    let decisions = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
-    let bounded = delivery.attached && decisions.into_iter().any(|(decision, _)| decision.bound.is_some());
+    let rulings = targets.iter().filter_map(|target| target.rule(&policy.key, &rule.name));
+    let bounded = delivery.attached && rulings.into_iter().any(|(ruling, _)| ruling.decision.bound.is_some());
     let why = "its bound on requests in flight stands in a cluster, and clusters there are not Weir's";
     bounded.then(|| format!("the rule {} is carried out in part: {why}", rule.name))
+}
+
+/// Whether a rule reaches the proxies of any target.
+fn is_carried_out(policy: &Policy, rule: &str, targets: &[Target<'_>], delivery: &Delivery) -> bool {
+    let bucket = format!("{}/{rule}", policy.key);
+    let reports = targets.iter().filter_map(|target| target.rule(&policy.key, rule));
+    delivery.left_out.iter().all(|(of, _)| *of != bucket)
+        && reports.into_iter().any(|(_, report)| report.is_none_or(|report| report.trouble.is_none()))
 }
 
 fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, proxies: &Proxies) -> Verdict {
@@ -245,7 +256,7 @@ fn metrics(entry: &PolicyEntry, targets: &[Target<'_>], health: &HealthBoard, pr
     }
     for target in targets {
         let rules = policy.rules.iter().filter_map(|rule| target.rule(&policy.key, &rule.name));
-        let mut missing: Vec<&Metric> = rules.flat_map(|(decision, _)| &decision.missing).collect();
+        let mut missing: Vec<&Metric> = rules.flat_map(|(ruling, _)| &ruling.decision.missing).collect();
         missing.sort();
         missing.dedup();
         if missing.is_empty() {
@@ -364,13 +375,13 @@ fn direct_fails(
     None
 }
 
-fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Timestamp>) {
+fn limiting(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) -> (Verdict, Option<Timestamp>) {
     let rules = |policy: &Policy, mode: Mode, paused: bool| -> Vec<(String, Phase, Timestamp)> {
         let rules = policy.rules.iter().filter(|rule| rule.mode == mode);
         let standing = rules.flat_map(|rule| {
             let targets = targets.iter().filter(|target| target.paused == paused);
             let decided = targets.filter_map(|target| target.rule(&policy.key, &rule.name));
-            decided.map(move |(decision, _)| (rule, decision))
+            decided.map(move |(ruling, _)| (rule, ruling.decision))
         });
         let limiting = standing.filter(|(_, decision)| matches!(decision.phase, Phase::Limiting | Phase::Releasing));
         limiting.map(|(rule, decision)| (rule.name.clone(), decision.phase, decision.since)).collect()
@@ -383,8 +394,18 @@ fn limiting(entry: &PolicyEntry, targets: &[Target<'_>]) -> (Verdict, Option<Tim
     if let Some(since) = enforced.iter().map(|(_, _, since)| *since).min() {
         let releasing = enforced.iter().all(|(_, phase, _)| *phase == Phase::Releasing);
         let reason = if releasing { Reason::Releasing } else { Reason::Limiting };
-        let names: Vec<_> = enforced.into_iter().map(|(name, _, _)| name).collect();
-        return ((true, reason, format!("in force: {}", names.join(", "))), Some(since));
+        let names = enforced.into_iter().map(|(name, _, _)| name);
+        let (carried, left): (Vec<_>, Vec<_>) = names.partition(|rule| is_carried_out(policy, rule, targets, delivery));
+        if delivery.connected == 0 || carried.is_empty() {
+            let names = [carried, left].concat().join(", ");
+            let message = format!("decided: {names}; no proxy is known to enforce it: Programmed says why");
+            return ((true, Reason::NotEnforced, message), Some(since));
+        }
+        let mut message = format!("in force: {}", carried.join(", "));
+        if !left.is_empty() {
+            message.push_str(&format!("; decided, and not carried out, as Programmed says: {}", left.join(", ")));
+        }
+        return ((true, reason, message), Some(since));
     }
     let shadow = || [true, false].iter().any(|paused| !rules(policy, Mode::Shadow, *paused).is_empty());
     if !rules(policy, Mode::Enforce, true).is_empty() {

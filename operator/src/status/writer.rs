@@ -139,7 +139,8 @@ pub fn spawn(
     shutdown: CancellationToken,
 ) -> JoinHandle<()> {
     let recorders = Recorders { client: client.clone(), by_note: Mutex::default() };
-    let writer = Arc::new(Writer { recorders, client, refusals, meters, is_away: AtomicBool::new(false) });
+    let is_away = AtomicBool::new(false);
+    let writer = Arc::new(Writer { recorders, client, live: live.clone(), refusals, meters, is_away });
     tokio::spawn(async move {
         shutdown.run_until_cancelled(run(writer, live, looks_tx)).await;
     })
@@ -192,6 +193,7 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
 
 struct Writer {
     client: Client,
+    live: Live,
     recorders: Recorders,
     refusals: Refusals,
     meters: Meters,
@@ -204,10 +206,11 @@ impl Writer {
         let Write { key, uid, status, turns } = write;
         let resource = resource(key.kind);
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
-        let object = json!({
+        let mut object = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": {"name": key.name, "uid": uid}, "status": status,
         });
+        self.live.prune(key.kind, &mut object);
         let written = api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await;
         let outcome = match written {
             Ok(object) => Outcome::Written(object.data.get("status").cloned().unwrap_or_default()),
@@ -246,7 +249,7 @@ impl Writer {
             warn!(error, "the API server gives no answer; statuses are written when it is back");
         }
         self.meters.writes.get_or_create(&ResultLabel { result: "failed" }).inc();
-        Outcome::Failed
+        Outcome::Away
     }
 
     fn answers(&self) {

@@ -34,9 +34,8 @@ use opentelemetry_sdk::{
 use tracing::{info, warn};
 
 use crate::{
-    build::moved,
-    index::ServiceView,
-    translate::decide::Rules,
+    intent::ServiceKey,
+    translate::decide::{Move, Rules, moved},
     xds::{
         NodeKey, ResourceType,
         trail::{Answer, Traced},
@@ -153,10 +152,10 @@ impl Tracer {
     #[must_use]
     pub fn decided(
         &self,
-        view: &ServiceView<'_>,
+        service: &ServiceKey,
         began: SystemTime,
-        before: &Rules,
-        after: &Rules,
+        moves: &[Move],
+        rules: &Rules,
     ) -> Option<Arc<Decided>> {
         let root = SpanBuilder::from_name("decide").with_kind(SpanKind::Internal).with_start_time(began);
         let mut span = self.0.build_with_context(root, &Context::new());
@@ -164,23 +163,22 @@ impl Tracer {
             return None;
         }
         let now = SystemTime::now();
-        span.set_attribute(KeyValue::new("weir.service", view.key.to_string()));
-        for (key, decision) in &after.decisions {
-            let old = before.decisions.get(key);
-            if !moved(old, decision) {
+        span.set_attribute(KeyValue::new("weir.service", service.to_string()));
+        for Move { policy, rule, before, .. } in moves {
+            let Some(ruling) = rules.get(policy, rule).filter(|now| moved(before.as_ref(), now.decision)) else {
                 continue;
-            }
+            };
             let limit = |limit: Option<limiter::quota::Rate>| limit.map_or("none".to_owned(), |rate| rate.to_string());
-            let observed: Vec<_> =
-                decision.observed.iter().map(|o| format!("{}={}", o.metric, o.value).into()).collect();
+            let observed = ruling.observed().into_iter();
+            let observed = observed.map(|seen| format!("{}={}", seen.metric, seen.value).into()).collect();
             let attributes = vec![
-                KeyValue::new("weir.policy", key.policy.to_string()),
-                KeyValue::new("weir.rule", key.rule.clone()),
-                KeyValue::new("weir.phase", format!("{:?}", decision.phase)),
-                KeyValue::new("weir.limit.before", limit(old.and_then(|old| old.limit))),
-                KeyValue::new("weir.limit.after", limit(decision.limit)),
+                KeyValue::new("weir.policy", policy.to_string()),
+                KeyValue::new("weir.rule", rule.clone()),
+                KeyValue::new("weir.phase", format!("{:?}", ruling.decision.phase)),
+                KeyValue::new("weir.limit.before", limit(before.as_ref().and_then(|before| before.limit))),
+                KeyValue::new("weir.limit.after", limit(ruling.decision.limit)),
                 KeyValue::new("weir.observed", Value::Array(opentelemetry::Array::String(observed))),
-                KeyValue::new("weir.why", after.explain_at(view, key)),
+                KeyValue::new("weir.why", ruling.explain()),
             ];
             span.add_event_with_timestamp("rule moved", now, attributes);
         }

@@ -1,56 +1,206 @@
 //! Steps every rule of one service.
+//!
+//! What does not change from one step to the next is looked up once, by [`Rules::plan`]: a service is decided four times a second, and its
+//! policies change seldom.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use limiter::{
-    engine::{self, RuleState},
+    engine::{self, Decision, Observed, Phase, RuleState},
     metric::{Metric, Observations, Word},
-    policy::{Policy, PolicyKey},
+    policy::{Policy, PolicyKey, Rule},
 };
 
-use super::{Decisions, RuleKey};
-use crate::index::ServiceView;
+use super::RuleKey;
+use crate::{checkpoint::States, index::ServiceView, intent::ServiceKey};
 
 /// The rules of one service: what they remember and what they decided last.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// What each rule remembers.
-    pub states: BTreeMap<RuleKey, RuleState>,
-    /// What each rule decided.
-    pub decisions: Decisions,
-    /// What each policy's rules were decided on.
-    sights: BTreeMap<PolicyKey, Sight>,
+    /// In the order of their keys.
+    policies: Vec<PolicyRules>,
     /// When the passing of time alone can change a decision.
     pub next: Option<Timestamp>,
 }
 
-/// What a policy's rules are decided on.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Sight {
-    /// The metrics that they read, by the name under which each is measured.
-    names: Arc<BTreeMap<Metric, Metric>>,
+/// The rules of one policy.
+#[derive(Clone, Debug)]
+struct PolicyRules {
+    policy: Arc<Policy>,
+    /// The metrics that they read, each after the name under which it is measured.
+    names: Vec<(Metric, Metric)>,
+    /// What they were decided on last.
     observations: Observations,
+    /// By rule of the policy.
+    decided: Vec<Decided>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, Default)]
+struct Decided {
+    state: RuleState,
+    /// Absent before the first step.
+    decision: Option<Decision>,
+}
+
+/// A rule as it was decided last.
+#[derive(Clone, Copy, Debug)]
+pub struct Ruling<'a> {
+    /// Its policy.
+    pub policy: &'a Policy,
+    /// The rule.
+    pub rule: &'a Rule,
+    /// What was decided.
+    pub decision: &'a Decision,
+    state: &'a RuleState,
+    observations: &'a Observations,
+}
+
+impl Ruling<'_> {
+    /// Why it was decided so, in one plain sentence.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        engine::explain(self.rule, &self.policy.on_missing, self.state, self.decision, self.observations)
+    }
+
+    /// What was looked at, in the order of the sentence.
+    #[must_use]
+    pub fn observed(&self) -> Vec<Observed> {
+        engine::observed(self.rule, &self.policy.on_missing, self.state, self.decision, self.observations)
+    }
+}
+
+/// What a step of all rules changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stepped {
+    /// A rule decides another number than before.
+    pub numbers: bool,
+    /// A rule stands elsewhere than before, or lacks other metrics.
+    pub turned: bool,
+    /// A state tells more than that time has passed.
+    pub news: bool,
+    /// Rules that decide another number or are in another phase.
+    pub moves: Vec<Move>,
+}
+
+/// A rule that moved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    /// Its policy.
+    pub policy: PolicyKey,
+    /// Its name.
+    pub rule: String,
+    /// The phase it was in.
+    pub from: Phase,
+    /// What was decided before; absent at the first step.
+    pub before: Option<Decision>,
 }
 
 impl Rules {
-    /// Why a rule of `policy` decided as it did, in one plain sentence; empty for one that was not decided.
-    #[must_use]
-    pub fn explain(&self, policy: &Policy, key: &RuleKey) -> String {
-        let rule = policy.rules.iter().find(|rule| rule.name == key.rule);
-        let sight = self.sights.get(&policy.key);
-        let decided = rule.zip(sight).zip(self.states.get(key)).zip(self.decisions.get(key));
-        let explain = |(((rule, sight), state), decision): (((_, &Sight), _), _)| {
-            engine::explain(rule, &policy.on_missing, state, decision, &sight.observations)
-        };
-        decided.map(explain).unwrap_or_default()
+    /// Takes up the service's policies as they are now. Rules that stay go on from what they remember, new ones from what `resumed` says of
+    /// them, if it does. Returns whether a rule is gone.
+    pub fn plan(&mut self, view: &ServiceView<'_>, mut resumed: States) -> bool {
+        let mut old = std::mem::take(self);
+        for policy in &view.policies {
+            let names = policy.metrics().into_iter().map(|metric| (qualified(policy, &metric), metric)).collect();
+            let decided = policy.rules.iter().map(|rule| {
+                let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
+                let kept = old.take(&policy.key, &rule.name).unwrap_or_default();
+                match resumed.remove(&key) {
+                    Some(state) => Decided { state, ..kept },
+                    None => kept,
+                }
+            });
+            let decided = decided.collect();
+            let policy = Arc::clone(policy);
+            self.policies.push(PolicyRules { policy, names, observations: Observations::default(), decided });
+        }
+        old.policies.iter().any(|policy| policy.decided.iter().any(|decided| decided.decision.is_some()))
     }
 
-    /// [`Self::explain`] of a policy of the service that was decided.
-    #[must_use]
-    pub fn explain_at(&self, view: &ServiceView<'_>, key: &RuleKey) -> String {
-        view.policy(&key.policy).map(|policy| self.explain(policy, key)).unwrap_or_default()
+    fn take(&mut self, policy: &PolicyKey, rule: &str) -> Option<Decided> {
+        let PolicyRules { policy, decided, .. } = self.policies.iter_mut().find(|one| one.policy.key == *policy)?;
+        let place = policy.rules.iter().position(|one| one.name == rule)?;
+        Some(std::mem::take(&mut decided[place]))
     }
+
+    /// Decides every rule at `now`. `observe` tells what is known of metrics by the names under which they are measured, as the metrics
+    /// after these.
+    pub fn step(&mut self, observe: impl Fn(&[(Metric, Metric)]) -> Observations, now: Timestamp) -> Stepped {
+        let mut stepped = Stepped::default();
+        let mut next: Option<Timestamp> = None;
+        for PolicyRules { policy, names, observations, decided } in &mut self.policies {
+            *observations = observe(names);
+            for (rule, Decided { state, decision }) in policy.rules.iter().zip(decided) {
+                let (new_state, new) = engine::step(rule, &policy.on_missing, state, observations, now);
+                next = engine::next_change(rule, &new_state, now).into_iter().chain(next).min();
+                stepped.news |= new_state.is_news_after(state);
+                // After a restart there is a state and no decision yet.
+                let kept = || state.stage.map_or(Phase::Idle, |stage| stage.phase);
+                let from = decision.as_ref().map_or_else(kept, |before| before.phase);
+                let numbers = moved(decision.as_ref(), &new);
+                stepped.numbers |= numbers;
+                stepped.turned |= decision.as_ref().is_none_or(|before| turned(before, &new));
+                let to = new.phase;
+                let before = decision.replace(new);
+                if numbers || from != to {
+                    stepped.moves.push(Move { policy: policy.key.clone(), rule: rule.name.clone(), from, before });
+                }
+                *state = new_state;
+            }
+        }
+        self.next = next;
+        stepped
+    }
+
+    /// Every rule that was decided.
+    pub fn iter(&self) -> impl Iterator<Item = Ruling<'_>> {
+        self.policies.iter().flat_map(|PolicyRules { policy, observations, decided, .. }| {
+            policy.rules.iter().zip(decided).filter_map(|(rule, Decided { state, decision })| {
+                Some(Ruling { policy, rule, decision: decision.as_ref()?, state, observations })
+            })
+        })
+    }
+
+    /// One rule; `None` when it was not decided here.
+    #[must_use]
+    pub fn get(&self, policy: &PolicyKey, rule: &str) -> Option<Ruling<'_>> {
+        self.iter().find(|ruling| ruling.rule.name == rule && ruling.policy.key == *policy)
+    }
+
+    /// What is decided about a rule.
+    #[must_use]
+    pub fn decision(&self, key: &RuleKey) -> Option<&Decision> {
+        self.get(&key.policy, &key.rule).map(|ruling| ruling.decision)
+    }
+
+    /// What the rules of this service remember.
+    #[must_use]
+    pub fn states(&self, service: &ServiceKey) -> States {
+        let state = |ruling: Ruling<'_>| {
+            let (policy, rule) = (ruling.policy.key.clone(), ruling.rule.name.clone());
+            (RuleKey { service: service.clone(), policy, rule }, ruling.state.clone())
+        };
+        self.iter().map(state).collect()
+    }
+
+    /// Decisions, to be replaced by others.
+    #[cfg(test)]
+    pub(crate) fn decisions_mut(&mut self) -> impl Iterator<Item = &mut Decision> {
+        self.policies.iter_mut().flat_map(|policy| &mut policy.decided).filter_map(|one| one.decision.as_mut())
+    }
+}
+
+/// Whether a rule decides other numbers than before.
+pub(crate) fn moved(old: Option<&Decision>, new: &Decision) -> bool {
+    let numbers = |decision: &Decision| (decision.limit, decision.lowest, decision.bound);
+    old.is_none_or(|old| numbers(old) != numbers(new) || old.classes != new.classes)
+}
+
+/// Whether a rule stands elsewhere than before, or lacks other metrics.
+fn turned(old: &Decision, new: &Decision) -> bool {
+    old.phase != new.phase || old.since != new.since || old.missing != new.missing
 }
 
 /// The name under which a policy's own metric, or what proxies count of one of its rules, is measured: two policies may use one
@@ -64,34 +214,4 @@ pub fn qualified(policy: &Policy, metric: &Metric) -> Metric {
         _ => return metric.clone(),
     };
     Metric { word, reduce: metric.reduce }
-}
-
-/// Decides every rule of the service at `now`. `observe` tells what is known of metrics by the names under which they are
-/// measured, as the metrics beside these. Rules that are gone lose their state. Unless the service or its policies have `changed`
-/// since `old`, what they read is not looked up again.
-#[must_use]
-pub fn decide(
-    view: &ServiceView<'_>,
-    old: &Rules,
-    changed: bool,
-    observe: impl Fn(&BTreeMap<Metric, Metric>) -> Observations,
-    now: Timestamp,
-) -> Rules {
-    let mut new = Rules::default();
-    for policy in &view.policies {
-        let names = || policy.metrics().into_iter().map(|metric| (qualified(policy, &metric), metric)).collect();
-        let known = old.sights.get(&policy.key).filter(|_| !changed).map(|sight| Arc::clone(&sight.names));
-        let names = known.unwrap_or_else(|| Arc::new(names()));
-        let observations = observe(&names);
-        for rule in &policy.rules {
-            let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-            let state = old.states.get(&key).cloned().unwrap_or_default();
-            let (state, decision) = engine::step(rule, &policy.on_missing, &state, &observations, now);
-            new.next = engine::next_change(rule, &state, now).into_iter().chain(new.next).min();
-            new.states.insert(key.clone(), state);
-            new.decisions.insert(key, decision);
-        }
-        new.sights.insert(policy.key.clone(), Sight { names, observations });
-    }
-    new
 }

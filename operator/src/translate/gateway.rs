@@ -8,7 +8,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use limiter::policy::{EnforceAt, PathMatch, RequestMatch};
 
 use super::{
-    Decisions,
+    decide::Rules,
     outbound::{Charged, Plan, Troubles, charged, forwards},
 };
 use crate::{
@@ -33,7 +33,7 @@ struct Entry<'a> {
 pub(super) fn listeners<'a>(
     view: &ServiceView<'_>,
     index: &'a Index,
-    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
     troubles: &mut Troubles,
 ) -> Vec<(u16, Vec<Plan>)> {
     let listeners = view.gateway.map_or(&[][..], |gateway| &gateway.listeners);
@@ -71,7 +71,7 @@ fn plan<'a>(
     host: String,
     mut entries: Vec<Entry<'_>>,
     index: &'a Index,
-    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
     troubles: &mut Troubles,
 ) -> Plan {
     // A stable sort: equal matches of one route keep the order of its rules.

@@ -10,7 +10,7 @@ use std::{
 
 use limiter::policy::{EnforceAt, RequestMatch};
 
-use super::{Decisions, Report, RuleKey, Trouble, build_routes, gateway, limited::Limited, routes::Regions};
+use super::{Report, RuleKey, Trouble, build_routes, decide::Rules, gateway, limited::Limited, routes::Regions};
 use crate::{
     index::{Enforcer, Index, ServiceView},
     intent::{
@@ -25,7 +25,7 @@ use crate::{
 pub fn outbound<'a>(
     view: &ServiceView<'_>,
     index: &'a Index,
-    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
     intent: &mut ServiceIntent,
 ) -> Vec<Report> {
     let mut listeners = Vec::new();
@@ -167,7 +167,7 @@ pub(super) fn charged<'a>(
     service: &ServiceKey,
     place: EnforceAt,
     index: &'a Index,
-    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
 ) -> Vec<Charged<'a>> {
     let mut enforcers: Option<Arc<[Enforcer]>> = None;
     let mut found = Vec::new();
@@ -175,7 +175,7 @@ pub(super) fn charged<'a>(
         for rule in &policy.rules {
             let enforcers = enforcers.get_or_insert_with(|| index.enforcers(service, place).into());
             let key = RuleKey { service: service.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-            let decision = decided(service).and_then(|decisions| decisions.get(&key));
+            let decision = decided(service).and_then(|rules| rules.decision(&key));
             let limited = Limited::new(key, policy, rule);
             let ready = enforcers.iter().filter(|enforcer| enforcer.ready).count();
             let mut values =
@@ -220,7 +220,7 @@ pub(super) fn forwards(
 fn calls<'a>(
     namespace: &str,
     index: &'a Index,
-    decided: &dyn Fn(&ServiceKey) -> Option<&'a Decisions>,
+    decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
     troubles: &mut Troubles,
 ) -> Vec<Plan> {
     let mut plans = Vec::new();

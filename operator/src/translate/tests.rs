@@ -3,6 +3,7 @@ use limiter::{engine::Phase, policy::Mode};
 
 use super::*;
 use crate::{
+    checkpoint::States,
     index::{Change, Index},
     intent::Priority,
     watch::decode,
@@ -46,13 +47,21 @@ fn checkout() -> ServiceKey {
     ServiceKey { namespace: "ns-a".to_owned(), name: "checkout".to_owned() }
 }
 
+/// The rules of the service, decided once without any metric.
+fn decided(view: &ServiceView<'_>) -> Rules {
+    let mut rules = Rules::default();
+    rules.plan(view, States::new());
+    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
+    rules.step(observe, Timestamp::UNIX_EPOCH);
+    rules
+}
+
 /// Every rule limits to its own number, as without a condition.
 fn translated(index: &Index) -> (ServiceIntent, Vec<Report>) {
     let key = checkout();
     let view = index.service(&key).expect("it exists");
-    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
-    translate(&view, &rules.decisions)
+    let rules = decided(&view);
+    translate(&view, &rules)
 }
 
 fn per_pod(intent: &ServiceIntent, limit: usize) -> Vec<Option<u64>> {
@@ -91,30 +100,28 @@ fn a_decision_moves_numbers_and_nothing_else() {
     let index = index("  - {name: hot, when: cpu > 80%, limit: 9 requests per second per pod}\n");
     let key = checkout();
     let view = index.service(&key).expect("it exists");
-    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
-    let (idle, _) = translate(&view, &rules.decisions);
-    let decision = rules.decisions.values_mut().next().expect("one rule");
+    let mut rules = decided(&view);
+    let (idle, _) = translate(&view, &rules);
+    let decision = rules.decisions_mut().next().expect("one rule");
     assert_eq!((decision.phase, decision.limit), (Phase::Idle, None));
     let rate = Rate { milli_requests: 9000, interval: std::time::Duration::from_secs(1) };
     (decision.phase, decision.limit, decision.lowest) = (Phase::Limiting, Some(rate), Some(rate));
-    let (hot, _) = translate(&view, &rules.decisions);
+    let (hot, _) = translate(&view, &rules);
     assert_eq!((&idle.limits, &idle.routes), (&hot.limits, &hot.routes));
     assert_eq!(per_pod(&idle, 0), [None; 4]);
     assert_eq!(per_pod(&hot, 0), [Some(9000); 4]);
 }
 
 /// The bounds of each pod, when each rule decides this one.
-fn bounds(rules: &str, decided: &[u32]) -> (Vec<Option<u32>>, Vec<Option<u32>>) {
+fn bounds(rules: &str, bounds: &[u32]) -> (Vec<Option<u32>>, Vec<Option<u32>>) {
     let index = index(rules);
     let key = checkout();
     let view = index.service(&key).expect("it exists");
-    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
-    for (decision, bound) in rules.decisions.values_mut().zip(decided) {
+    let mut rules = decided(&view);
+    for (decision, bound) in rules.decisions_mut().zip(bounds) {
         decision.bound = Some(*bound);
     }
-    let (intent, reports) = translate(&view, &rules.decisions);
+    let (intent, reports) = translate(&view, &rules);
     for pod in intent.pods.values() {
         assert_eq!(pod.bounds.default, pod.bounds.high, "without classes all requests are equal");
     }
@@ -180,13 +187,12 @@ fn classes_have_their_own_numbers_and_the_lower_ones_a_smaller_queue() {
     let index = index(CLASSES);
     let key = checkout();
     let view = index.service(&key).expect("it exists");
-    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
-    let decision = rules.decisions.values_mut().next().expect("one rule");
+    let mut rules = decided(&view);
+    let decision = rules.decisions_mut().next().expect("one rule");
     let rate = |milli_requests| Rate { milli_requests, interval: std::time::Duration::from_secs(1) };
     (decision.limit, decision.lowest, decision.bound) = (Some(rate(400_000)), Some(rate(20_000)), Some(40));
     decision.classes = vec![rate(400_000), rate(100_000), rate(4_000)];
-    let (intent, _) = translate(&view, &rules.decisions);
+    let (intent, _) = translate(&view, &rules);
     let numbers: Vec<_> = (0..4).map(|limit| per_pod(&intent, limit)[0]).collect();
     assert_eq!(numbers, [Some(400_000), Some(400_000), Some(100_000), Some(4_000)]);
     let bounds = intent.pods["pod-1"].bounds;
@@ -224,6 +230,45 @@ fn a_service_without_an_http_port_says_so() {
 }
 
 #[test]
+fn a_service_on_which_nothing_can_be_limited_says_so() {
+    for (spec, expected, words) in [
+        (
+            "{type: ExternalName, externalName: api.stripe.example}",
+            Unfit::ExternalName("api.stripe.example".to_owned()),
+            "another name for \"api.stripe.example\"",
+        ),
+        ("{ports: [{port: 53, protocol: UDP}, {port: 54, protocol: SCTP}]}", Unfit::NoTcpPort, "UDP or SCTP"),
+    ] {
+        let mut index = index("  - {name: all, limit: 9 requests per second per pod}\n");
+        let text = MANIFESTS.replace(
+            "name: checkout, namespace: ns-a}\n---",
+            &format!("name: checkout, namespace: ns-a}}\nspec: {spec}\n---"),
+        );
+        for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
+            index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+        }
+        let (_, reports) = translated(&index);
+        let trouble = reports[0].trouble.clone().expect("it is told");
+        assert_eq!(trouble, Trouble::Unfit(expected));
+        assert!(trouble.to_string().contains(words), "{trouble}");
+    }
+}
+
+#[test]
+fn nobody_has_a_share_where_no_pod_is_ready() {
+    let mut index = index("  - {name: all, limit: 9 requests per second across all pods}\n");
+    let text = MANIFESTS.replace("name: pod-1}", "name: pod-1}, conditions: {ready: false}");
+    let text = text.replace("name: pod-2}", "name: pod-2}, conditions: {ready: false}");
+    let text = text.replace("name: pod-3}", "name: pod-3}, conditions: {ready: false}");
+    for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
+        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+    }
+    let (intent, reports) = translated(&index);
+    assert_eq!(reports[0].shares, []);
+    assert_eq!(per_pod(&intent, 0), [Some(9000); 4], "whom a request reaches all the same");
+}
+
+#[test]
 fn the_first_class_has_a_queue_of_its_own_only_where_a_queue_is_bounded() {
     let shadow = CLASSES.replace("adapt:", "mode: Shadow\n    adapt:");
     let narrow = CLASSES.replace("adapt:", "matches: [{method: POST}]\n    adapt:");
@@ -238,14 +283,13 @@ fn a_lower_class_keeps_its_bucket_whatever_its_rate() {
     let index = index(CLASSES);
     let key = checkout();
     let view = index.service(&key).expect("it exists");
-    let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
+    let mut rules = decided(&view);
     let rate = |milli_requests| Rate { milli_requests, interval: std::time::Duration::from_secs(1) };
     let mut class_of = |lower: u64| {
-        let decision = rules.decisions.values_mut().next().expect("one rule");
+        let decision = rules.decisions_mut().next().expect("one rule");
         (decision.limit, decision.lowest) = (Some(rate(400_000)), Some(rate(20_000)));
         decision.classes = vec![rate(400_000), rate(lower), rate(0)];
-        let (intent, _) = translate(&view, &rules.decisions);
+        let (intent, _) = translate(&view, &rules);
         let value = intent.pods["pod-1"].values[2].expect("a limit is in force");
         crate::xds::resources::limiter::charge(&value).class
     };

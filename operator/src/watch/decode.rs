@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::index::{
     Object, ObjectKey, ObjectKind,
     gateway::{Gateway, HttpRoute},
-    model::{EndpointSliceModel, PodModel, ServiceModel},
+    model::{EndpointSliceModel, PodModel, ServiceModel, owner},
 };
 
 /// Groups in which every kind must be one of ours; a kind of another group is simply not for Weir.
@@ -167,7 +167,12 @@ fn decode_document(value: Value, line: usize, file: &mut File) {
         }
     }
     let key = ObjectKey { kind: object_kind, namespace: namespace.clone(), name };
-    file.objects.push(Decoded { object: object(object_kind, with_namespace(value, namespace)), key, line });
+    let object = match object(object_kind, with_namespace(value, namespace)) {
+        // In a cluster it is there for somebody else; nobody but Weir reads this file.
+        Object::Foreign(reason) => Object::Undecodable(vec![reason]),
+        object => object,
+    };
+    file.objects.push(Decoded { object, key, line });
 }
 
 fn with_namespace(mut value: Value, namespace: String) -> Value {
@@ -181,9 +186,10 @@ fn with_namespace(mut value: Value, namespace: String) -> Value {
 pub(crate) fn object(kind: ObjectKind, value: Value) -> Object {
     let result = match kind {
         ObjectKind::Service => typed::<Service>(value).and_then(ServiceModel::try_from).map(Object::Service),
-        ObjectKind::EndpointSlice => {
-            typed::<EndpointSlice>(value).and_then(EndpointSliceModel::try_from).map(Object::EndpointSlice)
-        }
+        ObjectKind::EndpointSlice => typed::<EndpointSlice>(value).and_then(|slice| match owner(&slice) {
+            Ok(_) => EndpointSliceModel::try_from(slice).map(Object::EndpointSlice),
+            Err(reason) => Ok(Object::Foreign(reason)),
+        }),
         ObjectKind::Pod => typed::<Pod>(value).and_then(PodModel::try_from).map(Object::Pod),
         ObjectKind::Gateway => typed::<Gateway>(value).map(|gateway| {
             let (model, problems) = gateway.model();

@@ -8,7 +8,9 @@
 //! refuses (403, 404) counts as listed: it is reported, and tried again. One that cannot reach it is tried again for ever,
 //! and what was known stays in force.
 
+mod definition;
 mod listing;
+mod pauses;
 mod resource;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
@@ -23,11 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub(crate) use self::resource::cause_of_client as cause;
 use self::{
     listing::Listing,
     resource::{Failure, Resource, Seen},
 };
+pub(crate) use self::{pauses::Pauses, resource::cause_of_client as cause};
 use super::{Batch, LONGEST_WAIT, QUIET, live::Live};
 use crate::index::{Change, ObjectKey};
 
@@ -111,11 +113,14 @@ pub fn spawn(
 }
 
 struct Source {
+    client: kube::Client,
     resources: Vec<Resource>,
     listings: Vec<Listing>,
     live: Live,
     /// What is wrong with a watch now, by its place.
     failures: BTreeMap<usize, Failure>,
+    /// What is wrong with a definition of ours, by the place of a watch of its kind.
+    definitions: BTreeMap<usize, Problem>,
     changes: Vec<Change>,
     ready: bool,
 }
@@ -124,7 +129,9 @@ impl Source {
     fn new(config: Config, live: Live) -> Self {
         let resources = resource::all(&config);
         let listings = resources.iter().map(|_| Listing::default()).collect();
-        Self { resources, listings, live, failures: BTreeMap::new(), changes: Vec::new(), ready: false }
+        let (failures, definitions) = (BTreeMap::new(), BTreeMap::new());
+        let client = config.client;
+        Self { client, resources, listings, live, failures, definitions, changes: Vec::new(), ready: false }
     }
 
     async fn run(mut self, batches_tx: mpsc::Sender<Batch>) {
@@ -133,6 +140,11 @@ impl Source {
         let mut watches = JoinSet::new();
         for (place, resource) in self.resources.iter().enumerate() {
             watches.spawn(resource.clone().watch(place, seen_tx.clone()));
+            let others = self.resources[..place].iter().filter_map(Resource::own_kind);
+            if let Some(own) = resource.own_kind().filter(|own| others.into_iter().all(|other| other != *own)) {
+                let (_, kind) = own;
+                watches.spawn(definition::follow(self.client.clone(), kind, place, seen_tx.clone()));
+            }
         }
         let began = Instant::now();
         let mut progress = tokio::time::interval_at(began + PROGRESS, PROGRESS);
@@ -211,7 +223,26 @@ impl Source {
                 }
                 self.failed(place, failure);
             }
+            Seen::Definition(lacking) => self.lacks(place, lacking),
         }
+    }
+
+    /// The definition of a kind of ours does not know these fields.
+    fn lacks(&mut self, place: usize, lacking: Vec<String>) {
+        let resource = &self.resources[place];
+        let definition = resource.plural();
+        if lacking.is_empty() {
+            info!(%definition, "it knows all fields now");
+            self.definitions.remove(&place);
+        } else {
+            let problem = definition::problem(&definition, &lacking);
+            warn!(%problem, "a definition does not know all fields");
+            self.definitions.insert(place, problem);
+        }
+        if let Some((kind, _)) = resource.own_kind() {
+            self.live.set_dropped(kind, lacking);
+        }
+        self.report();
     }
 
     fn failed(&mut self, place: usize, failure: Failure) {
@@ -237,6 +268,7 @@ impl Source {
                 None => problems.push(failure.problem.clone()),
             }
         }
+        problems.extend(self.definitions.values().cloned());
         self.changes.push(Change::Source { origin: ORIGIN.to_owned(), problems });
     }
 

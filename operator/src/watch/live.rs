@@ -1,11 +1,12 @@
-//! What an API server holds of our own objects beside what they ask for: identity, and the status that stands there now.
+//! What an API server holds of our own objects beside what they ask for: identity, the status that stands there now, and what their
+//! definitions do not know.
 //!
 //! Written by the watch alone; read by who writes statuses and events. Never the source of a decision.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use kube::core::ObjectMeta;
-use limiter::policy::PolicyKey;
+use limiter::policy::{Kind, PolicyKey};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -32,20 +33,78 @@ impl LiveObject {
 
 /// All of them; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Live(Arc<Mutex<BTreeMap<PolicyKey, LiveObject>>>);
+pub struct Live(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    objects: BTreeMap<PolicyKey, LiveObject>,
+    /// Fields that the definition of a kind does not know.
+    dropped: BTreeMap<Kind, Arc<[String]>>,
+}
 
 impl Live {
     /// The object, if there is one.
     #[must_use]
     pub fn get(&self, key: &PolicyKey) -> Option<LiveObject> {
-        self.0.lock().get(key).cloned()
+        self.0.lock().objects.get(key).cloned()
+    }
+
+    /// Takes out of an object what its definition does not know: the API server would refuse to apply it.
+    pub fn prune(&self, kind: Kind, object: &mut Value) {
+        let dropped = self.0.lock().dropped.get(&kind).cloned();
+        for path in dropped.iter().flat_map(|paths| paths.iter()) {
+            remove(object, path);
+        }
     }
 
     pub(super) fn set(&self, key: PolicyKey, object: LiveObject) {
-        self.0.lock().insert(key, object);
+        self.0.lock().objects.insert(key, object);
     }
 
     pub(super) fn remove(&self, key: &PolicyKey) {
-        self.0.lock().remove(key);
+        self.0.lock().objects.remove(key);
+    }
+
+    pub(super) fn set_dropped(&self, kind: Kind, fields: Vec<String>) {
+        self.0.lock().dropped.insert(kind, fields.into());
+    }
+}
+
+/// Removes a field by its path, such as `status.rules[].shares`.
+fn remove(value: &mut Value, path: &str) {
+    let Some((head, rest)) = path.split_once('.') else {
+        if let Value::Object(fields) = value {
+            fields.remove(path);
+        }
+        return;
+    };
+    match head.strip_suffix("[]") {
+        None => value.get_mut(head).into_iter().for_each(|value| remove(value, rest)),
+        Some(list) => {
+            let items = value.get_mut(list).and_then(Value::as_array_mut);
+            items.into_iter().flatten().for_each(|item| remove(item, rest));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_definition_does_not_know_is_taken_out() {
+        let live = Live::default();
+        let whole = json!({"status": {"left": 1, "rules": [{"name": "a", "shares": "1"}, {"name": "b"}]}});
+        let mut object = whole.clone();
+        live.prune(Kind::SmartLimiter, &mut object);
+        assert_eq!(object, whole);
+        let dropped = ["status.left", "status.rules[].shares", "status.absent[].a", "spec.rules[].b", "status.rules.c"];
+        live.set_dropped(Kind::SmartLimiter, dropped.map(str::to_owned).to_vec());
+        live.prune(Kind::ArticleSmartLimiter, &mut object);
+        assert_eq!(object, whole, "of another kind");
+        live.prune(Kind::SmartLimiter, &mut object);
+        assert_eq!(object, json!({"status": {"rules": [{"name": "a"}, {"name": "b"}]}}));
     }
 }

@@ -26,6 +26,15 @@ pub fn unreadable(files: &[File]) -> Vec<String> {
         if documents.is_empty() {
             findings.push(format!("{}: holds no object", file.path));
         }
+        let is_on_loopback = documents.iter().any(|document| document.to_string().contains("\"addresses\":[\"127."));
+        let head = file.text.lines().take_while(|line| line.starts_with('#'));
+        if is_on_loopback && !head.into_iter().any(|line| line.contains("an API server refuses the loopback addresses"))
+        {
+            findings.push(format!(
+                "{}: its head does not say that an API server refuses the loopback addresses",
+                file.path
+            ));
+        }
         for (number, document) in documents.iter().enumerate() {
             for field in ["/apiVersion", "/kind", "/metadata/name"] {
                 if document.pointer(field).and_then(serde_json::Value::as_str).is_none_or(str::is_empty) {
@@ -51,6 +60,17 @@ mod tests {
         let object = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n";
         assert_eq!(found(&format!("---\n{object}---\n{object}")), Vec::<String>::new());
         assert_eq!(unreadable(&[File::new("docs/a.yaml", "{")]), ["examples/: holds no manifest"]);
+    }
+
+    #[test]
+    fn refuses_loopback_addresses_without_a_word() {
+        let slice = "apiVersion: v1\nkind: EndpointSlice\nmetadata: {name: a}\nendpoints: [{addresses: [127.0.1.1]}]\n";
+        assert_eq!(found(slice).len(), 1);
+        assert_eq!(
+            found(&format!("# Here an API server refuses the loopback addresses.\n{slice}")),
+            Vec::<String>::new()
+        );
+        assert_eq!(found(&slice.replace("127.0", "10.0")), Vec::<String>::new());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod admission; // the webhook: what kubectl is told, and its certificate
 mod charts; // what the charts render, from every combination of values
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
+mod endurance; // a clock that jumps, an API server that is away for minutes, while a limit is in force
 mod faults; // servers end, hang, come back and forget
 mod identity; // who a proxy is, and who Weir is
 mod install; // both charts from installation to removal, and the rights that Weir needs

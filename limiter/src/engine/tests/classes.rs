@@ -14,7 +14,7 @@ fn gold(requests: f64) -> Rule {
 fn look(rule: &Rule, state: &RuleState, samples: &[(Word, f64)]) -> (RuleState, Decision) {
     let mut observations = Observations { pods: 1, ..Observations::default() };
     for (word, value) in samples {
-        let sample = Sample { value: *value, at: at(0.0), fresh_for_ms: 750, source: "envoy".to_owned() };
+        let sample = Sample { value: *value, at: at(0.0), fresh_for_ms: 750, source: "envoy".into() };
         observations.samples.insert(Metric { word: word.clone(), reduce: Reduce::Sum }, sample);
     }
     step(rule, &on_missing(MissingAction::Hold), state, &observations, at(0.0))

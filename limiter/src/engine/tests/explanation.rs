@@ -1,5 +1,6 @@
 use super::harness::*;
 use crate::{
+    engine,
     language::ast::{Arithmetic, Comparison, Condition, Expression},
     metric::{Metric, Reduce, Word},
     policy::{Action, Key, MissingAction, Mode, Scope},
@@ -213,7 +214,7 @@ fn observes_in_the_order_of_the_sentence() {
     let mut walk =
         Walk::new(rule(Some(when(condition, below(Word::Cpu, 0.7))), Expression::Number(1.0)), MissingAction::Hold);
     let decision = walk.step(0.0, &[(Word::Cpu, 0.5), (Word::Latency(99), 0.1), (Word::Memory, 0.3)]);
-    let observed: Vec<_> =
-        decision.observed.iter().map(|seen| (seen.metric.as_str(), seen.value, seen.source.as_str())).collect();
+    let observed = engine::observed(&walk.rule, &walk.on_missing, &walk.state, &decision, &walk.observations);
+    let observed: Vec<_> = observed.iter().map(|seen| (seen.metric.as_str(), seen.value, &*seen.source)).collect();
     assert_eq!(observed, [("pods", 3.0, "endpoints"), ("p99 latency", 0.1, "scrape"), ("cpu", 0.5, "scrape")]);
 }

@@ -83,7 +83,7 @@ pub(super) fn at(seconds: f64) -> Timestamp {
 }
 
 pub(super) fn put(observations: &mut Observations, word: Word, value: f64, at: Timestamp) {
-    let sample = Sample { value, at, fresh_for_ms: 1500, source: "scrape".to_owned() };
+    let sample = Sample { value, at, fresh_for_ms: 1500, source: "scrape".into() };
     observations.samples.insert(metric(word), sample);
 }
 

@@ -138,7 +138,7 @@ fn replay(rule: &Rule, on_missing: &OnMissing, events: &[Event]) -> Vec<(RuleSta
             put(&mut observations, word.clone(), *value, at_ms(clock));
             // Sums over all pods, of a service with up to a thousand requests.
             let (sum, value) = (Metric { word: word.clone(), reduce: Reduce::Sum }, *value * 1000.0);
-            let sample = Sample { value, at: at_ms(clock), fresh_for_ms: 1500, source: "envoy".to_owned() };
+            let sample = Sample { value, at: at_ms(clock), fresh_for_ms: 1500, source: "envoy".into() };
             observations.samples.insert(sum, sample);
         }
         let (next, decision) = step(rule, on_missing, &state, &observations, at_ms(clock));
@@ -229,7 +229,7 @@ proptest! {
     ) {
         let range = jiff::Timestamp::MIN.as_millisecond() + 1..jiff::Timestamp::MAX.as_millisecond();
         let time = |any: i64| jiff::Timestamp::from_millisecond(range.start + any.rem_euclid(range.end - range.start)).unwrap();
-        let sample = Sample { value, at: time(at), fresh_for_ms, source: "scrape".to_owned() };
+        let sample = Sample { value, at: time(at), fresh_for_ms, source: "scrape".into() };
         let key = crate::metric::Metric { word: Word::Cpu, reduce: Reduce::Mean };
         let observations = Observations { pods: u32::MAX, samples: [(key, sample)].into() };
         let (state, _) = step(&rule, &on_missing, &RuleState::default(), &observations, time(now));

@@ -405,3 +405,29 @@ fn an_adapt_rule_has_a_law_and_any_rule_has_classes() {
     let (one, two) = (json!({"name": "a", "adapt": adapt}), json!({"name": "b", "adapt": adapt}));
     refuses(with(one.clone(), json!({"rules": [one, two]})), invalid, "spec.rules[1].adapt", "same requests");
 }
+
+#[test]
+fn a_label_that_no_service_can_have_is_refused() {
+    let choose = |key: &str, value: &str| {
+        let rules = [json!({"name": "a", "limit": "30 requests per second across all pods"})];
+        json!({"selector": {"matchLabels": {key: value}}, "rules": rules})
+    };
+    let long = "x".repeat(64);
+    for (key, value) in [("app", "cart"), ("App_1.x", ""), ("example.com/tier", "A-b_c.9"), (&long[1..], &long[1..])] {
+        assert_eq!(read(choose(key, value)).1, [], "{key}: {value}");
+    }
+    for (key, value, message) in [
+        ("", "a", "\"\" is no name of one"),
+        ("-app", "a", "\"-app\" is no name of one"),
+        ("app name", "a", "\"app name\" is no name of one"),
+        ("a/b/c", "a", "\"b/c\" is no name of one"),
+        (long.as_str(), "a", "is no name of one"),
+        ("/app", "a", "\"\" before the `/` is no DNS name"),
+        ("Example.com/app", "a", "\"Example.com\" before the `/` is no DNS name"),
+        ("app", "cart!", "with the value \"cart!\""),
+        ("app", "cart-", "with the value \"cart-\""),
+        ("app", long.as_str(), "with the value"),
+    ] {
+        refuses(choose(key, value), Reason::Invalid, &format!("spec.selector.matchLabels[{key}]"), message);
+    }
+}

@@ -265,18 +265,16 @@ impl Outcome {
         for (service, given) in &self.given {
             let Some(builder) = self.builders.get(&given.standing) else { continue };
             let Some(built) = builder.built(service) else { continue };
-            if !built.rules.decisions.keys().any(|key| key.policy == policy.key) {
+            if !built.rules.iter().any(|ruling| ruling.policy.key == policy.key) {
                 continue;
             }
             let ready = builder.index().service(service).map_or(0, |view| view.ready_pods().count());
             let pods = if ready == 1 { "1 ready pod".to_owned() } else { format!("{ready} ready pods") };
             lines.push(format!("Now, at Service {service} with {pods}:"));
             for rule in &policy.rules {
+                let Some(ruling) = built.rules.get(&policy.key, &rule.name) else { continue };
+                lines.push(format!("  Rule {}: {}", rule.name, ruling.explain()));
                 let key = RuleKey { service: service.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
-                if !built.rules.decisions.contains_key(&key) {
-                    continue;
-                }
-                lines.push(format!("  Rule {}: {}", rule.name, built.rules.explain(policy, &key)));
                 let report = built.reports.iter().find(|report| report.key == key);
                 match report.and_then(|report| report.trouble.as_ref()) {
                     Some(trouble) => lines.push(format!("    But it is not carried out: {trouble}")),

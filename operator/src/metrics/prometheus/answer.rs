@@ -1,12 +1,14 @@
 //! From an answer of Prometheus to samples, for each of those who share the question. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{borrow::Cow, collections::BTreeMap};
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 use limiter::metric::Word;
-use prometheus_http_query::response::{Data, Sample};
+use prometheus_http_query::response::Sample;
+use serde::Deserialize;
 
-use super::words::{By, SERVICE};
+use super::words::By;
 use crate::{
     intent::ServiceKey,
     metrics::{Measure, PodSample, Source},
@@ -42,53 +44,105 @@ pub(super) struct Reading {
     pub trouble: Option<String>,
 }
 
+/// An answer as the server gives it.
+#[derive(Debug)]
+pub(super) enum Data<'a> {
+    /// One value.
+    Scalar(Sample),
+    /// A value of each series.
+    Vector(Vec<Series<'a>>),
+    /// Values over a time, which have no use here.
+    Matrix,
+}
+
+/// A series: of its labels those that tell whom it speaks of.
+#[derive(Debug, Deserialize)]
+pub(super) struct Series<'a> {
+    #[serde(borrow)]
+    metric: Labels<'a>,
+    value: Sample,
+}
+
+#[derive(Debug, Deserialize)]
+struct Labels<'a> {
+    #[serde(borrow)]
+    pod: Option<Label<'a>>,
+    /// The label [`SERVICE`](super::words::SERVICE).
+    #[serde(borrow, rename = "destination_service_name")]
+    service: Option<Label<'a>>,
+}
+
+/// Borrowed from the answer, unless it is escaped there.
+#[derive(Debug, Deserialize)]
+struct Label<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// An answer with its series by whom they speak of.
 #[derive(Debug)]
-pub(super) struct Answer {
-    /// By the label `pod` or [`SERVICE`]; `None` for what has no such label.
-    series: HashMap<(By, Option<String>), Vec<Sample>>,
+pub(super) struct Answer<'a> {
+    /// By the label [`SERVICE`](super::words::SERVICE).
+    services: HashMap<Cow<'a, str>, Found>,
+    /// By the label `pod`.
+    pods: HashMap<Cow<'a, str>, Found>,
+    /// Without a label `pod`.
+    whole: Option<Found>,
     count: usize,
     /// Longest time that samples of it count, in milliseconds.
     fresh_for_ms: u64,
     now: Timestamp,
 }
 
-impl Answer {
+/// The sample of a series, and how many series there are in its place.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    sample: Sample,
+    count: usize,
+}
+
+impl<'a> Answer<'a> {
     /// Sorts an answer that came at `now`.
     ///
     /// # Errors
     ///
     /// When it is of a kind that has no value per pod or service, or too large.
-    pub(super) fn new(data: Data, fresh_for_ms: u64, now: Timestamp) -> Result<Self, String> {
-        let mut series: HashMap<_, Vec<Sample>> = HashMap::new();
-        let count = match data {
+    pub(super) fn new(data: Data<'a>, fresh_for_ms: u64, now: Timestamp) -> Result<Self, String> {
+        let (services, pods) = (HashMap::default(), HashMap::default());
+        let mut answer = Self { services, pods, whole: None, count: 0, fresh_for_ms, now };
+        match data {
             Data::Scalar(sample) => {
-                series.insert((By::Pod, None), vec![sample]);
-                1
+                answer.whole = Some(Found { sample, count: 1 });
+                answer.count = 1;
             }
             Data::Vector(vector) => {
-                let count = vector.len();
-                if count > MAX_SERIES {
+                answer.count = vector.len();
+                if answer.count > MAX_SERIES {
                     return Err(format!(
-                        "the query gives {count} series, more than {MAX_SERIES}: choose fewer by their labels, or aggregate them"
+                        "the query gives {} series, more than {MAX_SERIES}: choose fewer by their labels, or aggregate them",
+                        answer.count
                     ));
                 }
-                for one in vector {
-                    let (mut labels, sample) = one.into_inner();
-                    if let Some(service) = labels.remove(SERVICE) {
-                        series.entry((By::Service, Some(service))).or_default().push(sample);
+                let add = |to: &mut HashMap<_, _>, Label(name): Label<'a>, sample| {
+                    to.entry(name)
+                        .and_modify(|found: &mut Found| found.count += 1)
+                        .or_insert(Found { sample, count: 1 });
+                };
+                for Series { metric: Labels { pod, service }, value } in vector {
+                    if let Some(service) = service {
+                        add(&mut answer.services, service, value);
                     }
-                    series.entry((By::Pod, labels.remove("pod"))).or_default().push(sample);
+                    match (pod, &mut answer.whole) {
+                        (Some(pod), _) => add(&mut answer.pods, pod, value),
+                        (None, Some(whole)) => whole.count += 1,
+                        (None, whole) => *whole = Some(Found { sample: value, count: 1 }),
+                    }
                 }
-                count
             }
-            Data::Matrix(_) => {
+            Data::Matrix => {
                 return Err("the query gives ranges, not values: take a function over the range, such as \
                             rate(…[1m]) or max_over_time(…[1m])"
                     .to_owned());
             }
-        };
-        Ok(Self { series, count, fresh_for_ms, now })
+        }
+        Ok(answer)
     }
 
     /// The part of one asker.
@@ -99,38 +153,30 @@ impl Answer {
         }
         let mut reading = Reading::default();
         match asker.by {
-            Some(By::Service) => {
-                let samples = self.series.get(&(By::Service, Some(asker.service.name.clone())));
-                self.whole(asker, samples.map_or(&[], Vec::as_slice), &mut reading);
-            }
+            Some(By::Service) => self.whole(asker, self.services.get(asker.service.name.as_str()), &mut reading),
             Some(By::Pod) => self.pods(asker, &mut reading),
-            None => {
-                let whole = self.series.get(&(By::Pod, None)).map_or(&[][..], Vec::as_slice);
-                if whole.is_empty() {
-                    self.pods(asker, &mut reading);
-                } else if whole.len() < self.count {
+            None => match &self.whole {
+                None => self.pods(asker, &mut reading),
+                Some(whole) if whole.count < self.count => {
                     reading.trouble = Some(format!(
                         "{} of {} series have no label `pod`: give it to all, as with `sum by (pod) (…)`, or to none",
-                        whole.len(),
-                        self.count
+                        whole.count, self.count
                     ));
-                } else {
-                    self.whole(asker, whole, &mut reading);
                 }
-            }
+                whole => self.whole(asker, whole.as_ref(), &mut reading),
+            },
         }
         reading
     }
 
-    fn whole(&self, asker: &Asker, samples: &[Sample], reading: &mut Reading) {
-        match samples {
-            [] => reading.trouble = Some(format!("none of the {} series speaks of this service", self.count)),
-            [one] => self.sample(asker, None, one, reading),
-            many => {
+    fn whole(&self, asker: &Asker, found: Option<&Found>, reading: &mut Reading) {
+        match found {
+            None => reading.trouble = Some(format!("none of the {} series speaks of this service", self.count)),
+            Some(Found { sample, count: 1 }) => self.sample(asker, None, sample, reading),
+            Some(Found { count, .. }) => {
                 reading.trouble = Some(format!(
-                    "the query gives {} series without a label `pod`: aggregate them to one, as with `sum(…)`, or to one for \
-                     each pod, as with `sum by (pod) (…)`",
-                    many.len()
+                    "the query gives {count} series without a label `pod`: aggregate them to one, as with `sum(…)`, or to one for \
+                     each pod, as with `sum by (pod) (…)`"
                 ));
             }
         }
@@ -138,13 +184,12 @@ impl Answer {
 
     fn pods(&self, asker: &Asker, reading: &mut Reading) {
         for pod in &asker.pods {
-            match self.series.get(&(By::Pod, Some(pod.clone()))).map(Vec::as_slice) {
-                None | Some([]) => {}
-                Some([one]) => self.sample(asker, Some(pod), one, reading),
-                Some(many) => {
+            match self.pods.get(pod.as_str()) {
+                None => {}
+                Some(Found { sample, count: 1 }) => self.sample(asker, Some(pod), sample, reading),
+                Some(Found { count, .. }) => {
                     let message = format!(
-                        "the query gives {} series for pod {pod}: aggregate them, as with `sum by (pod) (…)`",
-                        many.len()
+                        "the query gives {count} series for pod {pod}: aggregate them, as with `sum by (pod) (…)`"
                     );
                     reading.trouble.get_or_insert(message);
                 }

@@ -3,12 +3,12 @@
 use std::{path::PathBuf, sync::Once, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use prometheus_http_query::{Client as Api, response::Data};
+use prometheus_http_query::Client as Api;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::Config;
+use super::{Config, answer::Data};
 
 /// Largest answer that is read, in bytes.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -79,17 +79,39 @@ struct Values<'a> {
     result: &'a RawValue,
 }
 
-impl Values<'_> {
-    fn read(&self) -> Result<Data, Error> {
+impl<'a> Values<'a> {
+    fn read(&self) -> Result<Data<'a>, Error> {
         let json = self.result.get();
         let read = match self.result_type {
             "vector" => serde_json::from_str(json).map(Data::Vector),
             "scalar" => serde_json::from_str(json).map(Data::Scalar),
-            "matrix" => serde_json::from_str(json).map(Data::Matrix),
+            "matrix" => Ok(Data::Matrix),
             "string" => return Err(Error::Text),
             other => return Err(Error::Foreign(format!("its answer is of the unknown type {other:?}"))),
         };
         read.map_err(|error| Error::Foreign(error.to_string()))
+    }
+}
+
+/// What the server answered, in JSON.
+pub(super) struct Body(Vec<u8>);
+
+impl Body {
+    /// The answer in it.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses the query, or is no Prometheus.
+    pub(super) fn read(&self) -> Result<Data<'_>, Error> {
+        match serde_json::from_slice(&self.0) {
+            Ok(Envelope { data: Some(values), error: None }) => values.read(),
+            // Its own sentence has the line and column; what it says before that is the parameter's name.
+            Ok(Envelope { error: Some(error), .. }) => {
+                Err(Error::Refused(error.trim_start_matches("invalid parameter \"query\": ").to_owned()))
+            }
+            Ok(Envelope { data: None, error: None }) => Err(Error::Foreign("its answer has no data".to_owned())),
+            Err(error) => Err(Error::Foreign(error.to_string())),
+        }
     }
 }
 
@@ -125,12 +147,12 @@ impl Client {
     }
 
     /// Asks `query` for its value now.
-    pub(super) async fn ask(&self, query: &str) -> Result<Data, Error> {
+    pub(super) async fn ask(&self, query: &str) -> Result<Body, Error> {
         let asked = tokio::time::timeout(self.deadline, self.send(query)).await;
         asked.unwrap_or(Err(Error::Deadline(self.deadline)))
     }
 
-    async fn send(&self, query: &str) -> Result<Data, Error> {
+    async fn send(&self, query: &str) -> Result<Body, Error> {
         let deadline_ms = i64::try_from(self.deadline.as_millis()).unwrap_or(i64::MAX);
         // Known to servers from 2.43 on; older ones leave it unread.
         let lookback = format!("{}ms", self.lookback.as_millis());
@@ -159,15 +181,7 @@ impl Client {
             }
             body.extend_from_slice(&part);
         }
-        match serde_json::from_slice(&body) {
-            Ok(Envelope { data: Some(values), error: None }) => values.read(),
-            // Its own sentence has the line and column; what it says before that is the parameter's name.
-            Ok(Envelope { error: Some(error), .. }) => {
-                Err(Error::Refused(error.trim_start_matches("invalid parameter \"query\": ").to_owned()))
-            }
-            Ok(Envelope { data: None, error: None }) => Err(Error::Foreign("its answer has no data".to_owned())),
-            Err(error) => Err(Error::Foreign(error.to_string())),
-        }
+        Ok(Body(body))
     }
 
     /// Read for every question: tokens of a cluster are renewed in place.

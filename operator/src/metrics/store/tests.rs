@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use limiter::metric::{Metric, Reduce, Sample, Word};
 use proptest::prelude::*;
@@ -37,10 +35,15 @@ fn cpu(reduce: Reduce) -> Metric {
     Metric { word: Word::Cpu, reduce }
 }
 
+/// How many of these are new.
+fn insert(store: &mut Store, samples: impl IntoIterator<Item = PodSample>, now: Timestamp) -> usize {
+    samples.into_iter().filter_map(|sample| store.insert(sample, now)).count()
+}
+
 fn observe(samples: &[PodSample], pods: &[&str], reduce: Reduce) -> Option<Sample> {
-    let mut store = Store::new();
-    store.insert(samples.iter().cloned(), at(20_000));
-    let observations = store.observe(&service(), &ready(pods), [(&cpu(reduce), &cpu(reduce))], at(10_000));
+    let mut store = Store::default();
+    insert(&mut store, samples.iter().cloned(), at(20_000));
+    let observations = store.observe(&ready(pods), &[(cpu(reduce), cpu(reduce))], at(10_000));
     assert_eq!(observations.pods as usize, pods.len());
     observations.samples.get(&cpu(reduce)).cloned()
 }
@@ -78,20 +81,20 @@ fn a_minority_does_not_speak_for_all() {
 
 #[test]
 fn older_and_unusable_samples_change_nothing() {
-    let mut store = Store::new();
-    assert_eq!(store.insert([sample("a", 0.5, 1000)], at(2000)), BTreeSet::from([service()]));
-    assert_eq!(store.insert([sample("a", 0.1, 900), sample("a", f64::NAN, 2000)], at(2000)), BTreeSet::new());
-    assert_eq!(store.pod(&service(), "a", &Word::Cpu), Some((0.5, at(1000))));
+    let mut store = Store::default();
+    assert_eq!(insert(&mut store, [sample("a", 0.5, 1000)], at(2000)), 1);
+    assert_eq!(insert(&mut store, [sample("a", 0.1, 900), sample("a", f64::NAN, 2000)], at(2000)), 0);
+    assert_eq!(store.pod("a", &Word::Cpu), Some((0.5, at(1000))));
 }
 
 #[test]
 fn a_clock_that_is_set_back_freezes_nothing() {
-    let mut store = Store::new();
-    store.insert([sample("a", 0.9, 60_000), sample("silent", 0.9, 60_000), sample("b", 0.2, 1_000)], at(60_000));
-    assert_eq!(store.insert([sample("a", 0.1, 1_000)], at(1_000)), BTreeSet::from([service()]));
-    assert_eq!(store.pod(&service(), "a", &Word::Cpu), Some((0.1, at(1_000))));
-    assert_eq!(store.pod(&service(), "silent", &Word::Cpu), None, "it would be fresh for a minute");
-    assert_eq!(store.pod(&service(), "b", &Word::Cpu), Some((0.2, at(1_000))));
+    let mut store = Store::default();
+    insert(&mut store, [sample("a", 0.9, 60_000), sample("silent", 0.9, 60_000), sample("b", 0.2, 1_000)], at(60_000));
+    assert_eq!(insert(&mut store, [sample("a", 0.1, 1_000)], at(1_000)), 1);
+    assert_eq!(store.pod("a", &Word::Cpu), Some((0.1, at(1_000))));
+    assert_eq!(store.pod("silent", &Word::Cpu), None, "it would be fresh for a minute");
+    assert_eq!(store.pod("b", &Word::Cpu), Some((0.2, at(1_000))));
 }
 
 #[test]
@@ -104,7 +107,7 @@ fn a_counter_that_a_streaming_pod_has_not_named_is_zero() {
             |samples: Vec<PodSample>, now| metric(word.clone(), Reduce::Sum, samples, &["a", "b", "c", "d"], now);
         let all = ["a", "b", "c", "d"].map(|pod| requests(pod, 1_000));
         let fresh = seen([&all[..], std::slice::from_ref(&named)].concat(), 1_000).unwrap();
-        assert_eq!((fresh.value, fresh.at, fresh.source.as_str()), (8.0, at(1_000), "envoy"));
+        assert_eq!((fresh.value, fresh.at, &*fresh.source), (8.0, at(1_000), "envoy"));
         assert_eq!(seen(all.to_vec(), 1_000).map(|sample| sample.value), Some(0.0), "nobody has counted any");
         let restarted =
             [&["a", "b", "c", "d"].map(|pod| requests(pod, 5_000))[..], std::slice::from_ref(&named)].concat();
@@ -115,16 +118,13 @@ fn a_counter_that_a_streaming_pod_has_not_named_is_zero() {
 }
 
 #[test]
-fn forgets_pods_and_services() {
-    let mut store = Store::new();
-    store.insert([sample("a", 0.5, 1000), sample("b", 0.5, 1000)], at(2000));
-    store.forget_pod(&service(), "a");
-    assert_eq!(store.pod(&service(), "a", &Word::Cpu), None);
-    store.retain_pods(&service(), &[]);
-    assert!(store.services.is_empty());
-    store.insert([sample("a", 0.5, 1000)], at(2000));
-    store.forget_service(&service());
-    assert!(store.services.is_empty());
+fn forgets_pods() {
+    let mut store = Store::default();
+    insert(&mut store, [sample("a", 0.5, 1000), sample("b", 0.5, 1000)], at(2000));
+    store.retain_pods(&ready(&["b"]));
+    assert_eq!((store.pod("a", &Word::Cpu), store.pod("b", &Word::Cpu)), (None, Some((0.5, at(1000)))));
+    store.retain_pods(&[]);
+    assert!(store.quantities.is_empty());
 }
 
 #[test]
@@ -138,10 +138,10 @@ fn says(pod: Option<&str>, measure: Measure, source: Source, millis: i64) -> Pod
 }
 
 fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], now: i64) -> Option<Sample> {
-    let mut store = Store::new();
-    store.insert(samples, at(now));
+    let mut store = Store::default();
+    insert(&mut store, samples, at(now));
     let metric = Metric { word, reduce };
-    store.observe(&service(), &ready(pods), [(&metric, &metric)], at(now)).samples.remove(&metric)
+    store.observe(&ready(pods), &[(metric.clone(), metric.clone())], at(now)).samples.remove(&metric)
 }
 
 #[test]
@@ -156,9 +156,9 @@ fn the_most_direct_fresh_source_is_believed_and_none_are_averaged() {
         let sample = metric(Word::Requests, Reduce::Mean, samples.clone(), &["a"], now).unwrap();
         (sample.value, sample.source, sample.at)
     };
-    assert_eq!(seen(1_700), (1.0, "envoy".to_owned(), at(1_000)));
-    assert_eq!(seen(1_751), (5.0, "scrape".to_owned(), at(1_400)), "Envoy fell silent");
-    assert_eq!(seen(9_000), (5.0, "scrape".to_owned(), at(1_400)), "all did: the newest shows");
+    assert_eq!(seen(1_700), (1.0, "envoy".into(), at(1_000)));
+    assert_eq!(seen(1_751), (5.0, "scrape".into(), at(1_400)), "Envoy fell silent");
+    assert_eq!(seen(9_000), (5.0, "scrape".into(), at(1_400)), "all did: the newest shows");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_value_of_the_service_as_a_whole_is_not_reduced() {
     let pods = ["a", "b", "c"];
     for how in [Reduce::Mean, Reduce::Max, Reduce::Sum] {
         let whole = metric(Word::Requests, how, vec![requests(None, 90.0, 1_000)], &pods, 1_000).unwrap();
-        assert_eq!((whole.value, whole.source.as_str()), (90.0, "prometheus"));
+        assert_eq!((whole.value, &*whole.source), (90.0, "prometheus"));
     }
     let both = vec![requests(None, 90.0, 1_000), requests(Some("a"), 1.0, 9_000), requests(Some("b"), 3.0, 9_000)];
     assert_eq!(metric(Word::Requests, Reduce::Mean, both, &pods, 9_000).unwrap().value, 2.0, "the other is stale");
@@ -243,19 +243,19 @@ proptest! {
 
 #[test]
 fn the_most_that_was_seen_stays_known() {
-    let mut store = Store::new();
+    let mut store = Store::default();
     let requests = |pod: &str, value: f64, millis: i64| PodSample {
         measure: Measure::Number(Word::Requests, value),
         source: Source::Envoy,
         ..sample(pod, value, millis)
     };
-    store.insert([sample("a", 0.5, 1000)], at(1000));
-    assert_eq!(store.traffic(&service()), None, "no requests are measured");
+    insert(&mut store, [sample("a", 0.5, 1000)], at(1000));
+    store.look_at_traffic(at(1000));
+    assert_eq!(store.traffic(), None, "no requests are measured");
     for (millis, a, b) in [(1000, 10.0, 5.0), (1500, 500.0, 500.0), (2000, 30.0, 5.0), (3000, 1.0, 1.0)] {
-        store.insert([requests("a", a, millis), requests("b", b, millis)], at(millis));
+        insert(&mut store, [requests("a", a, millis), requests("b", b, millis)], at(millis));
+        store.look_at_traffic(at(millis));
     }
-    let seen = store.traffic(&service()).unwrap();
+    let seen = store.traffic().unwrap();
     assert_eq!((seen.all_pods, seen.one_pod, seen.since), (35.0, 30.0, at(1000)), "looked at once a second");
-    store.forget_service(&service());
-    assert_eq!(store.traffic(&service()), None);
 }

@@ -61,13 +61,13 @@ impl Weir {
         (messages, ended)
     }
 
-    /// The next value of `requests`.
+    /// The newest value of `requests` in the next batch that has one.
     async fn requests(&mut self) -> PodSample {
         timeout(PATIENCE, async {
             loop {
                 let batch = self.samples.recv().await.unwrap();
                 let is_requests = |sample: &PodSample| matches!(sample.measure, Measure::Number(Word::Requests, _));
-                if let Some(sample) = batch.into_iter().find(is_requests) {
+                if let Some(sample) = batch.into_iter().rfind(is_requests) {
                     return sample;
                 }
             }

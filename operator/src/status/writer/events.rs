@@ -58,7 +58,11 @@ fn turned(before: Option<&Condition>, after: &Condition) -> Option<Turn> {
             let is_missing = after.reason == "Missing";
             ("Measure", is_missing, before.is_some_and(|before| before.status != after.status))
         }
-        ConditionType::Limiting => ("Limit", false, holds || before.is_some_and(|before| before.status == "True")),
+        ConditionType::Limiting => {
+            let held = before.is_some_and(|before| before.status == "True");
+            // Proxies come and go here, too.
+            ("Limit", false, (holds || held) && !(held && after.reason == "NotEnforced"))
+        }
     };
     (!same && is_worth).then(|| Turn {
         is_warning,

@@ -12,6 +12,7 @@ use crds::{
     status::{ClassStatus, ProxyCounts, RulePhase, RuleStatus},
 };
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::policy::PolicyKey;
 use serde_json::Value;
 
@@ -22,8 +23,10 @@ use crate::watch::live::LiveObject;
 const CAUSE: Duration = Duration::from_secs(1);
 /// The same, when only numbers moved.
 const NUMBER: Duration = Duration::from_secs(10);
-/// First and longest pause after a failure.
+/// First and longest pause after a failure of one object.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The same while the API server gives no answer: short, so that what waits is written soon after it is back.
+const AWAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 /// Until the watch must have shown what was written; before, what was written is believed.
 const SEEN: Duration = Duration::from_secs(10);
 /// After a start: until proxies are back and metrics are measured again, which is no news.
@@ -44,15 +47,20 @@ pub(super) struct Write {
 pub(super) enum Outcome {
     /// With what stands there now: a definition of another version may keep less than it was given.
     Written(Value),
+    /// The API server refuses it.
     Failed,
+    /// The API server gives no answer.
+    Away,
 }
 
 /// What should stand on the API server, and what is on its way there.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     objects: BTreeMap<PolicyKey, Object>,
-    /// Before, proxies and metrics may not be back since the start.
-    settled: Option<Timestamp>,
+    /// When that began: for some time proxies and metrics may not be back.
+    began: Option<Timestamp>,
+    /// The API server gave no answer the last time: the pause, and when it began.
+    away: Option<(Duration, Timestamp)>,
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +70,7 @@ struct Object {
     /// On its way.
     sent: Option<(String, SmartLimiterStatus)>,
     written: Option<Written>,
-    /// After failures: the pause, and not before when.
+    /// After failures: the pause, and when it began.
     pause: Option<(Duration, Timestamp)>,
 }
 
@@ -80,7 +88,7 @@ struct Written {
 impl Plan {
     /// The first status of all objects is known.
     pub(super) fn begin(&mut self, now: Timestamp) {
-        self.settled.get_or_insert(after(now, SETTLE));
+        self.began.get_or_insert(now);
     }
 
     /// Objects whose status is to be written, or looked at, or on its way.
@@ -100,6 +108,12 @@ impl Plan {
 
     /// A write that is due, as what stands there now says.
     pub(super) fn next(&mut self, live: impl Fn(&PolicyKey) -> Option<LiveObject>, now: Timestamp) -> Option<Write> {
+        // One write is enough to find out whether it is back.
+        if let Some((pause, since)) = self.away
+            && (is_within(since, pause, now) || self.objects.values().any(|object| object.sent.is_some()))
+        {
+            return None;
+        }
         let mut gone = Vec::new();
         let mut found = None;
         for (key, object) in &mut self.objects {
@@ -110,7 +124,7 @@ impl Plan {
                 gone.push(key.clone());
                 continue;
             };
-            let settling = self.settled.is_some_and(|settled| now < settled);
+            let settling = self.began.is_some_and(|began| is_within(began, SETTLE, now));
             if let Some((status, turns)) = object.due(&live, settling, now) {
                 object.sent = Some((live.uid.clone(), status.clone()));
                 found = Some(Write { key: key.clone(), uid: live.uid, status, turns });
@@ -127,18 +141,29 @@ impl Plan {
     pub(super) fn ended(&mut self, key: &PolicyKey, outcome: Outcome, now: Timestamp) {
         let Some(object) = self.objects.get_mut(key) else { return };
         let Some((uid, status)) = object.sent.take() else { return };
+        let away = self.away.take();
         match outcome {
+            Outcome::Away => {
+                object.wanted.get_or_insert(status);
+                // Several may have been on their way; the first has begun the pause.
+                let begun = away.filter(|(pause, since)| is_within(*since, *pause, now));
+                self.away = begun.or(Some((longer(away, AWAY), now)));
+            }
             Outcome::Written(answer) => {
                 object.written = Some(Written { uid, status, answer, at: now });
                 object.pause = None;
             }
             Outcome::Failed => {
                 object.wanted.get_or_insert(status);
-                let pause = object.pause.map_or(PAUSES.0, |(pause, _)| (pause * 2).min(PAUSES.1));
-                object.pause = Some((pause, after(now, pause)));
+                object.pause = Some((longer(object.pause, PAUSES), now));
             }
         }
     }
+}
+
+/// The pause that follows this one.
+fn longer(before: Option<(Duration, Timestamp)>, (first, longest): (Duration, Duration)) -> Duration {
+    before.map_or(first, |(pause, _)| (pause * 2).min(longest))
 }
 
 impl Object {
@@ -151,9 +176,8 @@ impl Object {
             Some(_) => return None,
             None => CAUSE,
         };
-        let paused = self.pause.is_some_and(|(_, until)| now < until);
-        // A clock that was set back would have us wait for its old time.
-        let recent = self.written.as_ref().is_some_and(|written| written.at <= now && now < after(written.at, span));
+        let paused = self.pause.is_some_and(|(pause, since)| is_within(since, pause, now));
+        let recent = self.written.as_ref().is_some_and(|written| is_within(written.at, span, now));
         let early = settling && standing.as_ref().is_some_and(|standing| misses(standing, &wanted));
         if paused || recent || early {
             self.wanted = Some(wanted);
@@ -169,7 +193,7 @@ impl Object {
     fn standing(&self, live: &LiveObject, now: Timestamp) -> Option<SmartLimiterStatus> {
         if let Some(written) = &self.written
             && written.uid == live.uid
-            && (now < after(written.at, SEEN) || written.answer == live.status)
+            && (is_within(written.at, SEEN, now) || written.answer == live.status)
         {
             return Some(written.status.clone());
         }
@@ -182,21 +206,25 @@ impl Object {
 fn misses(standing: &SmartLimiterStatus, wanted: &SmartLimiterStatus) -> bool {
     let held =
         |name: &str| standing.conditions.iter().any(|condition| condition.type_ == name && condition.status == "True");
-    let absent = [Reason::NoProxies, Reason::Pending, Reason::Missing].map(|reason| reason.to_string());
+    let absent =
+        [Reason::NoProxies, Reason::Pending, Reason::Missing, Reason::NotEnforced].map(|reason| reason.to_string());
     standing.observed_generation == wanted.observed_generation
         && wanted.conditions.iter().any(|condition| absent.contains(&condition.reason) && held(&condition.type_))
 }
 
-fn after(time: Timestamp, span: Duration) -> Timestamp {
-    time.checked_add(span).unwrap_or(Timestamp::MAX)
+/// Whether `now` is within the span that began then. A beginning in the future is from before the clock was set back, and nobody
+/// waits until that time comes again.
+fn is_within(began: Timestamp, span: Duration, now: Timestamp) -> bool {
+    began <= now && now < began.checked_add(span).unwrap_or(Timestamp::MAX)
 }
 
-/// A condition that has the status it had has it since then.
+/// A condition that has the status it had has it since then; but not since a time to come, after the clock was set back.
 fn keep_transitions(standing: &SmartLimiterStatus, wanted: &mut SmartLimiterStatus) {
     for condition in &mut wanted.conditions {
         let before = standing.conditions.iter().find(|before| before.type_ == condition.type_);
         if let Some(before) = before.filter(|before| before.status == condition.status) {
-            condition.last_transition_time = before.last_transition_time.clone();
+            let since = before.last_transition_time.0.min(condition.last_transition_time.0);
+            condition.last_transition_time = Time(since);
         }
     }
 }

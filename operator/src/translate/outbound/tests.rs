@@ -2,11 +2,7 @@ use jiff::Timestamp;
 use limiter::metric::Observations;
 
 use super::*;
-use crate::{
-    index::Change,
-    translate::{decide, translate},
-    watch::decode,
-};
+use crate::{checkpoint::States, index::Change, translate::translate, watch::decode};
 
 /// `page` calls `reviews` and the bytes of `db`; its third pod is not ready.
 const MANIFESTS: &str = "
@@ -74,16 +70,18 @@ spec:\n  targetRefs: [{{kind: Service, name: reviews}}]\n  enforceAt: Client\n  
 }
 
 /// The callers' intent, after a change of what is decided about `reviews`.
-fn callers(index: &Index, change: impl FnOnce(&mut Decisions)) -> (ServiceIntent, Vec<Report>) {
+fn callers(index: &Index, change: impl FnOnce(&mut Rules)) -> (ServiceIntent, Vec<Report>) {
     let target = key("reviews");
     let view = index.service(&target).expect("it exists");
     let observe = |_: &_| Observations { pods: 1, ..Observations::default() };
-    let mut rules = decide::decide(&view, &decide::Rules::default(), true, observe, Timestamp::UNIX_EPOCH);
-    change(&mut rules.decisions);
+    let mut rules = Rules::default();
+    rules.plan(&view, States::new());
+    rules.step(observe, Timestamp::UNIX_EPOCH);
+    change(&mut rules);
     let caller = key("page");
     let view = index.service(&caller).expect("it exists");
-    let (mut intent, _) = translate(&view, &Decisions::new());
-    let decided = |service: &ServiceKey| (*service == target).then_some(&rules.decisions);
+    let (mut intent, _) = translate(&view, &Rules::default());
+    let decided = |service: &ServiceKey| (*service == target).then_some(&rules);
     let reports = outbound(&view, index, &decided, &mut intent);
     (intent, reports)
 }
@@ -130,8 +128,8 @@ fn every_domain_leads_to_one_host_and_bytes_to_none() {
 #[test]
 fn a_bound_goes_along_with_the_limit_to_every_port_of_the_target() {
     let index = index("  - {name: cool, limit: 500 requests per second across all pods}\n");
-    let (intent, _) = callers(&index, |decisions| {
-        for decision in decisions.values_mut() {
+    let (intent, _) = callers(&index, |rules| {
+        for decision in rules.decisions_mut() {
             decision.bound = Some(9);
         }
     });

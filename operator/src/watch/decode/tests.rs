@@ -55,3 +55,19 @@ fn a_second_document_keeps_its_own_line() {
     assert_eq!(lines, [2, 6]);
     assert_eq!(field_line(text, 6, "metadata.name"), Some(9));
 }
+
+#[test]
+fn a_slice_for_somebody_else_is_a_mistake_in_a_file_alone() {
+    for (head, field) in [
+        ("metadata: {name: a, labels: {kubernetes.io/service-name: a}}\naddressType: FQDN", "addressType: FQDN"),
+        ("metadata: {name: a}\naddressType: IPv4", "metadata.labels[kubernetes.io/service-name]: the label is missing"),
+    ] {
+        let text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n{head}\nendpoints: [{{addresses: [a.example]}}]\n"
+        );
+        let said = problems(&text);
+        assert!(said.len() == 1 && said[0].starts_with(field), "{said:?}");
+        let of_cluster = object(ObjectKind::EndpointSlice, serde_saphyr::from_str(&text).unwrap());
+        assert!(matches!(of_cluster, Object::Foreign(_)), "{of_cluster:?}");
+    }
+}

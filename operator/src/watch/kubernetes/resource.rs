@@ -1,6 +1,6 @@
 //! One watch: which objects, how they are listed and followed, and what its failures mean.
 
-use std::{fmt, pin::pin, time::Duration};
+use std::{fmt, pin::pin};
 
 use futures::StreamExt;
 use kube::{
@@ -8,15 +8,17 @@ use kube::{
     core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, Status},
     runtime::{
         WatchStreamExt,
-        utils::Backoff,
         watcher::{self, Event, watcher},
     },
 };
-use limiter::problem::{Problem, Reason};
+use limiter::{
+    policy::Kind,
+    problem::{Problem, Reason},
+};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::Config;
+use super::{Config, pauses::Pauses};
 use crate::{
     index::{Object, ObjectKey, ObjectKind},
     watch::{
@@ -24,9 +26,6 @@ use crate::{
         live::LiveObject,
     },
 };
-
-/// First and longest pause between two tries. The longest is short: an API server that was away is found again soon.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// What a watch says.
 #[derive(Debug)]
@@ -48,6 +47,8 @@ pub(super) enum Seen {
     End,
     /// It does not go on for now.
     Failed(Failure),
+    /// The fields that the definition of the kind does not know.
+    Definition(Vec<String>),
 }
 
 /// Why a watch does not go on.
@@ -130,6 +131,13 @@ impl Resource {
         }
     }
 
+    /// What it watches, if the definition of that is Weir's own. A definition is that of all namespaces.
+    pub(super) fn own_kind(&self) -> Option<(Kind, GroupVersionKind)> {
+        let ObjectKind::Policy(policy) = self.kind else { return None };
+        let ApiResource { group, version, kind, .. } = &self.resource;
+        Some((policy, GroupVersionKind::gvk(group, version, kind)))
+    }
+
     fn key(&self, metadata: &ObjectMeta) -> ObjectKey {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         ObjectKey { kind: self.kind, namespace: text(&metadata.namespace), name: text(&metadata.name) }
@@ -149,7 +157,8 @@ impl Resource {
         Seen::Object { key, object: Box::new(object), live }
     }
 
-    fn plural(&self) -> String {
+    /// `PLURAL.GROUP`, which is also the name of the definition.
+    pub(super) fn plural(&self) -> String {
         let ApiResource { plural, group, .. } = &self.resource;
         if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") }
     }
@@ -232,32 +241,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Pauses that double.
-#[derive(Debug)]
-struct Pauses(Duration);
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self(PAUSES.0)
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(PAUSES.1);
-        Some(pause)
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,12 +248,6 @@ mod tests {
     fn api_error(code: u16, message: &str) -> watcher::Error {
         let status = Status { code, message: message.to_owned(), ..Status::default() };
         watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(status)))
-    }
-
-    #[test]
-    fn pauses_double_and_end_at_ten_seconds() {
-        let seconds: Vec<f64> = Pauses::default().take(8).map(|pause| pause.as_secs_f64()).collect();
-        assert_eq!(seconds, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]);
     }
 
     #[tokio::test]

@@ -142,6 +142,14 @@ impl Place {
     }
 }
 
+/// A limiter for the Services with these labels.
+fn selecting(namespace: &str, labels: &str) -> String {
+    format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: SmartLimiter\nmetadata: {{name: chosen, namespace: {namespace}}}\n\
+         spec: {{selector: {{matchLabels: {labels}}}, rules: [{{name: all, limit: 1 request per second per pod}}]}}\n"
+    )
+}
+
 const SECRET: &str = "weir-certificate";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -193,6 +201,31 @@ async fn kubectl_is_told_of_mistakes_and_warned_of_what_is_odd() {
     assert!(said.contains(&words) && said.contains("(server dry run)"), "{said}");
     let low = "- name: low\n  limit: 1 request per hour across all pods";
     assert!(place.dry_run_rules(low).await.is_ok(), "less than was seen");
+
+    // What excludes another object's rule, and a Service that nothing can be limited on.
+    let adapt = "- name: keep\n  adapt: keep cpu below 70%, between 20 and 500 requests per second per pod";
+    place.cluster.apply(&limiter(namespace, "cart", adapt)).await.unwrap();
+    let second = limiter(namespace, "cart", adapt).replacen("name: cart,", "name: second,", 1);
+    let said = eventually(SOON, "the first one is known", async || match place.dry_run(&second).await {
+        Err(said) if said.contains("steers the same requests") => Ok(said),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let words =
+        format!("rule \"keep\" steers the same requests of {namespace}/cart as \"keep\" of {}", place.key("cart"));
+    assert!(said.contains(&words) && said.contains("nothing of this object will apply"), "{said}");
+    let external = "apiVersion: v1\nkind: Service\nmetadata: {name: far, namespace: NAMESPACE}\n\
+                    spec: {type: ExternalName, externalName: api.stripe.example}\n";
+    place.cluster.apply(&external.replace("NAMESPACE", namespace)).await.unwrap();
+    eventually(SOON, "it is told", async || match place.dry_run(&limiter(namespace, "far", GOOD)).await {
+        Err(said) if said.contains("nothing can be limited on Service") && said.contains("api.stripe.example") => {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let said = place.dry_run(&selecting(namespace, "{\"-tier\": web}")).await.unwrap_err();
+    assert!(said.contains("spec.selector.matchLabels[-tier]: no object can have a label \"-tier\""), "{said}");
 
     assert!(weir.metric("weir_admission_reviews_total").await >= 6.0);
     let until = weir.metric("weir_identity_certificate_expiry_timestamp_seconds").await;

@@ -1,6 +1,6 @@
 //! The custom resource definitions, as a real API server takes them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use crds::{ArticleSmartLimiter, SmartLimiter};
 use kube::{
@@ -9,7 +9,17 @@ use kube::{
     core::Resource as _,
 };
 use serde_json::{Value, json};
-use testkit::{cluster::Cluster, project_root, tidy};
+use testkit::{
+    cluster::Cluster,
+    eventually,
+    mesh::{self, Service},
+    ports::Network,
+    project_root,
+    proxy::Proxy,
+    tidy,
+    weir::Weir,
+};
+use tokio::time::Instant;
 
 /// What the API server says to an object, without keeping it. Unknown fields are an error.
 async fn tried(cluster: &Cluster, namespace: &str, object: &Value) -> Result<Value, String> {
@@ -246,4 +256,93 @@ async fn the_columns_tell_the_state_at_a_glance() {
     let wide = columns(&["wsl", "-o", "wide"]).await;
     assert_eq!(wide[0][5..7], ["REASON", "PROXIES"]);
     assert_eq!(columns(&["weir"]).await.len(), 2, "the category names it too");
+}
+
+/// The definition of an older version, which did not know of these fields.
+fn without(definition: &impl serde::Serialize, fields: &[&str]) -> String {
+    let mut definition = serde_json::to_value(definition).unwrap();
+    let schema = "/spec/versions/0/schema/openAPIV3Schema/properties";
+    for field in fields {
+        let (parent, name) = field.rsplit_once('/').unwrap();
+        let fields = definition.pointer_mut(&format!("{schema}{parent}")).unwrap().as_object_mut().unwrap();
+        fields.remove(name).unwrap();
+    }
+    definition.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_definition_is_named_and_costs_only_its_fields() {
+    const SOON: Duration = Duration::from_secs(30);
+    let cluster = Cluster::start().await;
+    let of_rules = "/spec/properties/rules/items/properties/priorities";
+    let of_status = ["/status/properties/rulesLeftOut", "/status/properties/rules/items/properties/shares"];
+    let fields = [of_rules, of_status[0], of_status[1], "/status/properties/rules/items/properties/classes"];
+    let old = without(&crds::all()[0], &fields);
+    cluster.kubectl_with(&["apply", "--server-side", "-f", "-"], &old).await.unwrap();
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd/smartlimiters.weir.dev"]).await.unwrap();
+    let namespace = cluster.namespace("older").await;
+    let service = Service::start_in(Network::routable(), &namespace, "cart", 2).await;
+    cluster.put(&service).await;
+    let rules = "- name: calm\n  limit: 30 requests per second across all pods\n  \
+                 priorities: [{name: paid, matches: [{headers: [{name: x-tier, value: paid}]}]}]";
+    let text = mesh::limiter(&namespace, "cart", rules);
+    let applied = eventually(SOON, "kubectl knows the kind", async || {
+        cluster
+            .kubectl_with(&["apply", "--validate=warn", "-f", "-"], &text)
+            .await
+            .map_err(|error| format!("{error:#}"))
+    })
+    .await;
+    assert!(applied.contains("created"), "{applied}");
+
+    let weir = Weir::watch(cluster.kubeconfig(), &[]).await;
+    let _proxies = Proxy::start_all(&weir, &service).await;
+    let key = format!("smartlimiters.weir.dev/{namespace}/cart");
+    let dropped = "spec.rules[].priorities, status.rules[].classes, status.rules[].shares, status.rulesLeftOut";
+    weir.until(SOON, "what is dropped is named, and the rest works", |status| {
+        let said = status.0["problems"]["API server"].to_string();
+        for words in ["definition smartlimiters.weir.dev", dropped, "upgrade the chart weir-crds"] {
+            if !said.contains(words) {
+                return Err(format!("no {words:?} in {said}"));
+            }
+        }
+        status.programmed(&key, 1)?;
+        let rule = status.phase(&key, "calm", "Limiting")?;
+        if rule["shares"] == "15 x2" && rule.get("classes").is_none() { Ok(()) } else { Err(rule.to_string()) }
+    })
+    .await;
+    assert_eq!(weir.log().matches("a definition does not know all fields").count(), 1, "{}", weir.log());
+    let stored = async || -> Value {
+        let text = cluster.kubectl(&["get", "wsl", "cart", "-n", &namespace, "-o", "json"]).await.unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["status"].clone()
+    };
+    eventually(SOON, "the status is written as far as it goes", async || {
+        let status = stored().await;
+        let programmed = status["conditions"][1]["status"] == "True" && status["proxies"]["programmed"] == 2;
+        let rule = &status["rules"][0];
+        if programmed && rule["perSecond"] == 30.0 && rule.get("shares").is_none() { Ok(()) } else { Err(status) }
+    })
+    .await;
+    // More than the time after which all is looked at again.
+    let (mark, end) = (cluster.mark(), Instant::now() + Duration::from_secs(35));
+    eventually(SOON * 2, "time passes", async || if Instant::now() < end { Err("not yet") } else { Ok(()) }).await;
+    let writes: Vec<_> =
+        cluster.audit(mark).into_iter().filter(|it| it.user_agent.starts_with("weir/") && it.writes()).collect();
+    assert_eq!(writes, [], "what is dropped is not written again");
+
+    cluster.install_crds().await;
+    weir.until(SOON * 3, "the upgraded one is found", |status| match status.0["problems"].get("API server") {
+        None => Ok(()),
+        Some(said) => Err(said.to_string()),
+    })
+    .await;
+    cluster.apply(&text.replace("30 requests", "50 requests")).await.unwrap();
+    eventually(SOON, "all of it is kept now", async || {
+        let status = stored().await;
+        let rule = &status["rules"][0];
+        let classes = rule["classes"].as_array().map_or(0, Vec::len);
+        if rule["shares"] == "25 x2" && classes == 2 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    weir.stop().await.unwrap();
 }

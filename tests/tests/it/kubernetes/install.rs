@@ -13,7 +13,9 @@ use testkit::{
         audit::Entry,
         node::{Node, Programs},
     },
-    envoy_bin, eventually, project_root,
+    envoy_bin, eventually,
+    mesh::limiter,
+    project_root,
     weir::{self, Weir},
 };
 
@@ -257,4 +259,77 @@ async fn an_upgrade_leaves_the_certificate_that_weir_has_written() {
     let timeout = ["get", "validatingwebhookconfiguration", &name, "--output=jsonpath={.webhooks[0].timeoutSeconds}"];
     assert_eq!(cluster.kubectl(&timeout).await.unwrap(), "3");
     cluster.helm(&["uninstall", "held", "--namespace", &namespace]).await.unwrap();
+}
+
+/// The pods of Weir: name, whether it is ready, and whether its container has ended at least once.
+async fn pods(cluster: &Cluster) -> Vec<(String, bool, bool)> {
+    let list = ["get", "pods", "--namespace", "weir-system", "--output=json"];
+    let list: Value = serde_json::from_str(&cluster.kubectl(&list).await.unwrap()).unwrap();
+    let read = |pod: &Value| {
+        let container = &pod["status"]["containerStatuses"][0];
+        let ended = container["restartCount"].as_u64() > Some(0) || container["state"].get("terminated").is_some();
+        (pod["metadata"]["name"].as_str().unwrap().to_owned(), container["ready"] == true, ended)
+    };
+    list["items"].as_array().unwrap().iter().map(read).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_cannot_start_leaves_the_weir_that_runs() {
+    let cluster = Cluster::start().await;
+    let programs = [("weir".to_owned(), vec![weir::binary().to_str().unwrap().to_owned()])];
+    let node = Node::start(&cluster, Programs::from(programs)).await;
+    cluster.kubectl(&["create", "namespace", "weir-system"]).await.unwrap();
+    cluster.install_crds().await;
+    let chart = ["weir", "charts/weir", "--namespace", "weir-system"];
+    cluster.helm(&[&["install"], &chart[..]].concat()).await.unwrap();
+    let rolled_out = ["rollout", "status", "deployment/weir", "--namespace", "weir-system", "--timeout=60s"];
+    cluster.kubectl(&rolled_out).await.unwrap();
+    let [(old, true, false)] = &pods(&cluster).await[..] else { panic!("{:?}", pods(&cluster).await) };
+    let answers = async |name: &str| {
+        let policy = limiter("default", name, "- name: all\n  limit: 1 request per second per pod");
+        cluster.apply(&policy).await.unwrap();
+        let reason = r#"--output=jsonpath={.status.conditions[?(@.type=="Accepted")].reason}"#;
+        eventually(SOON, "the status is written", async || {
+            match cluster.kubectl(&["get", "wsl", name, "--namespace", "default", reason]).await.unwrap() {
+                reason if reason == "TargetNotFound" => Ok(()),
+                reason => Err(reason),
+            }
+        })
+        .await;
+    };
+    answers("before").await;
+
+    let wrong = ["--set", "extraArgs={--no-such-flag}"];
+    cluster.helm(&[&["upgrade"], &chart[..], &wrong].concat()).await.unwrap();
+    let new = eventually(SOON, "the new one ends", async || {
+        let pods = pods(&cluster).await;
+        let new = pods.iter().find(|(name, ready, ended)| name != old && !ready && *ended);
+        new.map(|(name, ..)| name.clone()).ok_or(format!("{pods:?}"))
+    })
+    .await;
+    let log = node.log("weir-system", &new, "weir");
+    assert!(log.contains("--no-such-flag"), "{log}");
+    assert!(pods(&cluster).await.contains(&(old.clone(), true, false)));
+    answers("meanwhile").await;
+
+    cluster.helm(&["rollback", "weir", "--namespace", "weir-system"]).await.unwrap();
+    eventually(SOON, "the one that runs is left alone", async || match &pods(&cluster).await[..] {
+        [(name, true, false)] if name == old => Ok(()),
+        pods => Err(format!("{pods:?}")),
+    })
+    .await;
+
+    // One that can start takes over without a word in any status.
+    let mark = cluster.mark();
+    cluster.helm(&[&["upgrade"], &chart[..], &["--set", "logFormat=text"]].concat()).await.unwrap();
+    cluster.kubectl(&rolled_out).await.unwrap();
+    eventually(SOON, "the old one is gone", async || match &pods(&cluster).await[..] {
+        [(name, true, false)] if name != old => Ok(()),
+        pods => Err(format!("{pods:?}")),
+    })
+    .await;
+    let of_ours = |entry: &Entry| entry.user == USER && entry.writes() && entry.namespace == "default";
+    let writes: Vec<_> = cluster.audit(mark).into_iter().filter(of_ours).collect();
+    assert_eq!(writes, []);
+    answers("after").await;
 }

@@ -133,8 +133,15 @@ async fn services_of_every_shape_harm_nobody() {
     let weir = in_namespace(cluster, &namespace).await;
     weir.until(SOON, "each says what it lacks", |status| {
         limits(status, &key(&namespace, "cart"), 30.0, "15 x2")?;
-        for name in ["headless", "empty", "external", "datagrams"] {
+        for name in ["headless", "empty"] {
             status.expect(&key(&namespace, name), "Programmed", false, "NoEndpoints")?;
+        }
+        for (name, words) in [("external", "another name for \"api.stripe.example\""), ("datagrams", "UDP or SCTP")] {
+            let message = status.expect(&key(&namespace, name), "Programmed", false, "NotCarriedOut")?;
+            if !message.contains(&format!("Service {namespace}/{name}: ")) || !message.contains(words) {
+                return Err(message);
+            }
+            status.expect(&key(&namespace, name), "Limiting", true, "NotEnforced")?;
         }
         status.expect(&key(&namespace, "missing"), "Accepted", false, "TargetNotFound")
     })

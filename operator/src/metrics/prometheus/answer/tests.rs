@@ -1,9 +1,14 @@
 use serde_json::{Value, json};
 
-use super::*;
+use super::{super::words::SERVICE, *};
 
-fn data(kind: &str, result: &Value) -> Data {
-    serde_json::from_value(json!({"resultType": kind, "result": result})).expect("as Prometheus writes it")
+fn data<'a>(kind: &str, result: &'a str) -> Data<'a> {
+    let data = match kind {
+        "scalar" => serde_json::from_str(result).map(Data::Scalar),
+        "vector" => serde_json::from_str(result).map(Data::Vector),
+        _ => Ok(Data::Matrix),
+    };
+    data.expect("as Prometheus writes it")
 }
 
 fn now() -> Timestamp {
@@ -19,7 +24,8 @@ fn read(kind: &str, result: Value, by: Option<By>) -> (Vec<(Option<String>, f64)
         pods: vec!["cart-0".to_owned(), "cart-1".to_owned()],
         by,
     };
-    let answer = match Answer::new(data(kind, &result), 1500, now()) {
+    let text = result.to_string();
+    let answer = match Answer::new(data(kind, &text), 1500, now()) {
         Ok(answer) => answer,
         Err(trouble) => return (Vec::new(), trouble),
     };
@@ -98,8 +104,8 @@ fn what_is_no_value_is_dropped_and_said() {
 #[test]
 fn a_flood_of_series_is_refused_by_number() {
     let many = |count: usize| Value::Array((0..count).map(|n| series(json!({"n": n.to_string()}), "1")).collect());
-    assert!(Answer::new(data("vector", &many(MAX_SERIES)), 1, now()).is_ok());
-    let refused = Answer::new(data("vector", &many(MAX_SERIES + 1)), 1, now()).expect_err("it is too much");
+    assert!(Answer::new(data("vector", &many(MAX_SERIES).to_string()), 1, now()).is_ok());
+    let refused = Answer::new(data("vector", &many(MAX_SERIES + 1).to_string()), 1, now()).expect_err("it is too much");
     assert!(refused.contains("10001 series, more than 10000"), "{refused}");
 }
 
@@ -113,8 +119,8 @@ fn a_clock_that_is_ahead_makes_nothing_fresh_for_longer() {
             pods: Vec::new(),
             by: None,
         };
-        let data = data("scalar", &json!([1_700_000_000.5 + seconds, "3"]));
-        let reading = Answer::new(data, 1500, now()).expect("a scalar").read(&asker);
+        let text = json!([1_700_000_000.5 + seconds, "3"]).to_string();
+        let reading = Answer::new(data("scalar", &text), 1500, now()).expect("a scalar").read(&asker);
         (reading.samples[0].at, reading.trouble.unwrap_or_default())
     };
     assert_eq!(ahead(1.0), (now(), String::new()));

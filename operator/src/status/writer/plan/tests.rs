@@ -126,6 +126,33 @@ fn a_failure_is_tried_again_with_the_newest_after_growing_pauses() {
 }
 
 #[test]
+fn an_api_server_that_is_away_is_asked_with_one_write_and_gets_all_when_it_is_back() {
+    let mut plan = Plan::default();
+    let keys = ["a", "b", "c"].map(|name| PolicyKey { name: name.to_owned(), ..key() });
+    for key in &keys {
+        plan.want(key.clone(), status(true, "30", 0.0, at(0)));
+    }
+    let next = |plan: &mut Plan, now| plan.next(|_| Some(LiveObject::default()), now);
+    let mut tries = Vec::new();
+    for second in 0..60_i64 {
+        let now = at(second * 1000);
+        while let Some(write) = next(&mut plan, now) {
+            tries.push(second);
+            if second > 0 {
+                assert!(next(&mut plan, now).is_none(), "one at a time");
+            }
+            plan.ended(&write.key, Outcome::Away, now);
+        }
+    }
+    assert_eq!(tries, [0, 1, 3, 7, 15, 25, 35, 45, 55]);
+    assert_eq!(plan.waiting(), 3);
+    let now = at(70_000);
+    let first = next(&mut plan, now).unwrap();
+    plan.ended(&first.key, Outcome::Written(json!({})), now);
+    assert!(next(&mut plan, now).is_some() && next(&mut plan, now).is_some(), "the others at once");
+}
+
+#[test]
 fn an_object_that_is_gone_is_forgotten_and_another_of_its_name_is_written_anew() {
     let mut plan = Plan::default();
     plan.want(key(), status(true, "30", 0.0, at(0)));
@@ -195,4 +222,38 @@ fn pods_that_come_and_go_are_written_every_ten_seconds() {
         server.run(&mut plan, at(step * 250));
     }
     assert_eq!((server.writes, server.turns.len()), (10, 1), "in 100 seconds");
+}
+
+#[test]
+fn a_clock_that_is_set_back_puts_nothing_off() {
+    const HOUR: i64 = 3_600_000;
+    // A pause after failures.
+    let mut plan = Plan::default();
+    let live = || Some(LiveObject::default());
+    plan.want(key(), status(true, "30", 0.0, at(HOUR)));
+    let write = plan.next(|_| live(), at(HOUR)).unwrap();
+    plan.ended(&write.key, Outcome::Failed, at(HOUR));
+    assert!(plan.next(|_| live(), at(HOUR + 500)).is_none());
+    assert!(plan.next(|_| live(), at(0)).is_some());
+
+    // The time after a start, and the time until the watch shows what was written.
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    server.live.status = serde_json::to_value(programmed("Programmed")).unwrap();
+    plan.begin(at(HOUR));
+    plan.want(key(), programmed("NoProxies"));
+    server.run(&mut plan, at(HOUR + 1000));
+    assert_eq!(server.writes, 0, "they may come back");
+    server.run(&mut plan, at(0));
+    assert_eq!(server.writes, 1);
+    plan.want(key(), programmed("Rejected"));
+    server.run(&mut plan, at(HOUR + 2000));
+    server.live.status = json!({});
+    plan.want(key(), programmed("Rejected"));
+    server.run(&mut plan, at(0));
+    assert_eq!(server.writes, 3, "what somebody else wrote over is written again");
+
+    // What it was true since is no time to come.
+    let mut wanted = status(true, "30", 0.0, at(0));
+    keep_transitions(&status(true, "30", 0.0, at(HOUR)), &mut wanted);
+    assert_eq!(wanted.conditions[0].last_transition_time, Time(at(0)));
 }
