@@ -44,6 +44,10 @@ mod resume;
 pub(crate) mod tests;
 mod view;
 
+/// A release is looked at each second. More time than this between two steps is a clock that was set forward, or a process that
+/// stood still: it must not lift a limit at once.
+const LONGEST_STEP: Duration = Duration::from_secs(2);
+
 /// What a rule remembers between steps. Serialisable, so that a checkpoint can carry it; a missing field has its default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -190,22 +194,23 @@ pub struct Observed {
 pub fn step(
     rule: &Rule,
     on_missing: &OnMissing,
-    state: &RuleState,
+    state: RuleState,
     observations: &Observations,
     now: Timestamp,
 ) -> (RuleState, Decision) {
     let view = View::new(rule, on_missing, observations, now);
-    let mut next = state.clone();
+    let (last_rate, stepped_at) = (state.last_rate, state.stepped_at);
+    let before = state.stage.unwrap_or(Stage { phase: Phase::Idle, since: now });
+    let mut next = state;
     next.stepped_at = Some(now);
     next.stale_at = view.stale_at();
     if let Action::Limit(limit) = &rule.action {
-        next.last_rate = rate(limit, observations, now).or(state.last_rate);
+        next.last_rate = rate(limit, observations, now).or(last_rate);
     }
 
-    let before = state.stage.unwrap_or(Stage { phase: Phase::Idle, since: now });
     let mut outcome = view.condition(before.phase, &mut next);
     let until = view.until(before.phase, &mut next);
-    let passed = state.stepped_at.map_or(Duration::ZERO, |stepped_at| elapsed(stepped_at, now));
+    let passed = stepped_at.map_or(Duration::ZERO, |stepped_at| elapsed(stepped_at, now).min(LONGEST_STEP));
     let blind = view.is_blind(before.phase, outcome, until);
     view.note_missing(&mut next, before.phase, blind);
     let mut phase = view.transition(&mut next, before.phase, blind, outcome, until, passed);

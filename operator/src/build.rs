@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use self::pace::{Pace, Paced};
 use crate::{
-    checkpoint::{Keeper, Kept, States},
+    checkpoint::{Keeper, Kept},
     index::{Change, Index, Object, ServiceView},
     intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{
@@ -34,7 +34,7 @@ use crate::{
     telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report, RuleKey,
-        decide::{Move, Rules, Stepped},
+        decide::{Move, Rules, States, Stepped},
     },
     xds::{
         resources::{self, Resource},
@@ -213,9 +213,6 @@ impl Builder {
         for sample in samples {
             // One that was under way when its service or pod went brings neither back.
             let Some(built) = self.built.get_mut(&sample.service) else { continue };
-            if sample.pod.as_ref().is_some_and(|pod| !built.intent.pods.contains_key(pod)) {
-                continue;
-            }
             let Some(service) = built.store.insert(sample, now) else { continue };
             if self.looks_at_traffic {
                 built.store.look_at_traffic(now);
@@ -305,7 +302,7 @@ impl Builder {
         forget_timer(&mut self.timers, key, &built.rules);
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
         let observe = |metrics: &[(Metric, Metric)]| built.store.observe(&built.ready, metrics, now);
-        let Stepped { numbers, turned, news, moves } = built.rules.step(observe, now);
+        let Stepped { numbers, turned, news, moves } = built.rules.step(observe, self.keeper.is_some(), now);
         self.counts.decisions += 1;
         moves.iter().for_each(|moved| log_transition(key, moved, &built.rules));
         if let Some(keeper) = self.keeper.as_ref().filter(|_| news || gone) {
@@ -333,7 +330,7 @@ impl Builder {
         built.ready = view.ready_pods().map(str::to_owned).collect();
         built.wanted = wanted::of(&view, self.annotated_pages);
         let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
-        built.store.retain_pods(&pods);
+        built.store.set_pods(pods);
         forget_timer(&mut self.timers, key, &built.rules);
         built.rules.plan(&view, resumed(&mut self.kept, &view, now))
     }

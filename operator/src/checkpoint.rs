@@ -15,7 +15,6 @@ mod writer;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
-use limiter::engine::RuleState;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -26,11 +25,8 @@ pub use self::{
 };
 use crate::{
     intent::{Pauses, ServiceKey},
-    translate::RuleKey,
+    translate::decide::States,
 };
-
-/// What each rule of one service remembers.
-pub type States = BTreeMap<RuleKey, RuleState>;
 
 /// What a folder held when it was opened.
 #[derive(Debug, Default)]

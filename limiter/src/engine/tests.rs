@@ -37,7 +37,7 @@ pub(crate) fn told(
     observations: &Observations,
     now: jiff::Timestamp,
 ) -> (RuleState, Told) {
-    let (state, decision) = step(rule, on_missing, state, observations, now);
+    let (state, decision) = step(rule, on_missing, state.clone(), observations, now);
     let explanation = explain(rule, on_missing, &state, &decision, observations);
     (state, Told { decision, explanation })
 }

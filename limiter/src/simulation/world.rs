@@ -327,7 +327,8 @@ impl<'a> World<'a> {
     fn decide(&mut self) {
         let Guard::Rule(rule, on_missing) = &self.scenario.guard else { return };
         let now = timestamp(self.now);
-        let (state, decision) = engine::step(rule, on_missing, &self.state, &self.observations, now);
+        let (state, decision) =
+            engine::step(rule, on_missing, std::mem::take(&mut self.state), &self.observations, now);
         self.state = state;
         self.enforced = enforced(rule, &decision, self.pods.len() as f64);
     }

@@ -14,7 +14,7 @@ use limiter::{engine::RuleState, policy::PolicyKey};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::States;
+use crate::translate::decide::States;
 use crate::{intent::ServiceKey, translate::RuleKey};
 
 /// Raised when a reader of the form before would misunderstand this one.

@@ -1,13 +1,14 @@
 use std::path::Path;
 
 use limiter::{
-    engine::{Phase, Stage},
+    engine::{Phase, RuleState, Stage},
     policy::{Kind, PolicyKey},
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::translate::RuleKey;
 
 fn service(name: &str) -> ServiceKey {
     ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() }

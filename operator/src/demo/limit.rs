@@ -90,9 +90,10 @@ async fn play(
     let (_wanted_tx, wanted_rx) = watch::channel(Arc::new(wanted));
     let (samples_tx, mut samples) = mpsc::channel(16);
     Scraper::default().spawn(wanted_rx, samples_tx, HealthBoard::default(), scraping);
-    let mut store = Store::default();
     let cpu = Metric { word: Word::Cpu, reduce: Reduce::Mean };
     let pods: Vec<String> = (0..REPLICAS).map(|replica| CAST.pod(replica)).collect();
+    let mut store = Store::default();
+    store.set_pods(pods.clone());
 
     let mut view = View::new(args.plain);
     let mut picture = Picture::new(*timeline, !args.without_limit);

@@ -85,14 +85,16 @@ const LOOK: SignedDuration = SignedDuration::from_secs(1);
 /// The newest samples of one service. One owner; plain values.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
+    /// Whose samples count.
+    pods: Vec<String>,
     quantities: Quantities,
     /// Absent where nobody asks for it.
     traffic: Option<Traffic>,
 }
 
 impl Store {
-    /// Takes a sample of the service at `now`. One that is older than what is held, or makes no sense, changes nothing. What is held
-    /// and lies in the future is from before the clock was set back, and is forgotten. Returns the service if the sample is new.
+    /// Takes a sample of the service at `now`. One that is of another pod than the service's, older than what is held, or makes
+    /// no sense, changes nothing. What is held and lies in the future is from before the clock was set back, and is forgotten. Returns the service if the sample is new.
     pub fn insert(&mut self, sample: PodSample, now: Timestamp) -> Option<ServiceKey> {
         let PodSample { service, pod, measure, at, fresh_for_ms, source } = sample;
         if !makes_sense(&measure) {
@@ -108,6 +110,8 @@ impl Store {
         match held.map(|held| held.at) {
             Some(held) if held > now => points.forget_after(now),
             Some(held) if held > at => return None,
+            // It was under way when its pod went.
+            None if pod.as_ref().is_some_and(|pod| !self.pods.contains(pod)) => return None,
             _ => {}
         }
         let point = Point { measure, at, fresh_for_ms };
@@ -169,8 +173,8 @@ impl Store {
         points.max_by_key(|(_, at)| *at)
     }
 
-    /// Forgets every pod that is not in `pods`.
-    pub fn retain_pods(&mut self, pods: &[String]) {
+    /// These are the service's pods from now on; others are forgotten.
+    pub fn set_pods(&mut self, pods: Vec<String>) {
         self.quantities.retain(|_, sources| {
             sources.retain_mut(|points| {
                 points.pods.retain(|held, _| pods.contains(held));
@@ -178,6 +182,7 @@ impl Store {
             });
             !sources.is_empty()
         });
+        self.pods = pods;
     }
 }
 

@@ -3,7 +3,7 @@
 //! What does not change from one step to the next is looked up once, by [`Rules::plan`]: a service is decided four times a second, and its
 //! policies change seldom.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use limiter::{
@@ -13,7 +13,10 @@ use limiter::{
 };
 
 use super::RuleKey;
-use crate::{checkpoint::States, index::ServiceView, intent::ServiceKey};
+use crate::{index::ServiceView, intent::ServiceKey};
+
+/// What each rule of one service remembers.
+pub type States = BTreeMap<RuleKey, RuleState>;
 
 /// The rules of one service: what they remember and what they decided last.
 #[derive(Clone, Debug, Default)]
@@ -126,19 +129,26 @@ impl Rules {
     }
 
     /// Decides every rule at `now`. `observe` tells what is known of metrics by the names under which they are measured, as the metrics
-    /// after these.
-    pub fn step(&mut self, observe: impl Fn(&[(Metric, Metric)]) -> Observations, now: Timestamp) -> Stepped {
+    /// after these. Whether there is news for the next start is only told where that is `kept`.
+    pub fn step(
+        &mut self,
+        observe: impl Fn(&[(Metric, Metric)]) -> Observations,
+        kept: bool,
+        now: Timestamp,
+    ) -> Stepped {
         let mut stepped = Stepped::default();
         let mut next: Option<Timestamp> = None;
         for PolicyRules { policy, names, observations, decided } in &mut self.policies {
             *observations = observe(names);
             for (rule, Decided { state, decision }) in policy.rules.iter().zip(decided) {
-                let (new_state, new) = engine::step(rule, &policy.on_missing, state, observations, now);
-                next = engine::next_change(rule, &new_state, now).into_iter().chain(next).min();
-                stepped.news |= new_state.is_news_after(state);
                 // After a restart there is a state and no decision yet.
-                let kept = || state.stage.map_or(Phase::Idle, |stage| stage.phase);
-                let from = decision.as_ref().map_or_else(kept, |before| before.phase);
+                let resumed = || state.stage.map_or(Phase::Idle, |stage| stage.phase);
+                let from = decision.as_ref().map_or_else(resumed, |before| before.phase);
+                let old = kept.then(|| state.clone());
+                let (new_state, new) = engine::step(rule, &policy.on_missing, std::mem::take(state), observations, now);
+                *state = new_state;
+                next = engine::next_change(rule, state, now).into_iter().chain(next).min();
+                stepped.news |= old.is_some_and(|old| state.is_news_after(&old));
                 let numbers = moved(decision.as_ref(), &new);
                 stepped.numbers |= numbers;
                 stepped.turned |= decision.as_ref().is_none_or(|before| turned(before, &new));
@@ -147,7 +157,6 @@ impl Rules {
                 if numbers || from != to {
                     stepped.moves.push(Move { policy: policy.key.clone(), rule: rule.name.clone(), from, before });
                 }
-                *state = new_state;
             }
         }
         self.next = next;

@@ -3,9 +3,9 @@ use limiter::{engine::Phase, policy::Mode};
 
 use super::*;
 use crate::{
-    checkpoint::States,
     index::{Change, Index},
     intent::Priority,
+    translate::decide::States,
     watch::decode,
 };
 
@@ -52,7 +52,7 @@ fn decided(view: &ServiceView<'_>) -> Rules {
     let mut rules = Rules::default();
     rules.plan(view, States::new());
     let observe = |_: &_| limiter::metric::Observations { pods: 3, ..Default::default() };
-    rules.step(observe, Timestamp::UNIX_EPOCH);
+    rules.step(observe, false, Timestamp::UNIX_EPOCH);
     rules
 }
 

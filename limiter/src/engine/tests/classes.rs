@@ -17,7 +17,7 @@ fn look(rule: &Rule, state: &RuleState, samples: &[(Word, f64)]) -> (RuleState, 
         let sample = Sample { value: *value, at: at(0.0), fresh_for_ms: 750, source: "envoy".into() };
         observations.samples.insert(Metric { word: word.clone(), reduce: Reduce::Sum }, sample);
     }
-    step(rule, &on_missing(MissingAction::Hold), state, &observations, at(0.0))
+    step(rule, &on_missing(MissingAction::Hold), state.clone(), &observations, at(0.0))
 }
 
 fn demand(value: f64) -> [(Word, f64); 1] {

@@ -40,6 +40,7 @@ fn tells_the_whole_story_of_a_limit() {
         ),
         (9.0, Some(0.6), "cpu is 60% after below 70% for 2s: releasing, now 30 requests per second across all pods"),
         (11.0, Some(0.6), "cpu is 60% after below 70% for 2s: releasing, now 120 requests per second across all pods"),
+        (13.0, Some(0.6), "cpu is 60% after below 70% for 2s: releasing, now 480 requests per second across all pods"),
         (15.0, Some(0.6), "cpu is 60%: no limit (needs above 80% for 3s)"),
     ];
     for (seconds, cpu, sentence) in cases {

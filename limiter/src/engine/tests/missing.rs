@@ -112,9 +112,24 @@ fn release_lets_go_with_a_ramp() {
         (10.0, None, Releasing, THIRTY),
         (11.0, None, Releasing, Some(60.0)),
         (12.0, None, Releasing, Some(120.0)),
+        (14.0, None, Releasing, Some(480.0)),
         (16.0, None, Idle, None),
         (17.0, None, Idle, None),
         (18.0, Some(0.9), Pending, None),
+    ]);
+}
+
+#[test]
+fn a_clock_that_is_set_forward_does_not_end_a_release() {
+    let mut walk = Walk::new(shed(), MissingAction::Release);
+    limiting(&mut walk);
+    walk.run(&[
+        (5.0, None, Limiting, THIRTY),
+        (10.0, None, Releasing, THIRTY),
+        (3_610.0, None, Releasing, Some(120.0)),
+        (3_611.0, None, Releasing, Some(240.0)),
+        (3_614.0, None, Releasing, Some(960.0)),
+        (3_615.0, None, Idle, None),
     ]);
 }
 

@@ -174,7 +174,8 @@ impl Client {
                 _ => Error::Status(status, ""),
             });
         }
-        let mut body = Vec::new();
+        let length = usize::try_from(response.content_length().unwrap_or(0)).unwrap_or(usize::MAX);
+        let mut body = Vec::with_capacity(length.min(MAX_ANSWER_BYTES));
         while let Some(part) = response.chunk().await.map_err(|error| self.transport(&error))? {
             if body.len() + part.len() > MAX_ANSWER_BYTES {
                 return Err(Error::TooLarge);

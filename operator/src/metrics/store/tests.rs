@@ -35,13 +35,20 @@ fn cpu(reduce: Reduce) -> Metric {
     Metric { word: Word::Cpu, reduce }
 }
 
+/// A store of a service whose pods are those of these samples.
+fn of(samples: &[PodSample]) -> Store {
+    let mut store = Store::default();
+    store.set_pods(samples.iter().filter_map(|sample| sample.pod.clone()).collect());
+    store
+}
+
 /// How many of these are new.
 fn insert(store: &mut Store, samples: impl IntoIterator<Item = PodSample>, now: Timestamp) -> usize {
     samples.into_iter().filter_map(|sample| store.insert(sample, now)).count()
 }
 
 fn observe(samples: &[PodSample], pods: &[&str], reduce: Reduce) -> Option<Sample> {
-    let mut store = Store::default();
+    let mut store = of(samples);
     insert(&mut store, samples.iter().cloned(), at(20_000));
     let observations = store.observe(&ready(pods), &[(cpu(reduce), cpu(reduce))], at(10_000));
     assert_eq!(observations.pods as usize, pods.len());
@@ -82,6 +89,7 @@ fn a_minority_does_not_speak_for_all() {
 #[test]
 fn older_and_unusable_samples_change_nothing() {
     let mut store = Store::default();
+    store.set_pods(ready(&["a", "b", "silent"]));
     assert_eq!(insert(&mut store, [sample("a", 0.5, 1000)], at(2000)), 1);
     assert_eq!(insert(&mut store, [sample("a", 0.1, 900), sample("a", f64::NAN, 2000)], at(2000)), 0);
     assert_eq!(store.pod("a", &Word::Cpu), Some((0.5, at(1000))));
@@ -90,6 +98,7 @@ fn older_and_unusable_samples_change_nothing() {
 #[test]
 fn a_clock_that_is_set_back_freezes_nothing() {
     let mut store = Store::default();
+    store.set_pods(ready(&["a", "b", "silent"]));
     insert(&mut store, [sample("a", 0.9, 60_000), sample("silent", 0.9, 60_000), sample("b", 0.2, 1_000)], at(60_000));
     assert_eq!(insert(&mut store, [sample("a", 0.1, 1_000)], at(1_000)), 1);
     assert_eq!(store.pod("a", &Word::Cpu), Some((0.1, at(1_000))));
@@ -120,11 +129,13 @@ fn a_counter_that_a_streaming_pod_has_not_named_is_zero() {
 #[test]
 fn forgets_pods() {
     let mut store = Store::default();
+    store.set_pods(ready(&["a", "b", "silent"]));
     insert(&mut store, [sample("a", 0.5, 1000), sample("b", 0.5, 1000)], at(2000));
-    store.retain_pods(&ready(&["b"]));
+    store.set_pods(ready(&["b"]));
     assert_eq!((store.pod("a", &Word::Cpu), store.pod("b", &Word::Cpu)), (None, Some((0.5, at(1000)))));
-    store.retain_pods(&[]);
+    store.set_pods(Vec::new());
     assert!(store.quantities.is_empty());
+    assert_eq!(insert(&mut store, [sample("a", 0.5, 1000)], at(2000)), 0, "it was under way when its pod went");
 }
 
 #[test]
@@ -138,7 +149,7 @@ fn says(pod: Option<&str>, measure: Measure, source: Source, millis: i64) -> Pod
 }
 
 fn metric(word: Word, reduce: Reduce, samples: Vec<PodSample>, pods: &[&str], now: i64) -> Option<Sample> {
-    let mut store = Store::default();
+    let mut store = of(&samples);
     insert(&mut store, samples, at(now));
     let metric = Metric { word, reduce };
     store.observe(&ready(pods), &[(metric.clone(), metric.clone())], at(now)).samples.remove(&metric)
@@ -244,6 +255,7 @@ proptest! {
 #[test]
 fn the_most_that_was_seen_stays_known() {
     let mut store = Store::default();
+    store.set_pods(ready(&["a", "b", "silent"]));
     let requests = |pod: &str, value: f64, millis: i64| PodSample {
         measure: Measure::Number(Word::Requests, value),
         source: Source::Envoy,

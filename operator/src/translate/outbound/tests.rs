@@ -2,7 +2,11 @@ use jiff::Timestamp;
 use limiter::metric::Observations;
 
 use super::*;
-use crate::{checkpoint::States, index::Change, translate::translate, watch::decode};
+use crate::{
+    index::Change,
+    translate::{decide::States, translate},
+    watch::decode,
+};
 
 /// `page` calls `reviews` and the bytes of `db`; its third pod is not ready.
 const MANIFESTS: &str = "
@@ -76,7 +80,7 @@ fn callers(index: &Index, change: impl FnOnce(&mut Rules)) -> (ServiceIntent, Ve
     let observe = |_: &_| Observations { pods: 1, ..Observations::default() };
     let mut rules = Rules::default();
     rules.plan(&view, States::new());
-    rules.step(observe, Timestamp::UNIX_EPOCH);
+    rules.step(observe, false, Timestamp::UNIX_EPOCH);
     change(&mut rules);
     let caller = key("page");
     let view = index.service(&caller).expect("it exists");
