@@ -257,7 +257,8 @@ async fn a_stream_ends_with_its_token_and_comes_back_with_the_next() {
     let place = Place::install(Cluster::shared().await).await;
     let node = place.service.node(0);
     let mut stream = place.stream(dial::bearer(&place.short_token(0, 3).await), &node).await.unwrap();
-    let Err(Error::Status(ended)) = stream.next().await else { panic!("it goes on") };
+    let ended = tokio::time::timeout(SOON, stream.next()).await.expect("it ends");
+    let Err(Error::Status(ended)) = ended else { panic!("it goes on") };
     assert!(ended.code() == Code::Unavailable && ended.message().contains("has expired"), "{ended:?}");
 
     let mount = place.mount(&place.short_token(0, 8).await).await;
