@@ -1,15 +1,18 @@
 //! The admin page: health, readiness, Prometheus metrics, the status of every object as JSON, and the kill switch.
 
+mod desk;
 pub mod pauses;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
     extract::State,
     http::{StatusCode, header},
+    middleware,
     response::IntoResponse,
     routing::{get, post},
+    serve::ListenerExt,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
@@ -19,7 +22,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::app::Question;
+use self::desk::{Origin, Reception};
+use crate::{app::Question, identity::Desk};
 
 /// What the page shows.
 #[derive(Clone, Debug)]
@@ -34,18 +38,25 @@ pub struct Page {
     pub ready_rx: watch::Receiver<bool>,
 }
 
-/// Serves the page until `shutdown`.
-pub async fn serve(listener: TcpListener, page: Page, shutdown: CancellationToken) {
+/// Serves the page until `shutdown`: health to anybody, the rest to whom the desk lets read it.
+pub async fn serve(listener: TcpListener, desk: Desk, page: Page, shutdown: CancellationToken) {
+    let Desk { readers, tls } = desk;
+    let reception = match Reception::open(listener, tls, shutdown.clone()) {
+        Ok(reception) => reception,
+        Err(error) => return warn!(%error, "the admin page has no address"),
+    };
     let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/pause", get(pauses::look).post(pauses::pause))
         .route("/resume", post(pauses::resume))
+        .route_layer(middleware::from_fn_with_state(readers, desk::admit))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
         .with_state(page)
-        .into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        .into_make_service_with_connect_info::<Origin>();
+    // Only what is tapped tells axum where a connection comes from.
+    let served = axum::serve(reception.tap_io(|_| {}), router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
     if let Err(error) = served {
         warn!(%error, "the admin page ended");
     }

@@ -24,6 +24,7 @@ use crate::{
     admission,
     build::Builder,
     checkpoint::{self, Folder, Kept},
+    identity::{self, Door},
     index::Change,
     metrics::{
         HealthBoard, PodSample, Provider, Wanted,
@@ -53,6 +54,8 @@ pub struct Config {
     pub xds_address: SocketAddr,
     /// Where health, metrics and status are served.
     pub admin_address: SocketAddr,
+    /// Who Weir is, and how proxies prove who they are.
+    pub identity: identity::Config,
     /// The webhook that the API server asks, if there is one.
     pub webhook: Option<admission::Config>,
     /// How often the metrics API of a cluster is asked.
@@ -88,7 +91,7 @@ pub enum Question {
 /// Runs Weir until `shutdown`, then drains.
 ///
 /// # Errors
-/// When an address is taken, the folder cannot be listed, the state folder cannot be used, or a task ends by itself.
+/// When an address is taken, a certificate's file cannot be used, the folder cannot be listed, the state folder cannot be used, or a task ends by itself.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let xds = bind(config.xds_address, "--xds-address", "xDS")?;
     let admin = bind(config.admin_address, "--admin-address", "the admin page")?;
@@ -115,6 +118,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (ready_tx, ready_rx) = watch::channel(false);
 
     let mut tasks = JoinSet::new();
+    let meters = identity::Meters::default();
+    meters.register(&mut registry);
+    let client = match &config.source {
+        Source::Kubernetes(source) => Some(source.client.clone()),
+        Source::Folder(_) => None,
+    };
+    let identity = identity::spawn(config.identity, client, meters, &mut tasks, &shutdown);
+    let (held, door, desk) = identity.context("--xds-client-ca")?;
     let mut builder = Builder::new(table.clone());
     if let Some(folder) = &config.state_folder {
         let (held, kept) = Folder::open(folder, Timestamp::now()).context("--state-dir")?;
@@ -164,7 +175,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     }
     let scraping = scraper.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
-    let (streams, streaming) = stream::spawn(wanted_rx, samples_tx, health.clone(), shutdown.clone());
+    let (streams, streaming) =
+        stream::spawn(wanted_rx, samples_tx, health.clone(), door.gate.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
     if let Some((config, listener)) = config.webhook.zip(webhook) {
         let meters = admission::Meters::default();
@@ -172,10 +184,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         info!(address = %listener.local_addr()?, "the webhook is served");
         // It warns of a limit above all of it.
         builder = builder.with_traffic();
-        tasks.spawn(admission::run(config, listener, asks_tx, meters, shutdown.clone()));
+        tasks.spawn(admission::run(config, listener, held, asks_tx, meters, shutdown.clone()));
     }
     let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };
-    tasks.spawn(admin::serve(admin, page, shutdown.clone()));
+    tasks.spawn(admin::serve(admin, desk, page, shutdown.clone()));
     let inputs = Inputs {
         batches_rx,
         samples_rx,
@@ -190,7 +202,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         refusals,
     };
     tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
-    tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, shutdown.clone()));
+    tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, door, shutdown.clone()));
     info!(xds = %xds_address, admin = %admin_address, "weir is running");
 
     let mut failure = None;
@@ -239,13 +251,14 @@ async fn serve_when_ready(
     proxies: Proxies,
     streams: Routes,
     listener: TcpListener,
+    door: Door,
     shutdown: CancellationToken,
 ) {
     tokio::select! {
         () = shutdown.cancelled() => return,
         ready = ready_rx.wait_for(|ready| *ready) => if ready.is_err() { return },
     }
-    if let Err(error) = server::serve(table, proxies, streams, listener, shutdown).await {
+    if let Err(error) = server::serve(table, proxies, streams, listener, door, shutdown).await {
         warn!(%error, "the xDS server ended");
     }
 }

@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     demo::args::{DemoArgs, DemoLoadArgs, DemoServiceArgs},
+    identity::Place,
     intent::ServiceKey,
     metrics::prometheus,
     xds::bootstrap::{Protocol, Upstream},
@@ -102,10 +103,15 @@ pub struct RunArgs {
     /// The webhook that the API server asks about policies.
     #[command(flatten)]
     pub webhook: WebhookArgs,
-    /// Where to serve xDS to Envoys. Keep it on loopback: standalone streams are not authenticated.
+    /// Who Weir is, and who proxies are.
+    #[command(flatten)]
+    pub identity: IdentityArgs,
+    /// Where to serve xDS to Envoys. Other addresses than loopback, and --kubernetes, take a certificate: xDS is then served by TLS,
+    /// and every proxy proves who it is.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
     pub xds_address: SocketAddr,
-    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume.
+    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume. With --kubernetes, and
+    /// not on loopback, all but the first two take HTTPS and a token that the API server knows and lets read the path.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
     /// How often every target's metrics page is read.
@@ -147,25 +153,41 @@ pub struct ClusterArgs {
     pub metrics_api_interval: Option<Duration>,
 }
 
-/// Where the API server asks about policies, and with which certificate.
+/// Where the API server asks about policies.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WebhookArgs {
     /// Serve a validating webhook by HTTPS: mistakes in policies are refused by `kubectl apply`, such as 0.0.0.0:15443. Needs a
-    /// certificate: --webhook-certificate-dir, or the three other options, with which Weir makes it.
+    /// certificate.
     #[arg(long, env = "WEIR_WEBHOOK_ADDRESS", value_name = "ADDRESS:PORT")]
     pub webhook_address: Option<SocketAddr>,
-    /// Folder with the webhook's certificate, tls.crt and tls.key; read again when they change.
-    #[arg(long, env = "WEIR_WEBHOOK_CERTIFICATE_DIR", value_name = "DIR")]
-    pub webhook_certificate_dir: Option<PathBuf>,
-    /// Service of Weir's own namespace by which the API server reaches the webhook: Weir makes a certificate for it.
-    #[arg(long, env = "WEIR_WEBHOOK_SERVICE", value_name = "NAME")]
-    pub webhook_service: Option<String>,
-    /// Secret of Weir's own namespace in which that certificate is kept. It must exist.
-    #[arg(long, env = "WEIR_WEBHOOK_SECRET", value_name = "NAME")]
-    pub webhook_secret: Option<String>,
-    /// ValidatingWebhookConfiguration into which Weir writes whom to trust. It must exist.
+    /// ValidatingWebhookConfiguration into which Weir writes whom the API server is to trust, with --certificate-secret. It must exist.
     #[arg(long, env = "WEIR_WEBHOOK_CONFIGURATION", value_name = "NAME")]
     pub webhook_configuration: Option<String>,
+}
+
+/// Who Weir is, and how proxies prove who they are.
+#[derive(Clone, Debug, clap::Args)]
+pub struct IdentityArgs {
+    /// Folder with Weir's certificate for xDS and the webhook, tls.crt and tls.key, and whom to trust, ca.crt; read again when they
+    /// change.
+    #[arg(long, env = "WEIR_CERTIFICATE_DIR", value_name = "DIR")]
+    pub certificate_dir: Option<PathBuf>,
+    /// Service of Weir's own namespace by which it is reached: Weir makes a certificate for it. With --certificate-secret.
+    #[arg(long, env = "WEIR_CERTIFICATE_SERVICE", value_name = "NAME")]
+    pub certificate_service: Option<String>,
+    /// Secret of Weir's own namespace in which that certificate is kept. It must exist.
+    #[arg(long, env = "WEIR_CERTIFICATE_SECRET", value_name = "NAME")]
+    pub certificate_secret: Option<String>,
+    /// ConfigMap into which Weir writes whom proxies are to trust, as ca.crt; may be given several times. It must exist.
+    #[arg(long = "ca-config-map", env = "WEIR_CA_CONFIG_MAPS", value_name = "NAMESPACE/NAME", value_delimiter = ',', value_parser = place)]
+    pub ca_config_maps: Vec<Place>,
+    /// Accept client certificates of the authorities in this file, PEM; read again when it changes. A certificate names its pod by a
+    /// URI spiffe://TRUST-DOMAIN/ns/NAMESPACE/pod/POD, or by the common name NAMESPACE/POD.
+    #[arg(long, env = "WEIR_XDS_CLIENT_CA", value_name = "FILE")]
+    pub xds_client_ca: Option<PathBuf>,
+    /// Serve xDS in plain text, to whoever comes: on loopback alone, for tests.
+    #[arg(long, env = "WEIR_XDS_PLAINTEXT")]
+    pub xds_plaintext: bool,
 }
 
 /// Where and how Prometheus is asked.
@@ -313,9 +335,36 @@ pub struct ProxyArgs {
     /// Where Weir serves xDS: an address, or a name that the proxy looks up.
     #[arg(long, default_value = XDS_ADDRESS, value_name = "HOST:PORT")]
     pub xds_address: Upstream,
+    /// How the proxy trusts Weir, and proves who it is.
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// Which form of xDS the proxy speaks. Both bring the same; delta sends less.
     #[arg(long, default_value = "delta")]
     pub protocol: Protocol,
+}
+
+/// How a proxy trusts Weir, and proves who it is. Paths are the proxy's own.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TrustArgs {
+    /// File with the authorities by which the proxy trusts Weir: it then speaks TLS. Without it, plain text.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The name that Weir's certificate must have; by default that of --xds-address.
+    #[arg(long, value_name = "NAME", requires = "ca_file")]
+    pub server_name: Option<String>,
+    /// File with the token of the pod's service account, for the audience `weir`.
+    #[arg(long, value_name = "FILE", requires = "ca_file")]
+    pub token_file: Option<PathBuf>,
+    /// File with the proxy's client certificate, instead of a token.
+    #[arg(long, value_name = "FILE", requires_all = ["ca_file", "key_file"], conflicts_with = "token_file")]
+    pub certificate_file: Option<PathBuf>,
+    /// File with the key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "certificate_file")]
+    pub key_file: Option<PathBuf>,
+    /// Folder in which small files are written by which Envoy notices that the files above were replaced; the proxy must find it at
+    /// the same path. By default that of --output.
+    #[arg(long, value_name = "DIR", requires = "ca_file")]
+    pub secrets_dir: Option<PathBuf>,
 }
 
 /// `weir bootstrap`.
@@ -343,12 +392,29 @@ pub struct AttachmentArgs {
     pub proxy: ProxyArgs,
 }
 
-/// `weir status`.
+/// Where a running Weir is asked, and how.
 #[derive(Clone, Debug, clap::Args)]
-pub struct StatusArgs {
+pub struct AdminArgs {
     /// Where the running Weir serves its admin page.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
+    /// File with the authorities by which that Weir is trusted: it is then asked by HTTPS, as in a cluster.
+    #[arg(long, env = "WEIR_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The name that its certificate must have.
+    #[arg(long, env = "WEIR_SERVER_NAME", value_name = "NAME", default_value = "weir.weir-system.svc")]
+    pub server_name: String,
+    /// File with a token that its API server knows.
+    #[arg(long, env = "WEIR_TOKEN_FILE", value_name = "FILE", requires = "ca_file")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `weir status`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// The running Weir.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -363,12 +429,22 @@ pub struct PauseArgs {
     /// Only this Service; everything otherwise, Services that come later included.
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub service: Option<ServiceKey>,
-    /// Where the running Weir serves its admin page: an address of this machine.
-    #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
-    pub admin_address: SocketAddr,
+    /// The running Weir, on this machine.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// How long to wait for the proxies.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = limiter::language::parse_duration)]
     pub timeout: Duration,
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    let expected = || format!("expected NAMESPACE/NAME of a ConfigMap, such as shop/weir-ca, found {text:?}");
+    let (namespace, name) = text.split_once('/').ok_or_else(expected)?;
+    let namespace = self::namespace(namespace).map_err(|_| expected())?;
+    if name.is_empty() || name.contains('/') {
+        return Err(expected());
+    }
+    Ok(Place { namespace, name: name.to_owned() })
 }
 
 fn namespace(text: &str) -> Result<String, String> {

@@ -1,5 +1,6 @@
 //! The commands of `weir`, one file each.
 
+mod admin;
 mod bootstrap;
 mod explain;
 mod files;

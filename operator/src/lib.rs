@@ -16,6 +16,7 @@ pub mod caret;
 pub mod checkpoint;
 pub mod command;
 pub mod demo;
+pub mod identity;
 pub mod index;
 pub mod intent;
 pub mod metrics;

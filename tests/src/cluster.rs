@@ -8,7 +8,7 @@
 pub mod audit;
 mod binaries;
 mod certificates;
-mod credentials;
+pub mod credentials;
 mod network;
 pub mod node;
 pub mod pods;

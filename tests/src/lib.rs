@@ -8,12 +8,15 @@
 //! Nothing here decides what is right; the tests in `tests/it` do.
 
 pub mod app;
+pub mod authority;
 pub mod clock;
 pub mod cluster;
 pub mod collector;
+pub mod dial;
 pub mod http;
 pub mod mesh;
 pub mod metrics_api;
+pub mod mount;
 pub mod ports;
 pub mod prometheus;
 pub mod proxy;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use operator::{
     demo::envoy::Envoy,
-    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, bootstrap},
+    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, Trust, bootstrap},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -73,16 +73,31 @@ impl Proxy {
     /// # Panics
     ///
     /// When it does not get live.
-    pub async fn start_as(
+    pub async fn start_as(xds_address: SocketAddr, node: (&str, &str, &str), change: impl FnOnce(&mut Value)) -> Self {
+        Self::start_trusting(xds_address, node, None, change).await
+    }
+
+    /// As [`Self::start_as`], with TLS and a credential. Whether Weir accepts that is another matter: a proxy gets live without it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get live.
+    pub async fn start_trusting(
         xds_address: SocketAddr,
         (namespace, service, pod): (&str, &str, &str),
+        trust: Option<Trust>,
         change: impl FnOnce(&mut Value),
     ) -> Self {
+        for (name, secret) in trust.iter().flat_map(Trust::secrets) {
+            let folder = trust.as_ref().map(|trust| trust.secrets_folder.clone()).unwrap_or_default();
+            std::fs::write(folder.join(name), secret.to_string()).expect("the folder for secrets can be written");
+        }
         let mut configuration = bootstrap(&Options {
             service: service.to_owned(),
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             xds_address: xds_address.into(),
+            trust,
             admin_address: ports::free(),
             protocol: Protocol::Delta,
             metrics_interval: DEFAULT_METRICS_INTERVAL,

@@ -98,7 +98,8 @@ impl Weir {
         Self::spawn_program(tokio::process::Command::new(binary()), &folder(config), xds, admin, arguments)
     }
 
-    /// Starts `weir run --kubernetes` with the rights of a kubeconfig, on free ports, and waits until it is ready.
+    /// Starts `weir run --kubernetes` with the rights of a kubeconfig, on free ports, and waits until it is ready. Proxies need not
+    /// prove who they are; [`Self::spawn_trusted`] is as in a cluster.
     ///
     /// # Panics
     ///
@@ -117,7 +118,8 @@ impl Weir {
     pub async fn watch_by(clock: &Clock, kubeconfig: &Path, arguments: &[&str]) -> Self {
         let mut program = tokio::process::Command::new(binary());
         program.envs(clock.environment());
-        let mut weir = Self::spawn_program(program, &kubernetes(kubeconfig), ports::free(), ports::free(), arguments);
+        let arguments = [&["--xds-plaintext"], arguments].concat();
+        let mut weir = Self::spawn_program(program, &kubernetes(kubeconfig), ports::free(), ports::free(), &arguments);
         weir.ready().await;
         weir
     }
@@ -129,6 +131,16 @@ impl Weir {
     /// When the binary cannot be started at all.
     #[must_use]
     pub fn spawn_watch(kubeconfig: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
+        Self::spawn_trusted(kubeconfig, xds, admin, &[&["--xds-plaintext"], arguments].concat())
+    }
+
+    /// As [`Self::spawn_watch`], but proxies prove who they are: the arguments say with which certificate.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn_trusted(kubeconfig: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
         let program = tokio::process::Command::new(binary());
         Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
     }

@@ -36,7 +36,14 @@ impl Server {
         let address = listener.local_addr().expect("a bound listener has an address");
         let (table, proxies) = (Table::new(), Proxies::new());
         let shutdown = CancellationToken::new();
-        tokio::spawn(server::serve(table.clone(), proxies.clone(), Default::default(), listener, shutdown.clone()));
+        tokio::spawn(server::serve(
+            table.clone(),
+            proxies.clone(),
+            Default::default(),
+            listener,
+            operator::identity::Door::open(),
+            shutdown.clone(),
+        ));
         Self { address, table, proxies, _ends: shutdown.drop_guard() }
     }
 

@@ -9,12 +9,22 @@
 {{- end }}
 
 {{- define "weir.certificate" -}}
-{{ include "weir.name" . }}-webhook-certificate
+{{ include "weir.name" . }}-certificate
 {{- end }}
 
-{{/* Whether Weir makes and renews the certificate of its webhook: `true` or nothing. */}}
+{{/* In which proxies are told whom to trust. */}}
+{{- define "weir.authorities" -}}
+{{ include "weir.name" . }}-ca
+{{- end }}
+
+{{/* Whether Weir makes and renews its certificate: `true` or nothing. */}}
 {{- define "weir.makesCertificate" -}}
-{{- if and .Values.webhook.enabled (not .Values.webhook.certificate.secretName) }}true{{ end }}
+{{- if not .Values.certificate.secretName }}true{{ end }}
+{{- end }}
+
+{{/* Namespaces with proxies, and that of Weir, where readers of its metrics find it, as JSON. */}}
+{{- define "weir.proxyNamespaces" -}}
+{{ append (.Values.proxyNamespaces | default .Values.namespaces | default (list "default")) .Release.Namespace | uniq | toJson }}
 {{- end }}
 
 {{- define "weir.selector" -}}

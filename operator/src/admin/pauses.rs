@@ -1,6 +1,6 @@
 //! `GET /pause`, `POST /pause` and `POST /resume`: the kill switch. Each answers with how far it has come among the proxies.
 //!
-//! Only a POST changes something, and only one from this machine that no web page has sent: the admin page has no other lock.
+//! Only a POST changes something, and only one from this machine that no web page has sent; in a cluster only with a token, too.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::Page;
+use super::{Page, desk::Origin};
 use crate::{
     app::Question,
     build::Builder,
@@ -126,11 +126,11 @@ pub(super) async fn look(State(page): State<Page>, Query(parameters): Query<Para
 
 pub(super) async fn pause(
     State(page): State<Page>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(origin): ConnectInfo<Origin>,
     headers: HeaderMap,
     Query(parameters): Query<Parameters>,
 ) -> Response {
-    match lock(peer, &headers) {
+    match lock(origin.address, &headers) {
         None => ask(&page, Some(Switch::Pause), parameters).await,
         Some(refused) => refused,
     }
@@ -138,11 +138,11 @@ pub(super) async fn pause(
 
 pub(super) async fn resume(
     State(page): State<Page>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(origin): ConnectInfo<Origin>,
     headers: HeaderMap,
     Query(parameters): Query<Parameters>,
 ) -> Response {
-    match lock(peer, &headers) {
+    match lock(origin.address, &headers) {
         None => ask(&page, Some(Switch::Resume), parameters).await,
         Some(refused) => refused,
     }

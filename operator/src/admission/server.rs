@@ -19,12 +19,7 @@ use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionReview},
 };
-use rustls::{
-    ServerConfig,
-    crypto::ring,
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use rustls::{ServerConfig, crypto::ring};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Mutex, Semaphore, mpsc, oneshot},
@@ -36,9 +31,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::{
-    Ask, Held, Meters,
+    Ask, Meters,
     review::{self, Verdict},
 };
+use crate::identity::Held;
 
 /// An object is at most 1.5 MiB where it is stored; of an update there are two.
 const LARGEST: usize = 4 << 20;
@@ -59,12 +55,6 @@ pub(super) struct Reviewer {
     pub(super) namespaces: Arc<[String]>,
     /// One object is read at a time, so that large ones do not add up: as a tree an object takes many times its text.
     pub(super) turn: Arc<Mutex<()>>,
-}
-
-impl ResolvesServerCert for Held {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.get().map(|certificate| certificate.key)
-    }
 }
 
 /// Serves until `shutdown`, then lets what is asked be answered.

@@ -4,11 +4,9 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use http::Method;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::say;
+use super::{admin, say};
 use crate::{
     args::PauseArgs,
     intent::{Pauses, ServiceKey},
@@ -70,20 +68,11 @@ fn stands(paused: &Pauses, path: &str, service: Option<&ServiceKey>) -> bool {
 }
 
 async fn ask(args: &PauseArgs, method: Method, path: &str, deadline: Instant) -> anyhow::Result<Progress> {
-    let mut uri = format!("http://{}{path}", args.admin_address);
+    let mut path = path.to_owned();
     if let Some(service) = &args.service {
-        uri.push_str(&format!("?service={service}"));
+        path.push_str(&format!("?service={service}"));
     }
-    let request = http::Request::builder().method(method).uri(&uri).body(Empty::<bytes::Bytes>::new())?;
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let answer = async {
-        let answer = client
-            .request(request)
-            .await
-            .with_context(|| format!("no Weir answers on {} (--admin-address)", args.admin_address))?;
-        let status = answer.status();
-        anyhow::Ok((status, answer.into_body().collect().await?.to_bytes()))
-    };
+    let answer = admin::ask(&args.admin, method, &path);
     let answer = timeout_at(deadline.max(Instant::now() + LOOK), answer).await;
     let (status, body) = answer.with_context(|| format!("no answer within {:?} (--timeout)", args.timeout))??;
     if !status.is_success() {

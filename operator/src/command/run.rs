@@ -1,16 +1,17 @@
 //! `weir run`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
-    admission::{self, Kept},
+    admission,
     app::{self, Config, Source},
-    args::{ClusterArgs, RunArgs, WebhookArgs},
+    args::{ClusterArgs, IdentityArgs, RunArgs, WebhookArgs},
+    identity::{self, Kept},
     metrics,
     telemetry::traces,
     watch::kubernetes,
@@ -30,9 +31,11 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let metrics_api_interval = args.cluster.metrics_api_interval.unwrap_or(metrics::kubernetes::DEFAULT_INTERVAL);
     let source = source(args.config, args.cluster).await?;
-    let webhook = webhook(args.webhook, &source)?;
+    let identity = identity(args.identity, &args.webhook, [args.xds_address, args.admin_address], &source)?;
+    let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source)?;
     let config = Config {
         source,
+        identity,
         webhook,
         xds_address: args.xds_address,
         admin_address: args.admin_address,
@@ -68,51 +71,121 @@ async fn source(folder: Option<PathBuf>, cluster: ClusterArgs) -> anyhow::Result
     }
 }
 
-/// What was typed about the webhook says all of one certificate, or nothing.
-fn webhook(args: WebhookArgs, source: &Source) -> anyhow::Result<Option<admission::Config>> {
-    let WebhookArgs {
-        webhook_address,
-        webhook_certificate_dir: folder,
-        webhook_service,
-        webhook_secret,
-        webhook_configuration,
-    } = args;
-    let names = [
-        ("--webhook-service", webhook_service),
-        ("--webhook-secret", webhook_secret),
-        ("--webhook-configuration", webhook_configuration),
-    ];
-    let named = names.iter().find(|(_, name)| name.is_some()).map(|(flag, _)| *flag);
+/// What was typed about the webhook says all of it, or nothing.
+fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow::Result<Option<admission::Config>> {
+    let WebhookArgs { webhook_address, webhook_configuration } = args;
     let given = webhook_address.map(|_| "--webhook-address");
-    let given = given.or(folder.as_ref().map(|_| "--webhook-certificate-dir")).or(named);
+    let given = given.or(webhook_configuration.as_ref().map(|_| "--webhook-configuration"));
     let Some(given) = given else { return Ok(None) };
     let Source::Kubernetes(cluster) = source else {
         anyhow::bail!("{given} is for --kubernetes: nobody asks where there is no API server");
     };
-    let Some(address) = webhook_address else {
+    let Some(address) = *webhook_address else {
         anyhow::bail!("{given} is for the webhook, which is not served: give --webhook-address, such as 0.0.0.0:15443");
     };
-    let certificate = match (folder, named) {
+    anyhow::ensure!(
+        has_certificate,
+        "--webhook-address needs a certificate: give --certificate-dir DIR with tls.crt and tls.key, or \
+         --certificate-service and --certificate-secret to have Weir make it"
+    );
+    Ok(Some(admission::Config { address, namespaces: cluster.namespaces.clone() }))
+}
+
+/// What was typed about who is who, against what is served and where.
+fn identity(
+    args: IdentityArgs,
+    webhook: &WebhookArgs,
+    [xds, admin]: [SocketAddr; 2],
+    source: &Source,
+) -> anyhow::Result<identity::Config> {
+    let certificate = certificate(&args, webhook, source)?;
+    let IdentityArgs { ca_config_maps: places, xds_client_ca: clients, xds_plaintext, .. } = args;
+    let in_cluster = matches!(source, Source::Kubernetes(_));
+    if !places.is_empty() {
+        anyhow::ensure!(in_cluster, "--ca-config-map is for --kubernetes: a folder has no ConfigMaps");
+        anyhow::ensure!(
+            certificate.is_some(),
+            "--ca-config-map needs a certificate: give --certificate-dir, or --certificate-service and --certificate-secret"
+        );
+    }
+    let proxies = if xds_plaintext {
+        anyhow::ensure!(
+            xds.ip().is_loopback(),
+            "--xds-plaintext is for loopback alone, not for --xds-address {xds}: whoever reaches it could read what it serves and \
+             pretend to be any proxy; give --certificate-dir instead, or --certificate-service and --certificate-secret"
+        );
+        anyhow::ensure!(clients.is_none(), "--xds-plaintext and --xds-client-ca exclude each other: give one of them");
+        if in_cluster {
+            warn!(address = %xds, "xDS is served in plain text, and proxies need not prove who they are");
+        }
+        None
+    } else if certificate.is_some() && (in_cluster || clients.is_some()) {
+        Some(identity::Credentials { tokens: in_cluster, clients })
+    } else if certificate.is_some() && !xds.ip().is_loopback() {
+        anyhow::bail!(
+            "--xds-address {xds} needs --xds-client-ca FILE beside the certificate: without it no proxy can prove who it is"
+        )
+    } else if clients.is_some() {
+        anyhow::bail!(
+            "--xds-client-ca needs a certificate of Weir's own: give --certificate-dir DIR with tls.crt and tls.key"
+        )
+    } else if in_cluster {
+        anyhow::bail!(
+            "--kubernetes needs a certificate for xDS: give --certificate-service and --certificate-secret to have Weir make it, \
+             or --certificate-dir; or --xds-plaintext, on loopback"
+        )
+    } else if xds.ip().is_loopback() {
+        None
+    } else {
+        anyhow::bail!(
+            "--xds-address {xds} is not loopback: whoever reaches it could pretend to be any proxy; give --certificate-dir DIR \
+             and --xds-client-ca FILE, with which proxies prove who they are"
+        )
+    };
+    // What a folder's Weir serves is for its machine, by the page of its docs; a cluster is many machines.
+    let readers = in_cluster && !admin.ip().is_loopback();
+    anyhow::ensure!(
+        !readers || certificate.is_some(),
+        "--admin-address {admin} is not loopback, so it is read by HTTPS, which needs a certificate: give --certificate-service and \
+         --certificate-secret, or --certificate-dir"
+    );
+    Ok(identity::Config { certificate, proxies, readers, places })
+}
+
+/// Where the certificate comes from.
+fn certificate(
+    args: &IdentityArgs,
+    webhook: &WebhookArgs,
+    source: &Source,
+) -> anyhow::Result<Option<identity::Source>> {
+    let names =
+        [("--certificate-service", &args.certificate_service), ("--certificate-secret", &args.certificate_secret)];
+    let named = names.iter().find(|(_, name)| name.is_some()).map(|(flag, _)| *flag);
+    match (&args.certificate_dir, named) {
         (Some(_), Some(named)) => anyhow::bail!(
-            "--webhook-certificate-dir and {named} exclude each other: Weir makes the certificate, or somebody else does"
+            "--certificate-dir and {named} exclude each other: Weir makes the certificate, or somebody else does"
         ),
         (Some(folder), None) => {
-            let metadata = std::fs::metadata(&folder).with_context(|| folder.display().to_string());
-            let is_folder = metadata.context("--webhook-certificate-dir cannot be read")?.is_dir();
-            anyhow::ensure!(is_folder, "--webhook-certificate-dir: {} is no folder", folder.display());
-            admission::Source::Folder(folder)
+            let metadata = std::fs::metadata(folder).with_context(|| folder.display().to_string());
+            let is_folder = metadata.context("--certificate-dir cannot be read")?.is_dir();
+            anyhow::ensure!(is_folder, "--certificate-dir: {} is no folder", folder.display());
+            anyhow::ensure!(
+                webhook.webhook_configuration.is_none(),
+                "--certificate-dir and --webhook-configuration exclude each other: whoever makes the certificate tells the API server"
+            );
+            Ok(Some(identity::Source::Folder(folder.clone())))
         }
-        (None, None) => anyhow::bail!(
-            "--webhook-address needs a certificate: give --webhook-certificate-dir DIR with tls.crt and tls.key, or \
-             --webhook-service, --webhook-secret and --webhook-configuration to have Weir make it"
-        ),
+        (None, None) => Ok(None),
         (None, Some(named)) => {
-            let [service, secret, configuration] = names.map(|(flag, name)| {
-                name.with_context(|| format!("{named} needs {flag} NAME, too: Weir makes a certificate with all three"))
+            let Source::Kubernetes(cluster) = source else {
+                anyhow::bail!("{named} is for --kubernetes: without an API server give --certificate-dir");
+            };
+            let [service, secret] = names.map(|(flag, name)| {
+                let needs = || format!("{named} needs {flag} NAME, too: Weir makes a certificate with both");
+                name.clone().with_context(needs)
             });
-            let client = cluster.client.clone();
-            admission::Source::Kept(Kept { client, service: service?, secret: secret?, configuration: configuration? })
+            let (client, configuration) = (cluster.client.clone(), webhook.webhook_configuration.clone());
+            Ok(Some(identity::Source::Kept(Kept { client, service: service?, secret: secret?, configuration })))
         }
-    };
-    Ok(Some(admission::Config { address, certificate, namespaces: cluster.namespaces.clone() }))
+    }
 }

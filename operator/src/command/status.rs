@@ -2,15 +2,16 @@
 
 mod watch;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use crds::conditions::ConditionType;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
-use super::say;
-use crate::{args::StatusArgs, status::Status};
+use super::{admin, say};
+use crate::{
+    args::{AdminArgs, StatusArgs},
+    status::Status,
+};
 
 /// How long a Weir may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,25 +28,20 @@ pub(super) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 /// What is to be shown now.
 async fn shown(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
-    let body = ask(args.admin_address).await?;
+    let body = ask(&args.admin).await?;
     if args.json {
         return Ok(vec![String::from_utf8_lossy(&body).into_owned()]);
     }
     Ok(lines(&serde_json::from_slice(&body).context("the answer is not a status")?))
 }
 
-async fn ask(address: SocketAddr) -> anyhow::Result<bytes::Bytes> {
-    let uri: http::Uri = format!("http://{address}/status").parse()?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let ask = async {
-        let answer = client.get(uri).await;
-        let answer = answer.with_context(|| format!("no Weir answers on {address} (--admin-address)"))?;
-        if !answer.status().is_success() {
-            bail!("{address} answered {}", answer.status());
-        }
-        Ok(answer.into_body().collect().await?.to_bytes())
-    };
-    tokio::time::timeout(PATIENCE, ask).await.context("no answer within 10 s")?
+async fn ask(args: &AdminArgs) -> anyhow::Result<bytes::Bytes> {
+    let answer = tokio::time::timeout(PATIENCE, admin::ask(args, http::Method::GET, "/status")).await;
+    let (status, body) = answer.context("no answer within 10 s")??;
+    if !status.is_success() {
+        bail!("{} answered {status}: {}", args.admin_address, String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
 }
 
 fn lines(status: &Status) -> Vec<String> {

@@ -122,6 +122,7 @@ fn proxy_bootstrap(cast: &Cast, addresses: &Addresses, replica: usize) -> Value 
         namespace: NAMESPACE.to_owned(),
         pod: cast.pod(replica),
         xds_address: addresses.xds.into(),
+        trust: None,
         admin_address: addresses.proxy_admins[replica],
         protocol: Protocol::Delta,
         metrics_interval: DEFAULT_METRICS_INTERVAL,

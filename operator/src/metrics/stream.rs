@@ -1,6 +1,6 @@
 //! What Envoys stream of their own statistics: `envoy.service.metrics.v3.MetricsService`, on the port of xDS.
 //!
-//! One small task a stream. A stream belongs to the pod that its first message names; what it says counts while a rule of the
+//! One small task a stream. A stream belongs to the pod that its first message names, which must be the caller itself; what it says counts while a rule of the
 //! pod's service reads such words, and is skipped undecoded otherwise. When the receiver is slow, the newest values win.
 
 mod families;
@@ -27,7 +27,10 @@ use self::{
     },
 };
 use super::{HealthBoard, PodSample, Source, Streaming as Standing, Wanted, outbox::Outbox};
-use crate::xds::node::NodeKey;
+use crate::{
+    identity::{Gate, Shown},
+    xds::node::NodeKey,
+};
 
 /// A stream must say who it is within this.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -40,10 +43,11 @@ pub fn spawn(
     wanted: watch::Receiver<Arc<Wanted>>,
     samples: mpsc::Sender<Vec<PodSample>>,
     health: HealthBoard,
+    gate: Gate,
     shutdown: CancellationToken,
 ) -> (tonic::service::Routes, JoinHandle<()>) {
     let outbox = Arc::new(Outbox::default());
-    let sink = Sink { wanted, outbox: Arc::clone(&outbox), health, shutdown: shutdown.clone() };
+    let sink = Sink { wanted, outbox: Arc::clone(&outbox), health, gate, shutdown: shutdown.clone() };
     let service = MetricsServiceServer::new(sink).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let drained = async move {
         tokio::select! {
@@ -58,6 +62,7 @@ struct Sink {
     wanted: watch::Receiver<Arc<Wanted>>,
     outbox: Arc<Outbox>,
     health: HealthBoard,
+    gate: Gate,
     shutdown: CancellationToken,
 }
 
@@ -70,14 +75,16 @@ impl MetricsService for Sink {
         tokio::select! {
             // Envoy opens the stream again with the next flush.
             () = self.shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
-            ended = self.read(request.into_inner()) => ended.map(|()| Response::new(StreamMetricsResponse {})),
+            ended = self.read(request) => ended.map(|()| Response::new(StreamMetricsResponse {})),
         }
     }
 }
 
 impl Sink {
     /// Reads a stream to its end.
-    async fn read(&self, mut inbound: Streaming<StreamMetricsMessage>) -> Result<(), Status> {
+    async fn read(&self, request: Request<Streaming<StreamMetricsMessage>>) -> Result<(), Status> {
+        let caller = self.gate.admit(Shown::of(&request)).await?;
+        let mut inbound = request.into_inner();
         let first = match timeout(FIRST_MESSAGE, inbound.message()).await {
             Ok(first) => first?,
             Err(_) => return Err(Status::deadline_exceeded("no message within 10 s of opening the stream")),
@@ -87,14 +94,22 @@ impl Sink {
             // Envoy tries again with every flush; the xDS server warns of the same id.
             debug!(%status, "a stream of statistics is refused");
         })?;
+        // A pod's numbers move the limits of its whole service, so they come from itself alone.
+        self.gate.claim(&caller, node.namespace(), node.pod())?;
         debug!(%node, "a proxy streams its statistics");
         let mut stream = Stream { sink: self, node, window: Window::default(), standing: None };
-        loop {
-            stream.message(&message);
-            match inbound.message().await? {
-                Some(next) => message = next,
-                None => return Ok(()),
+        let messages = async {
+            loop {
+                stream.message(&message);
+                match inbound.message().await? {
+                    Some(next) => message = next,
+                    None => return Ok(()),
+                }
             }
+        };
+        tokio::select! {
+            ended = messages => ended,
+            expired = caller.expired() => Err(expired),
         }
     }
 }

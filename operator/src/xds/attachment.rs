@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::extensions::{
 
 use crate::xds::{
     NodeKey,
-    bootstrap::{Protocol, Upstream, from_weir, weir_cluster},
+    bootstrap::{Protocol, Trust, Upstream, from_weir, weir_cluster},
     names,
     print::{self, Error},
     resources::extension,
@@ -22,6 +22,8 @@ pub struct Options {
     pub node: NodeKey,
     /// Where Weir serves xDS, as the proxy reaches it.
     pub xds_address: Upstream,
+    /// How they trust each other; `None`: in plain text.
+    pub trust: Option<Trust>,
     /// Which form of xDS the proxy speaks to Weir; it need not be that of the other control plane.
     pub protocol: Protocol,
 }
@@ -32,7 +34,7 @@ pub struct Options {
 ///
 /// A filter cannot be printed, which is a bug of Weir's.
 pub fn attachment(options: &Options) -> Result<Value, Error> {
-    let Options { node, xds_address, protocol } = options;
+    let Options { node, xds_address, trust, protocol } = options;
     let nothing = json!({
         "@type": SetMetadata::type_url(),
         "metadata": [{"metadata_namespace": names::METADATA, "value": {}}],
@@ -56,5 +58,5 @@ pub fn attachment(options: &Options) -> Result<Value, Error> {
     for filter in extension::filters() {
         http_filters.push(print::message(&filter)?);
     }
-    Ok(json!({"http_filters": http_filters, "clusters": [weir_cluster(xds_address)]}))
+    Ok(json!({"http_filters": http_filters, "clusters": [weir_cluster(xds_address, trust.as_ref())]}))
 }

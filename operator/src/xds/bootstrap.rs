@@ -1,12 +1,14 @@
 //! A ready bootstrap for Envoy: everything comes from Weir by one ADS stream.
 
 mod statistics;
+mod trust;
 mod upstream;
 
 use std::{net::SocketAddr, time::Duration};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
+pub use trust::{Credential, Trust};
 pub use upstream::{NoUpstream, Upstream};
 
 use crate::xds::{NodeKey, names};
@@ -22,6 +24,8 @@ pub struct Options {
     pub pod: String,
     /// Where Weir serves xDS.
     pub xds_address: Upstream,
+    /// How they trust each other; `None`: in plain text.
+    pub trust: Option<Trust>,
     /// Where Envoy's admin page listens.
     pub admin_address: SocketAddr,
     /// Which form of xDS it speaks.
@@ -57,7 +61,7 @@ pub const DEFAULT_METRICS_INTERVAL: Duration = Duration::from_millis(250);
 /// Envoy's bootstrap as JSON (`envoy -c FILE` takes it).
 #[must_use]
 pub fn bootstrap(options: &Options) -> Value {
-    let Options { service, namespace, pod, xds_address, admin_address, protocol, metrics_interval } = options;
+    let Options { service, namespace, pod, xds_address, trust, admin_address, protocol, metrics_interval } = options;
     let node = NodeKey::new(namespace, service, pod);
     // Without Weir, Envoy waits this long for each of the three before it goes live with what it has.
     let from_ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
@@ -84,13 +88,14 @@ pub fn bootstrap(options: &Options) -> Value {
         "stats_sinks": statistics::sinks(),
         "stats_config": statistics::config(),
         "static_resources": {
-            "clusters": [weir_cluster(xds_address)],
+            "clusters": [weir_cluster(xds_address, trust.as_ref())],
         },
     })
 }
 
 /// The static cluster of Weir itself.
-pub(super) fn weir_cluster(xds_address: &Upstream) -> Value {
+pub(super) fn weir_cluster(xds_address: &Upstream, trust: Option<&Trust>) -> Value {
+    const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let mut cluster = json!({
         "name": names::WEIR_CLUSTER,
         "type": "STATIC",
@@ -100,7 +105,7 @@ pub(super) fn weir_cluster(xds_address: &Upstream) -> Value {
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": xds_address.address()}}]}],
         },
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            HTTP: {
                 "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "explicit_http_config": {
                     // A connection that died silently is noticed within 7 s.
@@ -113,6 +118,12 @@ pub(super) fn weir_cluster(xds_address: &Upstream) -> Value {
         cluster["type"] = json!("STRICT_DNS");
         // A name that is not known yet is asked for again about once a second, instead of every five.
         cluster["dns_failure_refresh_rate"] = json!({"base_interval": "0.5s", "max_interval": "1s"});
+    }
+    if let Some(trust) = trust {
+        cluster["transport_socket"] = trust.transport_socket();
+        if let Some(filters) = trust.http_filters() {
+            cluster["typed_extension_protocol_options"][HTTP]["http_filters"] = filters;
+        }
     }
     cluster
 }
@@ -144,6 +155,7 @@ mod tests {
             namespace: "ns-a".into(),
             pod: "checkout-0".into(),
             xds_address: Upstream::Address(([127, 0, 0, 1], 18000).into()),
+            trust: None,
             admin_address: "[::1]:19000".parse().expect("an address"),
             protocol: Protocol::Delta,
             metrics_interval: DEFAULT_METRICS_INTERVAL,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::SocketAddr};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Request, Status, Streaming, metadata::MetadataMap, transport::Channel};
 
 use crate::xds::{
     ResourceType,
@@ -54,10 +54,21 @@ impl DeltaClient {
     ///
     /// The server refuses the call.
     pub async fn open(channel: Channel, node: &str) -> Result<Self, Error> {
+        Self::open_with(channel, node, MetadataMap::new()).await
+    }
+
+    /// As [`Self::open`], with metadata such as a token.
+    ///
+    /// # Errors
+    ///
+    /// The server refuses the call.
+    pub async fn open_with(channel: Channel, node: &str, metadata: MetadataMap) -> Result<Self, Error> {
         let (request_tx, request_rx) = mpsc::channel(16);
+        let mut request = Request::new(ReceiverStream::new(request_rx));
+        *request.metadata_mut() = metadata;
         let responses = AggregatedDiscoveryServiceClient::new(channel)
             .max_decoding_message_size(64 << 20)
-            .delta_aggregated_resources(ReceiverStream::new(request_rx))
+            .delta_aggregated_resources(request)
             .await
             .map_err(Box::new)?
             .into_inner();

@@ -10,13 +10,10 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Request, Response, Status, Streaming,
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use crate::identity::{Door, Gate, Shown, tls};
 use crate::xds::{
     NodeKey, ResourceType, names,
     proxies::{Connection, Proxies, Refusal, said},
@@ -79,7 +76,7 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `table`, and `beside` it other services, on `listener` until `shutdown`, then ends every stream (`UNAVAILABLE`:
+/// Serves `table`, and `beside` it other services, on `listener` to who comes in by the `door`, until `shutdown`, then ends every stream (`UNAVAILABLE`:
 /// Envoy keeps what it has and connects again) and returns.
 ///
 /// # Errors
@@ -90,15 +87,16 @@ pub async fn serve(
     proxies: Proxies,
     beside: Routes,
     listener: TcpListener,
+    door: Door,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_or_else(|_| "an unknown address".into(), |address| address.to_string());
     info!(%address, "xds server listens");
-    let streams = Streams { table, proxies, shutdown: shutdown.clone() };
+    let Door { gate, tls } = door;
+    let streams = Streams { table, proxies, gate, shutdown: shutdown.clone() };
     let ads = AggregatedDiscoveryServiceServer::new(streams.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
     let ecds = ExtensionConfigDiscoveryServiceServer::new(streams).max_decoding_message_size(MAX_REQUEST_BYTES);
-    // Small messages must not wait for an acknowledgement of earlier ones.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = tls::incoming(listener, tls, shutdown.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -120,6 +118,7 @@ pub async fn serve(
 struct Streams {
     table: Table,
     proxies: Proxies,
+    gate: Gate,
     shutdown: CancellationToken,
 }
 
@@ -208,14 +207,15 @@ impl Streams {
     where
         P: Protocol<Request: Send + Sync + 'static, Response: Send + 'static> + Send + 'static,
     {
-        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let shown = Shown::of(&request);
+        let peer = shown.peer();
         let inbound = request.into_inner();
         // One response waits for the transport at most; everything else stays a difference, not yet computed.
         let (response_tx, response_rx) = mpsc::channel(1);
-        let (table, proxies, shutdown) = (self.table.clone(), self.proxies.clone(), self.shutdown.clone());
+        let (streams, shutdown) = (self.clone(), self.shutdown.clone());
         let stream = async move {
             let outcome = tokio::select! {
-                outcome = open::<P>(seat, table, proxies, inbound, &response_tx) => outcome,
+                outcome = open::<P>(seat, streams, shown, inbound, &response_tx) => outcome,
                 // Envoy reconnects within its backoff.
                 () = shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
             };
@@ -240,17 +240,20 @@ type ResponseTx<P> = mpsc::Sender<Box<Result<<P as Protocol>::Response, Status>>
 /// Reads the first request, which says who is there, and serves the stream to its end.
 async fn open<P: Protocol>(
     seat: Seat,
-    table: Table,
-    proxies: Proxies,
+    streams: Streams,
+    shown: Shown,
     mut inbound: Streaming<P::Request>,
     response_tx: &ResponseTx<P>,
 ) -> Result<(), Status> {
+    let Streams { table, proxies, gate, shutdown: _ } = streams;
+    let caller = gate.admit(shown).await?;
     let first = match timeout(FIRST_REQUEST, inbound.message()).await {
         Ok(first) => first?,
         Err(_) => return Err(Status::deadline_exceeded("no request within 10 s of opening the stream")),
     };
     let Some(first) = first else { return Ok(()) };
     let node = seat.node(&first)?;
+    gate.claim(&caller, node.namespace(), node.pod())?;
     let user_agent = first.node().map(crate::xds::wire::Node::user_agent).unwrap_or_default();
     tracing::Span::current().record("node", tracing::field::display(&node));
     let mut watcher = match seat {
@@ -264,7 +267,10 @@ async fn open<P: Protocol>(
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);
-    let outcome = stream.run(&mut inbound, response_tx).await;
+    let outcome = tokio::select! {
+        outcome = stream.run(&mut inbound, response_tx) => outcome,
+        expired = caller.expired() => Err(expired),
+    };
     info!("proxy disconnected");
     outcome
 }

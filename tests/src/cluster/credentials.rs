@@ -1,12 +1,18 @@
-//! Kubeconfigs: of the administrator by certificate, of service accounts by token.
+//! Kubeconfigs: of the administrator by certificate, of service accounts by token. Tokens, also such as no API server gives.
 
 use std::path::{Path, PathBuf};
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use k8s_openapi::api::{
-    authentication::v1::{TokenRequest, TokenRequestSpec},
-    core::v1::ServiceAccount,
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::{Pod, ServiceAccount},
 };
 use kube::{Api, api::PostParams};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde_json::{Value, json};
 
 use super::Cluster;
@@ -36,11 +42,50 @@ impl Cluster {
     ///
     /// When there is no such account.
     pub async fn token(&self, namespace: &str, name: &str, audiences: &[&str]) -> String {
+        self.requested(namespace, name, audiences, None).await
+    }
+
+    /// The token for Weir that a pod would have mounted, of its namespace's default service account.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such pod.
+    pub async fn pod_token(&self, namespace: &str, pod: &str) -> String {
+        let object = Api::<Pod>::namespaced(self.client().await, namespace).get(pod).await;
+        let object = object.unwrap_or_else(|error| panic!("{namespace}/{pod}: {error}"));
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: object.metadata.name,
+            uid: object.metadata.uid,
+        };
+        self.requested(namespace, "default", &["weir"], Some(bound)).await
+    }
+
+    /// A token like this one after a change of its claims, signed with the cluster's own key: one that the API server would have to
+    /// believe.
+    ///
+    /// # Panics
+    ///
+    /// When it is no token.
+    #[must_use]
+    pub fn resigned(&self, token: &str, change: impl FnOnce(&mut Value)) -> String {
+        let pem = std::fs::read(self.home.path().join("service-account.key")).expect("the kit wrote it");
+        resign(&PrivatePkcs8KeyDer::from_pem_slice(&pem).expect("it is PKCS 8"), token, change)
+    }
+
+    async fn requested(
+        &self,
+        namespace: &str,
+        name: &str,
+        audiences: &[&str],
+        bound: Option<BoundObjectReference>,
+    ) -> String {
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: audiences.iter().map(|audience| (*audience).to_owned()).collect(),
                 expiration_seconds: Some(3600),
-                bound_object_ref: None,
+                bound_object_ref: bound,
             },
             ..TokenRequest::default()
         };
@@ -52,6 +97,25 @@ impl Cluster {
             .expect("an answered request has a status")
             .token
     }
+}
+
+/// As [`Cluster::resigned`], with any key.
+///
+/// # Panics
+///
+/// When it is no token, or the key is none of P-256.
+#[must_use]
+pub fn resign(key: &PrivatePkcs8KeyDer<'_>, token: &str, change: impl FnOnce(&mut Value)) -> String {
+    let random = SystemRandom::new();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der(), &random);
+    let mut parts = token.split('.');
+    let (header, claims) = (parts.next().expect("a header"), parts.next().expect("claims"));
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(claims).expect("claims are base64");
+    let mut claims: Value = serde_json::from_slice(&claims).expect("claims are JSON");
+    change(&mut claims);
+    let signed = format!("{header}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let signature = key.expect("a key of P-256").sign(&random, signed.as_bytes()).expect("it signs");
+    format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }
 
 /// JSON is YAML.

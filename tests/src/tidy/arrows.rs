@@ -25,8 +25,12 @@ const ROOMS: &[Room] = &[
     Room { name: "index", rooms: &["intent"], crates: &["crds", "k8s_openapi", "limiter"] },
     Room { name: "translate", rooms: &["index", "intent"], crates: &["limiter"] },
     Room { name: "intent", rooms: &[], crates: &["limiter"] },
-    Room { name: "xds", rooms: &["intent"], crates: &["limiter", "tokio", "envoy_types"] },
-    Room { name: "metrics", rooms: &["intent", "xds::names", "xds::node"], crates: &["kube", "limiter", "tokio"] },
+    Room { name: "xds", rooms: &["identity", "intent"], crates: &["limiter", "tokio", "envoy_types"] },
+    Room {
+        name: "metrics",
+        rooms: &["identity", "intent", "xds::names", "xds::node"],
+        crates: &["kube", "limiter", "tokio"],
+    },
     Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["limiter", "tokio"] },
     Room {
         name: "status",
@@ -35,9 +39,10 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "admission",
-        rooms: &["build", "caret", "index", "intent", "metrics", "watch::decode", "watch::kubernetes"],
+        rooms: &["build", "caret", "identity", "index", "intent", "metrics", "watch::decode"],
         crates: &["limiter", "k8s_openapi", "kube", "tokio"],
     },
+    Room { name: "identity", rooms: &["watch::kubernetes"], crates: &["k8s_openapi", "kube", "tokio"] },
     Room { name: "caret", rooms: &[], crates: &["limiter"] },
 ];
 
@@ -45,13 +50,15 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 18] = [
-    &["admission", "certificate"],
+const PURE: [&[&str]; 20] = [
     &["admission", "review"],
     &["admission", "warnings"],
     &["caret"],
     &["index"],
     &["translate"],
+    &["identity", "caller"],
+    &["identity", "certificate"],
+    &["identity", "token"],
     &["intent"],
     &["metrics", "kubernetes", "usage"],
     &["metrics", "stream", "families"],

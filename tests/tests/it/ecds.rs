@@ -26,7 +26,7 @@ const KEY: &str = "smartlimiters.weir.dev/ns-a/checkout";
 /// A gateway's own configuration: two hosts with a cluster each, and in front of its router what `weir attachment` prints.
 fn gateway(admin: &Value, service: &Service, weir: &Weir, protocol: Protocol, other: &App) -> Value {
     let node = service.node(0).parse().unwrap();
-    let mut attached = attachment(&Options { node, xds_address: weir.xds.into(), protocol }).unwrap();
+    let mut attached = attachment(&Options { node, xds_address: weir.xds.into(), trust: None, protocol }).unwrap();
     let socket = |address: std::net::SocketAddr| json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}});
     let cluster = |name: &str, address| {
         let endpoints = json!([{"lb_endpoints": [{"endpoint": {"address": socket(address)}}]}]);

@@ -16,4 +16,5 @@ mod simulate; // rules played against the queueing model
 mod sotw; // state of the world: a real Envoy takes, refuses, comes back
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
 mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
-mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away
+mod traces;
+mod trust; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away

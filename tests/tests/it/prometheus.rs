@@ -474,7 +474,7 @@ async fn the_languages_words_come_from_the_usual_exporters() {
         while let Some(batch) = samples_rx.recv().await {
             for sample in batch {
                 if let Measure::Number(word, value) = sample.measure {
-                    collected.lock().insert((sample.service, word), (sample.pod, value));
+                    collected.lock().insert((ServiceKey::clone(&sample.service), word), (sample.pod, value));
                 }
             }
         }

@@ -26,7 +26,14 @@ async fn weir() -> Weir {
     let (table, proxies, shutdown) = (Table::new(), Proxies::new(), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let server = tokio::spawn(serve(table.clone(), proxies.clone(), Routes::default(), listener, shutdown.clone()));
+    let server = tokio::spawn(serve(
+        table.clone(),
+        proxies.clone(),
+        Routes::default(),
+        listener,
+        Door::open(),
+        shutdown.clone(),
+    ));
     Weir { table, proxies, address, shutdown, server }
 }
 

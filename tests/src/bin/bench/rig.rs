@@ -72,6 +72,7 @@ pub(crate) async fn start_envoy(xds_address: SocketAddr, folder: &TempDir) -> an
         namespace: mesh::NAMESPACE.to_owned(),
         pod: format!("{}-0", mesh::SERVICE),
         xds_address: xds_address.into(),
+        trust: None,
         admin_address: ports::free(),
         protocol: bootstrap::Protocol::Delta,
         metrics_interval: bootstrap::DEFAULT_METRICS_INTERVAL,
@@ -94,7 +95,14 @@ impl Rig {
         let envoy = runtime.block_on(async move {
             let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into())?;
             let xds_address = listener.local_addr()?;
-            tokio::spawn(server::serve(table, serving, Default::default(), listener, CancellationToken::new()));
+            tokio::spawn(server::serve(
+                table,
+                serving,
+                Default::default(),
+                listener,
+                operator::identity::Door::open(),
+                CancellationToken::new(),
+            ));
             start_envoy(xds_address, folder_of_envoy).await
         })?;
         let node = NodeKey::new(mesh::NAMESPACE, mesh::SERVICE, format!("{}-0", mesh::SERVICE));

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::Value;
 use testkit::{
+    authority::{Authority, Signed},
     cluster::Cluster,
     eventually,
     http::{self, Connection},
@@ -77,7 +78,14 @@ impl Place {
         let configuration = self.configuration();
         let address = address.to_string();
         let mut arguments = vec!["--namespace", &self.namespace, "--webhook-address", &address];
-        let made = ["--webhook-service", "weir", "--webhook-secret", SECRET, "--webhook-configuration", &configuration];
+        let made = [
+            "--certificate-service",
+            "weir",
+            "--certificate-secret",
+            SECRET,
+            "--webhook-configuration",
+            &configuration,
+        ];
         arguments.extend(if more.is_empty() { &made[..] } else { more });
         Weir::spawn_watch(&kubeconfig, ports::free(), ports::free(), &arguments)
     }
@@ -142,7 +150,7 @@ fn selecting(namespace: &str, labels: &str) -> String {
     )
 }
 
-const SECRET: &str = "weir-webhook-certificate";
+const SECRET: &str = "weir-certificate";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_is_told_of_mistakes_and_warned_of_what_is_odd() {
@@ -220,7 +228,7 @@ async fn kubectl_is_told_of_mistakes_and_warned_of_what_is_odd() {
     assert!(said.contains("spec.selector.matchLabels[-tier]: no object can have a label \"-tier\""), "{said}");
 
     assert!(weir.metric("weir_admission_reviews_total").await >= 6.0);
-    let until = weir.metric("weir_admission_certificate_expiry_timestamp_seconds").await;
+    let until = weir.metric("weir_identity_certificate_expiry_timestamp_seconds").await;
     let days = (until - jiff::Timestamp::now().as_second() as f64) / 86_400.0;
     assert!((89.0..=90.0).contains(&days), "{days}");
     // No TLS, no answer, and no harm.
@@ -327,27 +335,12 @@ async fn the_certificate_outlives_weir_and_is_put_right() {
     assert!(weir.log().contains("damaged"), "{}", weir.log());
 }
 
-/// A Secret's data with a certificate of which less than a third is left, and its authority, as base64.
+/// A Secret's data with a certificate of which less than a third is left, and its authority.
 fn due(namespace: &str) -> (Value, String) {
-    let moment = |days: i64| {
-        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days);
-        std::time::SystemTime::from(at).into()
-    };
-    let valid = |names: Vec<String>| {
-        let mut parameters = rcgen::CertificateParams::new(names).unwrap();
-        (parameters.not_before, parameters.not_after) = (moment(-80), moment(10));
-        parameters
-    };
-    let mut authority = valid(Vec::new());
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    authority.distinguished_name.push(rcgen::DnType::CommonName, "before");
-    let key = rcgen::KeyPair::generate().unwrap();
-    let bundle = authority.self_signed(&key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(authority, key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = valid(vec![format!("weir.{namespace}.svc")]).signed_by(&key, &issuer).unwrap().pem();
-    let data = serde_json::json!({"tls.crt": certificate, "tls.key": key.serialize_pem(), "ca.crt": bundle});
-    (serde_json::json!({"stringData": data}), bundle)
+    let authority = Authority::new("before");
+    let Signed { certificate, key } = authority.server(&format!("weir.{namespace}.svc"), -80, 10);
+    let data = serde_json::json!({"tls.crt": certificate, "tls.key": key, "ca.crt": authority.pem()});
+    (serde_json::json!({"stringData": data}), authority.pem().to_owned())
 }
 
 #[tokio::test]
@@ -375,12 +368,12 @@ async fn a_certificate_is_renewed_before_it_expires_and_the_authority_before_sta
     .await;
     place.asked().await;
     eventually(SOON, "the new one is served", async || {
-        let until = weir.metric("weir_admission_certificate_expiry_timestamp_seconds").await;
+        let until = weir.metric("weir_identity_certificate_expiry_timestamp_seconds").await;
         let days = (until - jiff::Timestamp::now().as_second() as f64) / 86_400.0;
         if days > 89.0 { Ok(()) } else { Err(format!("{days} days are left")) }
     })
     .await;
-    assert!(weir.log().contains("renewing the webhook's certificate"), "{}", weir.log());
+    assert!(weir.log().contains("renewing Weir's certificate"), "{}", weir.log());
 }
 
 /// A self-signed certificate of these files; what the API server has to trust.
@@ -401,13 +394,13 @@ async fn a_certificate_of_somebody_elses_is_read_again_when_it_changes() {
     let values = temp_dir();
     let values = values.path().join("values.yaml");
     let install = |bundle: &str| {
-        let webhook: Value = serde_json::json!({"webhook": {"certificate": {"secretName": "own", "caBundle": bundle}}});
+        let webhook: Value = serde_json::json!({"certificate": {"secretName": "own", "caBundle": bundle}});
         std::fs::write(&values, webhook.to_string()).unwrap();
     };
     install(&second);
     let values_flag = ["--values", values.to_str().unwrap()];
     let place = Place::install_in(cluster, namespace.clone(), &values_flag).await;
-    let weir = place.weir_at(place.address, &["--webhook-certificate-dir", folder.path().to_str().unwrap()]).await;
+    let weir = place.weir_at(place.address, &["--certificate-dir", folder.path().to_str().unwrap()]).await;
     place.asked().await;
 
     drop(first);
@@ -436,18 +429,21 @@ async fn what_was_typed_about_the_webhook_says_all_of_it() {
     let address = ["--webhook-address", "127.0.0.1:0"];
     for (arguments, said) in [
         (
-            &["--webhook-secret", "a"][..],
-            "--webhook-secret is for the webhook, which is not served: give --webhook-address",
+            &["--webhook-configuration", "a"][..],
+            "--webhook-configuration is for the webhook, which is not served: give --webhook-address",
         ),
-        (&address[..], "--webhook-address needs a certificate: give --webhook-certificate-dir"),
-        (&[&address[..], &["--webhook-service", "a"]].concat()[..], "--webhook-service needs --webhook-secret NAME"),
+        (&address[..], "--webhook-address needs a certificate: give --certificate-dir"),
         (
-            &[&address[..], &["--webhook-certificate-dir", folder, "--webhook-secret", "a"]].concat()[..],
-            "--webhook-certificate-dir and --webhook-secret exclude each other",
+            &[&address[..], &["--certificate-service", "a"]].concat()[..],
+            "--certificate-service needs --certificate-secret NAME",
         ),
         (
-            &[&address[..], &["--webhook-certificate-dir", "/nowhere"]].concat()[..],
-            "--webhook-certificate-dir cannot be read: /nowhere: No such file or directory",
+            &[&address[..], &["--certificate-dir", folder, "--certificate-secret", "a"]].concat()[..],
+            "--certificate-dir and --certificate-secret exclude each other",
+        ),
+        (
+            &[&address[..], &["--certificate-dir", "/nowhere"]].concat()[..],
+            "--certificate-dir cannot be read: /nowhere: No such file or directory",
         ),
     ] {
         let weir = Weir::spawn_watch(cluster.kubeconfig(), ports::free(), ports::free(), arguments);
@@ -456,7 +452,8 @@ async fn what_was_typed_about_the_webhook_says_all_of_it() {
         assert!(log.contains(said), "{arguments:?}: {log}");
     }
     // What only the API server can tell costs the webhook alone.
-    let names = ["--webhook-service", "weir", "--webhook-secret", "nowhere", "--webhook-configuration", "nowhere"];
+    let names =
+        ["--certificate-service", "weir", "--certificate-secret", "nowhere", "--webhook-configuration", "nowhere"];
     let weir = Weir::watch(cluster.kubeconfig(), &[&address[..], &names].concat()).await;
     eventually(SOON, "it is said", async || {
         let log = weir.log();

@@ -7,7 +7,7 @@ use operator::{
     args::Args,
     xds::{ResourceType, client::DeltaClient},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{
     cluster::Cluster,
     eventually, http,
@@ -20,7 +20,7 @@ use tokio::time::timeout;
 const SOON: Duration = Duration::from_secs(20);
 
 const OWN_CERTIFICATE: &str =
-    "webhook.enabled=true,webhook.certificate.secretName=own,webhook.certificate.caBundle=-----BEGIN CERTIFICATE-----";
+    "webhook.enabled=true,certificate.secretName=own,certificate.caBundle=-----BEGIN CERTIFICATE-----";
 const WEBHOOK: &str = "webhook.enabled=true";
 const NO_WEBHOOK: &str = "webhook.enabled=false";
 const TWO: &str = "namespaces={charts-a,charts-b}";
@@ -102,11 +102,21 @@ async fn namespaces_take_the_place_of_rights_in_the_whole_cluster() {
     let roles = find(&objects, "Role").filter(watched).map(|role| role["metadata"]["namespace"].as_str().unwrap());
     assert_eq!(roles.collect::<Vec<_>>(), ["charts-a", "charts-b"]);
     let cluster_wide = find(&objects, "ClusterRole").next().unwrap()["rules"].as_array().unwrap();
-    assert!(cluster_wide.iter().all(|rule| rule["resourceNames"][0] == "weir.charts-weir"), "{cluster_wide:?}");
+    let ours = |rule: &&Value| rule["resourceNames"][0] == "weir.charts-weir" || rule["verbs"] == json!(["create"]);
+    assert_eq!(cluster_wide.iter().filter(|rule| !ours(rule)).collect::<Vec<_>>(), [&Value::Null; 0]);
+    let told = find(&objects, "ConfigMap").map(|map| map["metadata"]["namespace"].as_str().unwrap());
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        ["charts-a", "charts-b", "charts-weir"],
+        "where proxies are told whom to trust"
+    );
 
     let objects = template(cluster, &[TWO, NO_WEBHOOK]).await.unwrap();
-    assert_eq!(find(&objects, "ClusterRole").count() + find(&objects, "ClusterRoleBinding").count(), 0);
-    assert_eq!(find(&objects, "ValidatingWebhookConfiguration").count() + find(&objects, "Secret").count(), 0);
+    let mut rules = find(&objects, "ClusterRole").flat_map(|role| role["rules"].as_array().unwrap());
+    assert!(rules.all(|rule| rule["verbs"] == json!(["create"])), "reviews, and nothing else: {objects:?}");
+    assert_eq!(find(&objects, "ValidatingWebhookConfiguration").count(), 0);
+    let objects = template(cluster, &["certificate.secretName=own"]).await.unwrap();
+    assert_eq!(find(&objects, "Secret").count(), 0);
 }
 
 #[tokio::test]
@@ -138,7 +148,7 @@ async fn a_wrong_value_is_refused_by_its_field() {
         ("namespaces=default", "at '/namespaces': got string, want array"),
         ("namespaces={Default}", "at '/namespaces/0': 'Default' does not match pattern"),
         ("webhook.timeoutSeconds=60", "at '/webhook/timeoutSeconds': maximum: got 60, want 30"),
-        ("webhook.certificate.caBundle=-----BEGIN CERTIFICATE-----", "at '/webhook/certificate/secretName': minLength"),
+        ("certificate.caBundle=-----BEGIN CERTIFICATE-----", "at '/certificate/secretName': minLength"),
         ("image.tag=a b", "at '/image/tag': 'a b' does not match pattern"),
         ("extraArgs=--log=debug", "at '/extraArgs': got string, want array"),
     ] {

@@ -55,6 +55,7 @@ async fn run(pods: usize, mut commands_rx: mpsc::Receiver<String>) -> anyhow::Re
         Proxies::new(),
         tonic::service::Routes::default(),
         listener,
+        operator::identity::Door::open(),
         CancellationToken::new(),
     ));
     say(&port.to_string())?;

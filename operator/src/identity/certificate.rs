@@ -1,8 +1,9 @@
-//! A certificate for the webhook: made, read, and judged whether it is time for the next.
+//! Weir's own certificate: made, read, and judged whether it is time for the next.
 //!
 //! Values in, values out: `now` is an argument. An authority is made for each certificate; it signs that one and its key is
-//! forgotten, so that nobody can sign another. What the API server is to trust is the newest authority and the one before it, so
-//! that neither a turn to the next certificate nor another replica, which turns a little later, is ever not believed.
+//! forgotten, so that nobody can sign another. When half of a certificate's time is gone the next one is made and its authority
+//! published; when two thirds are gone it takes its turn. So whoever is told late, such as a pod that gets a `ConfigMap` after a
+//! minute, or a replica that turns a little later, has fifteen days, and nobody ever meets a certificate that it cannot trust.
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -15,7 +16,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// How long a certificate that Weir makes is good; it is renewed when a third of that is left.
+/// How long a certificate that Weir makes is good.
 const VALIDITY: SignedDuration = SignedDuration::from_hours(24 * 90);
 /// Clocks of other machines may be behind by this.
 const BEHIND: SignedDuration = SignedDuration::from_hours(1);
@@ -27,7 +28,7 @@ pub(super) struct Pem {
     pub(super) certificate: String,
     /// Its private key.
     pub(super) key: String,
-    /// The authorities that the API server is to trust, the newest first. Empty where somebody else sees to that.
+    /// The authorities that are to be trusted, the newest first. Empty where somebody else sees to that.
     pub(super) authorities: String,
 }
 
@@ -63,7 +64,7 @@ pub(super) enum Unusable {
     #[error("the key cannot be used: {0}")]
     Key(String),
     /// Its authority did not sign it.
-    #[error("the newest authority has not signed the certificate")]
+    #[error("no authority beside it has signed the certificate")]
     Authority,
     /// It is for others.
     #[error("the certificate is not for {0}")]
@@ -83,7 +84,7 @@ pub(super) fn make(name: &str, before: &str, now: Timestamp) -> Result<Pem, rcge
     };
     let mut authority = valid(CertificateParams::default());
     // Two authorities of one name are told apart by their serial numbers alone, which not everybody looks at.
-    authority.distinguished_name.push(DnType::CommonName, format!("weir webhook {}", now.as_second()));
+    authority.distinguished_name.push(DnType::CommonName, format!("weir {}", now.as_second()));
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority_key = KeyPair::generate()?;
@@ -91,7 +92,7 @@ pub(super) fn make(name: &str, before: &str, now: Timestamp) -> Result<Pem, rcge
     let issuer = Issuer::new(authority, authority_key);
 
     let mut certificate = valid(CertificateParams::new(vec![name.to_owned()])?);
-    certificate.distinguished_name.push(DnType::CommonName, "weir webhook");
+    certificate.distinguished_name.push(DnType::CommonName, "weir");
     certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     certificate.use_authority_key_identifier_extension = true;
@@ -129,7 +130,7 @@ pub(super) fn read(pem: Pem) -> Result<Certificate, Unusable> {
 }
 
 impl Certificate {
-    /// Whether it is for `name` and signed by the newest of its authorities, so that the API server will believe it.
+    /// Whether it is for `name` and signed by one of its authorities, so that whoever trusts them will believe it.
     ///
     /// # Errors
     /// What is wrong.
@@ -141,17 +142,30 @@ impl Certificate {
         if !names.is_some_and(|names| names.value.general_names.iter().any(is_ours)) {
             return Err(Unusable::Name(name.to_owned()));
         }
-        let authority =
-            CertificateDer::from_pem_slice(self.pem.authorities.as_bytes()).map_err(|_| Unusable::Authority)?;
-        let (_, authority) = X509Certificate::from_der(&authority).map_err(|_| Unusable::Authority)?;
-        own.verify_signature(Some(authority.public_key())).map_err(|_| Unusable::Authority)
+        let signed = |authority: CertificateDer<'_>| {
+            let authority = X509Certificate::from_der(&authority).ok();
+            authority.is_some_and(|(_, authority)| own.verify_signature(Some(authority.public_key())).is_ok())
+        };
+        let mut authorities = CertificateDer::pem_slice_iter(self.pem.authorities.as_bytes()).flatten();
+        if authorities.any(signed) { Ok(()) } else { Err(Unusable::Authority) }
     }
 
-    /// Whether it is time for the next one: a third of the time is left, or the clock stands before the beginning.
+    /// Whether it is time for the next one to be served: a third of the time is left, or the clock stands before the beginning.
     #[must_use]
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
-        let third = self.until.duration_since(self.from) / 3;
-        now < self.from || now >= self.until - third
+        now < self.from || now >= self.due()
+    }
+
+    /// When the next one is to be served.
+    #[must_use]
+    pub(super) fn due(&self) -> Timestamp {
+        self.until - self.until.duration_since(self.from) / 3
+    }
+
+    /// When the next one is to be made and its authority published.
+    #[must_use]
+    pub(super) fn prepare(&self) -> Timestamp {
+        self.until - self.until.duration_since(self.from) / 2
     }
 }
 
@@ -177,6 +191,7 @@ mod tests {
         let days = |days: i64| now() + SignedDuration::from_hours(24 * days);
         assert!(!made.is_due(now()) && !made.is_due(days(59)));
         assert!(made.is_due(days(61)) && made.is_due(days(91)));
+        assert!(made.prepare() > days(44) && made.prepare() < days(46), "fifteen days before");
         assert!(made.is_due(days(-1)), "the clock was set back");
     }
 
@@ -189,6 +204,9 @@ mod tests {
         assert!(second.authorities.ends_with(&first.authorities));
         assert!(!third.authorities.contains(&first.authorities));
         assert_eq!(read(third).unwrap().check(NAME), Ok(()));
+        // While the second waits for its turn the first is served, and trusted with either authority.
+        let waiting = Pem { authorities: second.authorities, ..first };
+        assert_eq!(read(waiting).unwrap().check(NAME), Ok(()));
     }
 
     #[test]

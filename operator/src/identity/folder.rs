@@ -1,4 +1,4 @@
-//! A certificate that somebody else makes and renews: two files, such as a mounted Secret of cert-manager's.
+//! A certificate that somebody else makes and renews: files, such as a mounted Secret of cert-manager's.
 
 use std::{path::Path, time::Duration};
 
@@ -22,7 +22,7 @@ pub(super) async fn follow(folder: &Path, held: Held) {
             && let Some(error) = &trouble
         {
             let folder = folder.display();
-            warn!(%folder, %error, "the webhook's certificate cannot be used; put tls.crt and tls.key there, as PEM");
+            warn!(%folder, %error, "Weir's certificate cannot be used; put tls.crt and tls.key there, as PEM");
         }
         said = trouble;
         tokio::time::sleep(LOOK).await;
@@ -35,14 +35,15 @@ async fn look(folder: &Path, held: &Held) -> Result<(), Unusable> {
     let pem = Pem {
         certificate: read("tls.crt").await.map_err(Unusable::Certificate)?,
         key: read("tls.key").await.map_err(Unusable::Key)?,
-        authorities: String::new(),
+        // What cert-manager puts beside; other makers do not.
+        authorities: tokio::fs::read_to_string(folder.join("ca.crt")).await.unwrap_or_default(),
     };
     if held.get().is_some_and(|held| held.pem == pem) {
         return Ok(());
     }
     let new = certificate::read(pem)?;
     if new.until < Timestamp::now() {
-        warn!(until = %new.until, "the webhook's certificate has expired: renew it");
+        warn!(until = %new.until, "Weir's certificate has expired: renew it");
     }
     held.set(new);
     Ok(())

@@ -1,0 +1,312 @@
+//! TLS for proxies and for readers of the admin page: handshakes side by side, each with a deadline, so that one that never speaks holds up nobody.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+use tracing::{debug, warn};
+
+use super::{
+    Held,
+    caller::{self, Pod, Refusal},
+};
+
+/// For a handshake.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Handshakes at the same time. Who comes then waits in the kernel's queue.
+const HANDSHAKES: usize = 4_096;
+/// The first byte of TLS (RFC 8446, `ContentType.handshake`), with which no HTTP begins.
+const HANDSHAKE: u8 = 22;
+/// How often the authority of client certificates is read.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why TLS cannot be spoken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("{0} cannot be read")]
+    File(PathBuf, #[source] io::Error),
+    /// The file has no certificates of use.
+    #[error("{0} has no certificate that can be trusted: {1}; expected PEM")]
+    Authority(PathBuf, String),
+    /// The library does not want to.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+/// What is spoken inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inside {
+    /// gRPC. Without TLS nothing is.
+    Grpc,
+    /// HTTP/1.1. It may be spoken without TLS, too: what that is good for is judged by each request.
+    Http,
+}
+
+/// How TLS is spoken: the certificate that is held, and whose client certificates are accepted.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    held: Held,
+    inside: Inside,
+    /// A file with the authorities of client certificates; read again when it changes.
+    clients: Option<PathBuf>,
+    config: Arc<watch::Sender<Arc<ServerConfig>>>,
+}
+
+impl Tls {
+    /// Reads what there is.
+    ///
+    /// # Errors
+    ///
+    /// The file of authorities cannot be used.
+    pub(super) fn new(held: Held, inside: Inside, clients: Option<PathBuf>) -> Result<Self, Error> {
+        let authorities = clients.as_deref().map(read).transpose()?;
+        let config = config(&held, inside, clients.as_deref().zip(authorities.as_deref()))?;
+        Ok(Self { held, inside, clients, config: Arc::new(watch::Sender::new(config)) })
+    }
+
+    /// Reads the authorities of client certificates again when they change, for ever.
+    pub(super) async fn follow(&self) {
+        let Some(file) = self.clients.as_deref() else { return std::future::pending().await };
+        let mut before = read(file).unwrap_or_default();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = read(file);
+            if now.as_ref().is_ok_and(|now| *now == before) {
+                continue;
+            }
+            match now.and_then(|now| Ok((config(&self.held, self.inside, Some((file, &now)))?, now))) {
+                Ok((config, now)) => {
+                    self.config.send_replace(config);
+                    before = now;
+                }
+                Err(error) => warn!(%error, "the authorities of client certificates stay as they were"),
+            }
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(file).map_err(|error| Error::File(file.to_owned(), error))
+}
+
+fn config(held: &Held, inside: Inside, clients: Option<(&Path, &[u8])>) -> Result<Arc<ServerConfig>, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(Error::Tls)?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some((file, pem)) => {
+            let wrong = |why: String| Error::Authority(file.to_owned(), why);
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+                roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                // Who has none may have a token; that is judged by the stream.
+                .allow_unauthenticated()
+                .build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| wrong(error.to_string()))?)
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(held.clone()));
+    config.alpn_protocols = vec![match inside {
+        Inside::Grpc => b"h2".to_vec(),
+        Inside::Http => b"http/1.1".to_vec(),
+    }];
+    // Nobody resumes: a proxy has one connection for days. Without, a ticket cannot outlive a client certificate.
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Ok(Arc::new(config))
+}
+
+/// Accepts connections until `shutdown`; without TLS as they come.
+pub fn incoming(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    shutdown: CancellationToken,
+) -> impl Stream<Item = io::Result<Connection>> {
+    let (ready_tx, ready_rx) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(HANDSHAKES));
+        let mut handshakes = JoinSet::new();
+        loop {
+            let accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            let (place, stream, address) = tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(_) = handshakes.join_next() => continue,
+                (place, accepted) = accepted => match accepted {
+                    Ok((stream, address)) => (place, stream, address),
+                    Err(error) => {
+                        // Out of file descriptors, for one: there will be some again.
+                        warn!(%error, "a server cannot take a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let (tls, ready_tx) = (tls.clone(), ready_tx.clone());
+            handshakes.spawn(async move {
+                if let Some(connection) = greet(stream, address, tls).await {
+                    let _ = ready_tx.send(Ok(connection)).await;
+                }
+                drop(place);
+            });
+        }
+    });
+    ReceiverStream::new(ready_rx)
+}
+
+async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Option<Connection> {
+    // Small messages must not wait for an acknowledgement of earlier ones.
+    let _ = stream.set_nodelay(true);
+    let plain = |stream| {
+        let peer = Peer { address, encrypted: false, certificate: None };
+        Some(Connection { transport: Transport::Plain(stream), peer })
+    };
+    let Some(tls) = tls else { return plain(stream) };
+    if tls.inside == Inside::Http {
+        let mut first = [0];
+        match timeout(PATIENCE, stream.peek(&mut first)).await {
+            Ok(Ok(1)) if first[0] != HANDSHAKE => return plain(stream),
+            Ok(Ok(1)) => {}
+            _ => return None,
+        }
+    }
+    let acceptor = TlsAcceptor::from(tls.config.borrow().clone());
+    match timeout(PATIENCE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let chain = stream.get_ref().1.peer_certificates();
+            let certificate = chain.and_then(|chain| chain.first()).map(|own| caller::of_certificate(own));
+            Some(Connection {
+                transport: Transport::Tls(Box::new(stream)),
+                peer: Peer { address, encrypted: true, certificate },
+            })
+        }
+        Ok(Err(error)) => {
+            debug!(%address, %error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            debug!(%address, "a TLS handshake took longer than {PATIENCE:?}");
+            None
+        }
+    }
+}
+
+/// What is known of a peer before it says anything.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Whether nobody else can read what is said.
+    pub encrypted: bool,
+    /// Whose client certificate it has, if it has one.
+    pub(super) certificate: Option<Result<Pod, Refusal>>,
+}
+
+/// A connection on which xDS can be spoken.
+#[derive(Debug)]
+pub struct Connection {
+    transport: Transport,
+    peer: Peer,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    /// Who is there.
+    #[must_use]
+    pub const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
