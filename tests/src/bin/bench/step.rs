@@ -112,6 +112,11 @@ async fn measure(signal: &Signal) -> anyhow::Result<Row> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let weir = Weir::start(config.path(), &arguments).await;
     let _envoy = rig::start_envoy(weir.xds, &folder).await?;
+    if by_prometheus {
+        // It begins to read seconds after it answers.
+        let is_read = async || if app.reads() > 0 { Ok(()) } else { Err("it has read nothing".to_owned()) };
+        testkit::eventually(PATIENCE, "Prometheus reads the page", is_read).await;
+    }
 
     let mut times = Vec::new();
     for round in 1..=signal.rounds {
