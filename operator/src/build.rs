@@ -214,7 +214,7 @@ impl Builder {
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
         let mut services = BTreeSet::new();
         for sample in samples {
-            // One that was under way when its service or pod went brings neither back.
+            // One that was under way when its service went does not bring it back; the store knows of pods.
             let Some(built) = self.built.get_mut(&sample.service) else { continue };
             let Some(service) = built.store.insert(sample, now) else { continue };
             if self.looks_at_traffic {
