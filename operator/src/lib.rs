@@ -20,6 +20,7 @@ pub mod identity;
 pub mod index;
 pub mod intent;
 pub mod metrics;
+pub mod replicas;
 pub mod status;
 pub mod telemetry;
 pub mod translate;

@@ -269,6 +269,16 @@ impl Weir {
         Ok(self.child.kill().await?)
     }
 
+    /// Sends a signal and waits for nothing: SIGSTOP for a process that stands still, SIGCONT for one that goes on.
+    ///
+    /// # Panics
+    ///
+    /// When the process has ended.
+    pub fn signal(&self, signal: Signal) {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).expect("weir runs");
+        kill(Pid::from_raw(id), signal).expect("a process of our own takes signals");
+    }
+
     /// Sends SIGTERM and waits for the end.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! What connected proxies said: who is there, what they took, what they refused. Streams write, status and metrics read.
 
+mod report;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,9 +17,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use self::report::{Elsewhere, Report, Reporter};
 use crate::xds::{NodeKey, ResourceType, resources::runtime::at_rest};
 
 /// Refusals remembered for a node.
@@ -28,10 +31,10 @@ const MAX_MESSAGE: usize = 1_000;
 const MAX_GONE: usize = 1_000;
 
 /// A response that a proxy refused (NACK). The resources it had before stay in force there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Type of the resources.
-    #[serde(serialize_with = "label")]
+    #[serde(serialize_with = "label", deserialize_with = "of_label")]
     pub resource_type: ResourceType,
     /// Names and versions refused. More than one when Envoy did not say which of them it meant.
     pub resources: Vec<(String, String)>,
@@ -73,6 +76,8 @@ struct Inner {
     /// Nodes of which status may say something else since it was last asked.
     /// Absent where nobody asks for it.
     news: parking_lot::Mutex<Option<BTreeSet<NodeKey>>>,
+    /// Where reports to other replicas look for news.
+    reporters: parking_lot::Mutex<Vec<Weak<parking_lot::Mutex<BTreeSet<NodeKey>>>>>,
     /// Counts changes, to wake status.
     changes: watch::Sender<u64>,
     next_stream: AtomicU64,
@@ -99,6 +104,8 @@ pub struct Connection {
     proxies: Proxies,
     node: NodeKey,
     id: StreamId,
+    /// Connected to this process, not to another replica.
+    here: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,6 +124,12 @@ struct Metrics {
     unknown_types: Counter,
 }
 
+fn of_label<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ResourceType, D::Error> {
+    let label = String::deserialize(deserializer)?;
+    let of = ResourceType::ALL.into_iter().find(|kind| kind.label() == label);
+    of.ok_or_else(|| serde::de::Error::custom(format!("{label:?} is no type of resources")))
+}
+
 fn label<S: serde::Serializer>(resource_type: &ResourceType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(resource_type.label())
 }
@@ -127,6 +140,7 @@ impl Default for Proxies {
             nodes: RwLock::default(),
             gone: parking_lot::Mutex::default(),
             news: parking_lot::Mutex::default(),
+            reporters: parking_lot::Mutex::default(),
             changes: watch::Sender::new(0),
             next_stream: AtomicU64::new(0),
             metrics: Metrics::default(),
@@ -157,6 +171,12 @@ impl Proxies {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+
+    /// Number of streams that are open here, at this replica.
+    #[must_use]
+    pub fn streams(&self) -> i64 {
+        self.0.metrics.streams.get()
     }
 
     /// Number of nodes with an open stream.
@@ -227,6 +247,11 @@ impl Proxies {
     /// A stream of `node` opened.
     #[must_use]
     pub fn connect(&self, node: &NodeKey, user_agent: String, now: Timestamp) -> Connection {
+        self.open(node, user_agent, now, true)
+    }
+
+    /// A stream of `node` opened, here or at another replica.
+    fn open(&self, node: &NodeKey, user_agent: String, now: Timestamp, here: bool) -> Connection {
         let id = StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed));
         {
             let mut nodes = self.0.nodes.write();
@@ -237,9 +262,11 @@ impl Proxies {
             entry.acknowledged = Default::default();
             self.0.gone.lock().retain(|gone| gone != node);
         }
-        self.0.metrics.streams.inc();
+        if here {
+            self.0.metrics.streams.inc();
+        }
         self.changed(node);
-        Connection { proxies: self.clone(), node: node.clone(), id }
+        Connection { proxies: self.clone(), node: node.clone(), id, here }
     }
 
     /// A request for a type that we do not serve came.
@@ -262,6 +289,13 @@ impl Proxies {
         if let Some(news) = &mut *self.0.news.lock() {
             news.insert(node.clone());
         }
+        self.0.reporters.lock().retain(|reporter| {
+            let reporter = reporter.upgrade();
+            reporter.is_some_and(|news| {
+                news.lock().insert(node.clone());
+                true
+            })
+        });
         self.0.changes.send_modify(|changes| *changes += 1);
     }
 }
@@ -351,7 +385,9 @@ impl Drop for Connection {
                 }
             }
         }
-        self.proxies.0.metrics.streams.dec();
+        if self.here {
+            self.proxies.0.metrics.streams.dec();
+        }
         self.proxies.changed(&self.node);
     }
 }

@@ -138,7 +138,7 @@ async fn a_wrong_value_is_refused_by_its_field() {
     let cluster = Cluster::shared().await;
     for (value, said) in [
         ("networkPolicy.enbled=false", "at '/networkPolicy': additional properties 'enbled' not allowed"),
-        ("replicas=2", "at '': additional properties 'replicas' not allowed"),
+        ("replicas=0", "at '/replicas': minimum: got 0, want 1"),
         ("logFormat=xml", "at '/logFormat': value must be one of 'text', 'json'"),
         ("scrapeInterval=3", "at '/scrapeInterval': got number, want string"),
         ("prometheus.interval=fast", "at '/prometheus/interval': 'fast' does not match pattern"),
