@@ -31,7 +31,12 @@ const ROOMS: &[Room] = &[
         rooms: &["identity", "intent", "xds::names", "xds::node"],
         crates: &["kube", "limiter", "tokio"],
     },
-    Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["limiter", "tokio"] },
+    Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["k8s_openapi", "kube", "limiter", "tokio"] },
+    Room {
+        name: "replicas",
+        rooms: &["checkpoint", "identity", "intent", "metrics", "translate", "watch::kubernetes", "xds::proxies"],
+        crates: &["k8s_openapi", "kube", "tokio"],
+    },
     Room {
         name: "status",
         rooms: &["build", "index", "translate", "intent", "metrics", "watch::live", "xds"],
@@ -50,7 +55,7 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 20] = [
+const PURE: [&[&str]; 21] = [
     &["admission", "review"],
     &["admission", "warnings"],
     &["caret"],
@@ -60,6 +65,7 @@ const PURE: [&[&str]; 20] = [
     &["identity", "certificate"],
     &["identity", "token"],
     &["intent"],
+    &["replicas", "election"],
     &["metrics", "kubernetes", "usage"],
     &["metrics", "stream", "families"],
     &["metrics", "stream", "window"],
