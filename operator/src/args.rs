@@ -206,6 +206,9 @@ pub struct ReplicaArgs {
     /// Name of this replica on the Lease; that of the host by default, which in a pod is the pod's.
     #[arg(long, env = "WEIR_REPLICA_NAME", value_name = "NAME")]
     pub replica_name: Option<String>,
+    /// This is the only replica but while another takes its place: it goes on deciding while the API server is away. With --lease.
+    #[arg(long, env = "WEIR_SOLE_REPLICA")]
+    pub sole_replica: bool,
     /// Addresses of all replicas, the same list for each, its own --replica-address among them: the first that is alive decides. Without
     /// --kubernetes.
     #[arg(long, env = "WEIR_PEERS", value_name = "ADDRESS:PORT,…", value_delimiter = ',')]

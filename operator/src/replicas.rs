@@ -40,6 +40,9 @@ use crate::{
     xds::proxies::Proxies,
 };
 
+/// As good as for ever.
+const ALWAYS: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What `weir run` was told.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -145,6 +145,24 @@ impl Weir {
         Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
     }
 
+    /// As [`Self::spawn_trusted`], with a wall clock that the test sets.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn_trusted_by(
+        clock: &Clock,
+        kubeconfig: &Path,
+        xds: SocketAddr,
+        admin: SocketAddr,
+        arguments: &[&str],
+    ) -> Self {
+        let mut program = tokio::process::Command::new(binary());
+        program.envs(clock.environment());
+        Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
+    }
+
     fn spawn_program(
         mut program: tokio::process::Command,
         source: &[&OsStr],

@@ -86,7 +86,7 @@ fn replicas(
     has_certificate: bool,
     source: &Source,
 ) -> anyhow::Result<(Option<replicas::Config>, Option<Place>)> {
-    let ReplicaArgs { replica_address, lease, replica_name, peers, checkpoint_config_map } = args;
+    let ReplicaArgs { replica_address, lease, replica_name, sole_replica: sole, peers, checkpoint_config_map } = args;
     let cluster = match source {
         Source::Kubernetes(cluster) => Some(cluster),
         Source::Folder(_) => None,
@@ -99,7 +99,7 @@ fn replicas(
     };
     let given = lease.as_ref().map(|_| "--lease").or((!peers.is_empty()).then_some("--peers"));
     let Some(address) = replica_address else {
-        let given = given.or(replica_name.map(|_| "--replica-name"));
+        let given = given.or(replica_name.map(|_| "--replica-name")).or(sole.then_some("--sole-replica"));
         anyhow::ensure!(
             given.is_none(),
             "{} needs --replica-address, at which other replicas reach this one, such as 10.0.0.7:15020",
@@ -123,7 +123,7 @@ fn replicas(
         (Some(lease), _, Some(cluster)) => {
             let name = replica_name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_else(|| address.to_string());
             let (client, address) = (cluster.client.clone(), address.to_string());
-            Vote::Lease(Candidate { client, lease, name, address })
+            Vote::Lease(Candidate { client, lease, name, address, sole })
         }
         (Some(_), ..) => anyhow::bail!("--lease is for --kubernetes: with --config give --peers"),
         (None, peers, _) if peers.is_empty() => {
@@ -131,6 +131,7 @@ fn replicas(
         }
         (None, _, Some(_)) => anyhow::bail!("--peers is for --config: with --kubernetes give --lease"),
         (None, peers, None) => {
+            anyhow::ensure!(!sole, "--sole-replica is for --lease: among --peers the first that is alive decides");
             anyhow::ensure!(
                 replica_name.is_none(),
                 "--replica-name is for --lease: among --peers each is known by its address"

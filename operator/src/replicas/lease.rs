@@ -1,6 +1,6 @@
 //! Keeps looking at the Lease, takes it when it is free, renews it while it is ours.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -29,13 +29,16 @@ pub struct Candidate {
     pub name: String,
     /// Where our replica link is served.
     pub address: String,
+    /// There is no other but while one takes our place: it goes on leading while the API server is away, since nobody else can begin to.
+    pub sole: bool,
 }
 
 impl std::fmt::Debug for Candidate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { client: _, lease, name, address } = self;
+        let Self { client: _, lease, name, address, sole } = self;
         let mut debug = f.debug_struct("Candidate");
-        debug.field("lease", lease).field("name", name).field("address", address).finish_non_exhaustive()
+        debug.field("lease", lease).field("name", name).field("address", address).field("sole", sole);
+        debug.finish_non_exhaustive()
     }
 }
 
@@ -49,7 +52,12 @@ struct Campaign {
     leads: Option<(u64, Instant)>,
     standing: watch::Sender<Standing>,
     said: String,
+    /// Since when there is no Lease.
+    missing: Option<Instant>,
 }
+
+/// A Lease that somebody has deleted is made again after this.
+const MISSING: Duration = Duration::from_secs(3);
 
 impl Candidate {
     /// Stands for election until `shutdown`, and lays the Lease down then, once `drained` has nothing more to decide.
@@ -63,6 +71,7 @@ impl Candidate {
             leads: None,
             standing,
             said: String::new(),
+            missing: None,
         };
         let stop = async {
             shutdown.cancelled().await;
@@ -97,26 +106,29 @@ impl Campaign {
         }
     }
 
-    fn trouble(&mut self, why: String) -> std::time::Duration {
+    fn trouble(&mut self, why: String) -> Duration {
         if why != self.said {
             let lease = &self.candidate.lease;
-            warn!(
-                lease,
-                why,
-                "the Lease cannot be read or written for now; the last decisions hold, and static limits go on being served"
-            );
+            let meanwhile =
+                if self.candidate.sole { "who led goes on leading" } else { "the last decisions hold until it can be" };
+            warn!(lease, why, "the Lease cannot be read or written for now; {meanwhile}");
             self.said = why;
         }
         RETRY
     }
 
     /// One look, and one write where one is due. How long until the next.
-    async fn turn(&mut self) -> Result<std::time::Duration, kube::Error> {
+    async fn turn(&mut self) -> Result<Duration, kube::Error> {
         let began = Instant::now();
         match self.leases.get_opt(&self.candidate.lease).await? {
             Some(lease) => {
                 self.seen.look(Record::of(&lease), Instant::now());
                 self.lease = lease;
+                self.missing = None;
+            }
+            // Whoever takes Weir away takes the Lease first: it is not made again at once.
+            None if self.missing.get_or_insert(began).elapsed() < MISSING && self.lease.metadata.uid.is_some() => {
+                return Ok(RETRY / 2);
             }
             None => {
                 self.lease = Lease {
@@ -156,14 +168,15 @@ impl Campaign {
                 Ok(RETRY)
             }
             // Somebody was first; who it is the next look shows.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(std::time::Duration::from_millis(50)),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Duration::from_millis(50)),
             Err(error) => Err(error),
         }
     }
 
     fn publish(&mut self) {
         let record = self.seen.record();
-        let role = match self.leads.map(|(_, since)| since + RENEW_WITHIN).filter(|until| Instant::now() < *until) {
+        let holds = if self.candidate.sole { super::ALWAYS } else { RENEW_WITHIN };
+        let role = match self.leads.map(|(_, since)| since + holds).filter(|until| Instant::now() < *until) {
             Some(until) => Role::Leading(until),
             None => {
                 if let Some((epoch, _)) = self.leads.take() {

@@ -20,8 +20,6 @@ use super::{
 };
 use crate::identity::Link;
 
-/// As good as for ever.
-const ALWAYS: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// For the decisions of whoever has led meanwhile to come.
 const MEMORY: Duration = Duration::from_secs(3);
 
@@ -89,7 +87,9 @@ impl Peers {
                     set(follows(leader));
                     alone_since = Instant::now();
                 }
-                None if self.own == 0 || alone_since.elapsed() >= HOLDS => set(Role::Leading(Instant::now() + ALWAYS)),
+                None if self.own == 0 || alone_since.elapsed() >= HOLDS => {
+                    set(Role::Leading(Instant::now() + super::ALWAYS));
+                }
                 None => {}
             }
             sleep(RETRY).await;

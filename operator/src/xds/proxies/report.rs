@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Connection, Node, Proxies, Refusal};
+use super::{Acknowledged, Connection, Proxies, Refusal};
 use crate::xds::{NodeKey, ResourceType};
 
 /// What one proxy said since the last report of it.
@@ -29,8 +29,6 @@ pub struct Report {
     /// What it has refused.
     pub refusals: Vec<Refusal>,
 }
-
-type Acknowledged = [HashMap<Arc<str>, Arc<str>>; ResourceType::COUNT];
 
 /// Makes reports of what changes.
 #[derive(Debug)]
@@ -58,12 +56,13 @@ impl Reporter {
 
     fn report(&mut self, node: NodeKey) -> Option<Report> {
         let nodes = self.proxies.0.nodes.read();
-        let now = nodes.get(&node).and_then(|held| Some((held, held.streams.last()?.1)));
-        let Some((held, since)) = now else {
+        // Those of other replicas are theirs to tell.
+        let now = nodes.get(&node).and_then(|held| Some((held, held.streams.iter().rfind(|stream| stream.here)?)));
+        let Some((held, stream)) = now else {
             self.told.remove(&node)?;
             return Some(Report { node: node.to_string(), ..Report::default() });
         };
-        let Node { user_agent, acknowledged, refusals, .. } = held;
+        let (since, acknowledged, refusals) = (stream.since, &stream.acknowledged, &held.refusals);
         let before = self.told.get(&node).filter(|(before, ..)| *before == since);
         let nothing = Acknowledged::default();
         let (old, old_refusals) = before.map_or((&nothing, None), |(_, old, refusals)| (old, Some(refusals)));
@@ -82,7 +81,7 @@ impl Reporter {
         let report = Report {
             node: node.to_string(),
             since: Some(since),
-            user_agent: user_agent.clone(),
+            user_agent: held.user_agent.clone(),
             anew: before.is_none(),
             holds,
             refusals: refusals.clone(),
@@ -126,7 +125,93 @@ impl Elsewhere {
                     connection.holds(kind, of_kind);
                 }
             }
-            connection.update(|held| held.refusals = refusals);
+            connection.update(|_, held| *held = refusals);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn node() -> NodeKey {
+        NodeKey::new("shop", "cart", "cart-0")
+    }
+
+    fn acknowledge(connection: &Connection, version: &str) {
+        connection.holds(ResourceType::Cluster, vec![("in".into(), Some(version.into()))]);
+    }
+
+    fn programmed(proxies: &Proxies, version: &str) -> bool {
+        proxies.programmed(&node(), &[(ResourceType::Cluster, "in", version)])
+    }
+
+    /// Brings what is new from one replica to the other, as text.
+    fn carry(reporter: &mut Reporter, elsewhere: &mut Elsewhere) -> usize {
+        let reports = reporter.take();
+        let count = reports.len();
+        let text = serde_json::to_string(&reports).expect("our own types");
+        elsewhere.take(serde_json::from_str(&text).expect("what was just written"));
+        count
+    }
+
+    #[test]
+    fn what_a_proxy_said_there_is_known_here() {
+        let (there, here) = (Proxies::new(), Proxies::new());
+        let connection = there.connect(&node(), "envoy 1.40.0".to_owned(), at(1));
+        acknowledge(&connection, "v1");
+        let (mut reporter, mut elsewhere) = (Reporter::new(there.clone()), Elsewhere::new(here.clone()));
+        assert_eq!(carry(&mut reporter, &mut elsewhere), 1);
+        assert!(programmed(&here, "v1"));
+        assert_eq!(carry(&mut reporter, &mut elsewhere), 0, "only what is new");
+        acknowledge(&connection, "v2");
+        let resources = vec![("out".to_owned(), "v9".to_owned())];
+        let refusal = Refusal { resource_type: ResourceType::Route, resources, message: "no".to_owned(), at: at(2) };
+        connection.refused(refusal.clone());
+        assert_eq!(carry(&mut reporter, &mut elsewhere), 1);
+        assert!(programmed(&here, "v2") && here.refusals(&node()) == [refusal]);
+        assert_eq!((here.connected(), here.streams()), (1, 0), "it is known here, and open there");
+
+        drop(connection);
+        carry(&mut reporter, &mut elsewhere);
+        assert_eq!(here.connected(), 0);
+    }
+
+    #[test]
+    fn an_older_stream_elsewhere_takes_nothing_from_ours() {
+        let (there, here) = (Proxies::new(), Proxies::new());
+        let stale = there.connect(&node(), String::new(), at(1));
+        let ours = here.connect(&node(), String::new(), at(2));
+        acknowledge(&ours, "v2");
+        let (mut reporter, mut elsewhere) = (Reporter::new(there.clone()), Elsewhere::new(here.clone()));
+        carry(&mut reporter, &mut elsewhere);
+        assert!(programmed(&here, "v2"), "it is told late of one from before");
+        drop(stale);
+        carry(&mut reporter, &mut elsewhere);
+        assert!(programmed(&here, "v2"), "which ends");
+        drop(elsewhere);
+        assert!(programmed(&here, "v2"));
+    }
+
+    #[test]
+    fn what_was_told_is_not_told_back() {
+        let (there, here) = (Proxies::new(), Proxies::new());
+        let _connection = there.connect(&node(), String::new(), at(1));
+        let (mut reporter, mut elsewhere) = (Reporter::new(there), Elsewhere::new(here.clone()));
+        carry(&mut reporter, &mut elsewhere);
+        assert_eq!(Reporter::new(here).take(), []);
+    }
+
+    #[test]
+    fn a_node_that_makes_no_sense_costs_only_itself() {
+        let here = Proxies::new();
+        let report = |node: &str| Report { node: node.to_owned(), since: Some(at(1)), ..Report::default() };
+        let mut elsewhere = Elsewhere::new(here.clone());
+        elsewhere.take(vec![report("nonsense"), report("shop/cart/cart-0")]);
+        assert_eq!(here.connected(), 1);
     }
 }

@@ -33,7 +33,7 @@ const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeIn
     extraArgs[0]=--prometheus-header=A: b,extraEnv[0].name=RUST_BACKTRACE,extraEnv[0].value=\"1\",webhook.annotations.a=b";
 
 /// The main values in all their combinations, and everything else that can be said in one.
-const COMBINATIONS: [&[&str]; 9] = [
+const COMBINATIONS: [&[&str]; 10] = [
     &[WEBHOOK],
     &[NO_WEBHOOK],
     &[OWN_CERTIFICATE],
@@ -41,6 +41,7 @@ const COMBINATIONS: [&[&str]; 9] = [
     &[TWO, NO_WEBHOOK],
     &[TWO, OWN_CERTIFICATE],
     &["networkPolicy.enabled=false"],
+    &["replicas=3"],
     &[EVERYTHING],
     &[
         EVERYTHING,
@@ -83,7 +84,9 @@ async fn every_combination_of_the_main_values_is_accepted() {
         let said = cluster.kubectl_with(&dry, &manifests).await.unwrap_or_else(|error| panic!("{values:?}: {error:#}"));
         assert!(said.lines().all(|line| line.ends_with("created (server dry run)")), "{values:?}: {said}");
 
-        let line = std::iter::once("weir").chain(arguments(&objects));
+        // As kubelet gives them.
+        let given = arguments(&objects).into_iter().map(|argument| argument.replace("$(POD_IP)", "10.0.0.7"));
+        let line = std::iter::once("weir".to_owned()).chain(given);
         Args::try_parse_from(line).unwrap_or_else(|error| panic!("{values:?}: {error}"));
         let image = objects.iter().find_map(|object| object.pointer("/spec/template/spec/containers/0/image"));
         let digest = values.iter().any(|value| value.starts_with("image.digest"));
@@ -104,7 +107,8 @@ async fn namespaces_take_the_place_of_rights_in_the_whole_cluster() {
     let cluster_wide = find(&objects, "ClusterRole").next().unwrap()["rules"].as_array().unwrap();
     let ours = |rule: &&Value| rule["resourceNames"][0] == "weir.charts-weir" || rule["verbs"] == json!(["create"]);
     assert_eq!(cluster_wide.iter().filter(|rule| !ours(rule)).collect::<Vec<_>>(), [&Value::Null; 0]);
-    let told = find(&objects, "ConfigMap").map(|map| map["metadata"]["namespace"].as_str().unwrap());
+    let told = find(&objects, "ConfigMap").filter(|map| map["metadata"]["name"] == "weir-ca");
+    let told = told.map(|map| map["metadata"]["namespace"].as_str().unwrap());
     assert_eq!(
         told.collect::<Vec<_>>(),
         ["charts-a", "charts-b", "charts-weir"],

@@ -9,6 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 use testkit::{
     app::Page,
+    clock::Clock,
     cluster::Cluster,
     eventually,
     http::Connection,
@@ -40,10 +41,16 @@ struct Pair<'a> {
     seats: [Seat; 2],
     weirs: [Option<Weir>; 2],
     mounts: Vec<Mount>,
+    /// Each has a wall clock of its own.
+    clocks: Option<[Clock; 2]>,
 }
 
 impl<'a> Pair<'a> {
     async fn install(cluster: &'a Cluster) -> Self {
+        Self::install_by(cluster, HOT, None).await
+    }
+
+    async fn install_by(cluster: &'a Cluster, rules: &str, clocks: Option<[Clock; 2]>) -> Self {
         cluster.install_crds().await;
         let namespace = cluster.namespace("replicas").await;
         let watched = format!("namespaces={{{namespace}}}");
@@ -52,10 +59,11 @@ impl<'a> Pair<'a> {
         cluster.helm(&chart).await.unwrap();
         let service = Service::start_in(Network::routable(), &namespace, "cart", 2).await;
         cluster.put(&service).await;
-        cluster.apply(&limiter(&namespace, "cart", HOT)).await.unwrap();
+        cluster.apply(&limiter(&namespace, "cart", rules)).await.unwrap();
         let kubeconfig = cluster.service_account_kubeconfig(&namespace, "weir").await;
         let seats = [(); 2].map(|()| Seat { xds: ports::free(), admin: ports::free(), link: ports::free() });
-        let mut pair = Self { cluster, namespace, service, kubeconfig, seats, weirs: [None, None], mounts: Vec::new() };
+        let mut pair =
+            Self { cluster, namespace, service, kubeconfig, seats, weirs: [None, None], mounts: Vec::new(), clocks };
         pair.start(0).await;
         pair.start(1).await;
         pair
@@ -76,7 +84,10 @@ impl<'a> Pair<'a> {
             &link,
             &name,
         ];
-        let mut weir = Weir::spawn_trusted(&self.kubeconfig, xds, admin, &arguments);
+        let mut weir = match &self.clocks {
+            Some(clocks) => Weir::spawn_trusted_by(&clocks[which], &self.kubeconfig, xds, admin, &arguments),
+            None => Weir::spawn_trusted(&self.kubeconfig, xds, admin, &arguments),
+        };
         weir.ready().await;
         self.weirs[which] = Some(weir);
     }
@@ -214,8 +225,16 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// What the proxies hold and since when, but for what they think of the addresses of Weir.
 async fn held(proxies: &[Proxy; 2]) -> [String; 2] {
-    [proxies[0].held().await, proxies[1].held().await]
+    let held = |held: String| {
+        let mut dump: serde_json::Value = serde_json::from_str(&held).expect("it is JSON");
+        for config in dump["configs"].as_array_mut().expect("a dump has configs") {
+            config.as_object_mut().expect("a section").remove("static_endpoint_configs");
+        }
+        dump.to_string()
+    };
+    [held(proxies[0].held().await), held(proxies[1].held().await)]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,6 +341,14 @@ async fn a_leader_that_stood_still_decides_no_more() {
     let epochs = [pair.weir(0).metric("weir_replica_epoch").await, pair.weir(1).metric("weir_replica_epoch").await];
     assert!((epochs[0] - epochs[1]).abs() < 0.5 && epochs[0] > 1.5, "{epochs:?}");
 
+    // Somebody deletes the Lease: it is there again soon.
+    pair.cluster.kubectl(&["delete", "lease", "weir", "--namespace", &pair.namespace]).await.unwrap();
+    eventually(SOON, "the Lease is there again", async || {
+        pair.cluster.kubectl(&["get", "lease", "weir", "--namespace", &pair.namespace]).await
+    })
+    .await;
+    pair.leader().await;
+
     // By hand somebody writes nonsense into the Lease: who leads gives way, and an epoch never comes back.
     let nonsense = r#"{"spec":{"holderIdentity":"nobody","leaseTransitions":0,"leaseDurationSeconds":3}}"#;
     let patch = ["patch", "lease", "weir", "--namespace", &pair.namespace, "--type=merge", "-p", nonsense];
@@ -358,6 +385,66 @@ async fn a_replica_that_is_told_to_end_hands_over_at_once() {
     assert!(took < Duration::from_secs(5), "the Lease was laid down: {took:?}");
     pair.service.burn(0.0);
     pair.until(other, "Idle").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_stood_still_gets_the_newest() {
+    let mut pair = Pair::install(Cluster::shared().await).await;
+    let _proxies = pair.proxies().await;
+    let leader = pair.leader().await;
+    let follower = 1 - leader;
+    pair.linked(follower).await;
+    pair.service.burn(0.9);
+    pair.until(leader, "Limiting").await;
+
+    pair.weir(follower).signal(Signal::SIGSTOP);
+    let key = pair.key();
+    for (cores, phase) in [(0.0, "Idle"), (0.9, "Limiting"), (0.0, "Idle")] {
+        pair.service.burn(cores);
+        pair.weir(leader).until(SOON, "it decides on", |status| status.phase(&key, "hot", phase).map(drop)).await;
+    }
+    eventually(SOON, "the leader has let go of it", async || {
+        let followers = pair.weir(leader).metric("weir_replica_followers").await;
+        if followers < 0.5 { Ok(()) } else { Err(followers) }
+    })
+    .await;
+    pair.weir(follower).signal(Signal::SIGCONT);
+    pair.linked(follower).await;
+    pair.until(leader, "Idle").await;
+    assert_eq!(pair.admitted(10).await, [10, 10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_are_apart_move_no_limit() {
+    // Measured by the proxies alone, one of which is the other replica's.
+    let busy = "- name: hot\n  when: requests.max > 5 for 300ms until requests.max < 1 for 300ms\n  \
+                limit: 6 requests per hour per pod\n  burst: 3";
+    let clocks = [Clock::new(), Clock::new()];
+    clocks[0].set_ahead(600);
+    let mut pair = Pair::install_by(Cluster::shared().await, busy, Some(clocks)).await;
+    let proxies = pair.proxies().await;
+    let leader = pair.leader().await;
+    let follower = 1 - leader;
+    pair.linked(follower).await;
+    // Only the follower's proxy has traffic.
+    let inbound = pair.service.pods[follower].inbound;
+    let traffic = tokio::spawn(async move {
+        let mut connection = Connection::open(inbound, None).await.unwrap();
+        let mut beat = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            beat.tick().await;
+            connection.get("/").await.unwrap();
+        }
+    });
+    pair.until(leader, "Limiting").await;
+    let before = held(&proxies).await;
+    pair.weirs[leader].take().expect("it runs").kill().await.unwrap();
+    pair.streams(follower, 2.0).await;
+    assert_eq!(pair.leader().await, follower);
+    pair.until(follower, "Limiting").await;
+    assert_eq!(held(&proxies).await, before, "nothing has changed at any proxy");
+    traffic.abort();
+    pair.until(follower, "Idle").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
