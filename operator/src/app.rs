@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use limiter::problem::{Problem, Reason};
+use limiter::{
+    policy::tenants::Tenants,
+    problem::{Problem, Reason},
+};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -58,6 +61,8 @@ pub struct Config {
     pub identity: identity::Config,
     /// The webhook that the API server asks, if there is one.
     pub webhook: Option<admission::Config>,
+    /// What objects may do beyond their own services.
+    pub tenants: Tenants,
     /// How often the metrics API of a cluster is asked.
     pub metrics_api_interval: Duration,
     /// How often metrics pages are read.
@@ -126,7 +131,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     };
     let identity = identity::spawn(config.identity, client, meters, &mut tasks, &shutdown);
     let (held, door, desk) = identity.context("--xds-client-ca")?;
-    let mut builder = Builder::new(table.clone());
+    let mut builder = Builder::new(table.clone()).with_tenants(config.tenants);
     if let Some(folder) = &config.state_folder {
         let (held, kept) = Folder::open(folder, Timestamp::now()).context("--state-dir")?;
         info!(folder = %folder.display(), services = kept.decisions.len(), "decisions are kept");

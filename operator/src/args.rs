@@ -1,11 +1,14 @@
 //! What can be typed. What it means stands in each command.
 
+mod tenants;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
+pub use self::tenants::TenantArgs;
 use crate::{
     demo::args::{DemoArgs, DemoLoadArgs, DemoServiceArgs},
     identity::Place,
@@ -129,6 +132,9 @@ pub struct RunArgs {
     /// Prometheus.
     #[command(flatten)]
     pub prometheus: PrometheusArgs,
+    /// What objects of a namespace may do beyond the services of their own.
+    #[command(flatten)]
+    pub tenants: TenantArgs,
 }
 
 /// Which API server is watched, and what of it.

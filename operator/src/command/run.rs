@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use limiter::policy::tenants::Tenants;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -32,11 +33,13 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let metrics_api_interval = args.cluster.metrics_api_interval.unwrap_or(metrics::kubernetes::DEFAULT_INTERVAL);
     let source = source(args.config, args.cluster).await?;
     let identity = identity(args.identity, &args.webhook, [args.xds_address, args.admin_address], &source)?;
-    let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source)?;
+    let tenants = args.tenants.tenants(matches!(source, Source::Kubernetes(_)));
+    let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source, &tenants)?;
     let config = Config {
         source,
         identity,
         webhook,
+        tenants,
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         metrics_api_interval,
@@ -72,7 +75,12 @@ async fn source(folder: Option<PathBuf>, cluster: ClusterArgs) -> anyhow::Result
 }
 
 /// What was typed about the webhook says all of it, or nothing.
-fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow::Result<Option<admission::Config>> {
+fn webhook(
+    args: &WebhookArgs,
+    has_certificate: bool,
+    source: &Source,
+    tenants: &Tenants,
+) -> anyhow::Result<Option<admission::Config>> {
     let WebhookArgs { webhook_address, webhook_configuration } = args;
     let given = webhook_address.map(|_| "--webhook-address");
     let given = given.or(webhook_configuration.as_ref().map(|_| "--webhook-configuration"));
@@ -88,7 +96,7 @@ fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow
         "--webhook-address needs a certificate: give --certificate-dir DIR with tls.crt and tls.key, or \
          --certificate-service and --certificate-secret to have Weir make it"
     );
-    Ok(Some(admission::Config { address, namespaces: cluster.namespaces.clone() }))
+    Ok(Some(admission::Config { address, namespaces: cluster.namespaces.clone(), tenants: tenants.clone() }))
 }
 
 /// What was typed about who is who, against what is served and where.
