@@ -61,7 +61,7 @@ fn trust(args: &ProxyArgs, output: Option<&Path>) -> anyhow::Result<Option<Trust
     let server_name = match (server_name, &args.xds_address) {
         (Some(name), _) => name,
         (None, Upstream::Name(name, _)) => name.clone(),
-        (None, Upstream::Address(_)) => {
+        (None, Upstream::Address(_) | Upstream::Unix(_)) => {
             anyhow::bail!("--xds-address is no name: give --server-name NAME, which Weir's certificate must have")
         }
     };

@@ -12,7 +12,7 @@ use crate::{
     admission,
     app::{self, Config, Source},
     args::{ClusterArgs, IdentityArgs, RunArgs, WebhookArgs},
-    identity::{self, Kept},
+    identity::{self, Kept, Listen},
     metrics,
     telemetry::traces,
     watch::kubernetes,
@@ -32,7 +32,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let metrics_api_interval = args.cluster.metrics_api_interval.unwrap_or(metrics::kubernetes::DEFAULT_INTERVAL);
     let source = source(args.config, args.cluster).await?;
-    let identity = identity(args.identity, &args.webhook, [args.xds_address, args.admin_address], &source)?;
+    let identity = identity(args.identity, &args.webhook, (&args.xds_address, args.admin_address), &source)?;
     let tenants = args.tenants.tenants(matches!(source, Source::Kubernetes(_)));
     let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source, &tenants)?;
     let config = Config {
@@ -103,7 +103,7 @@ fn webhook(
 fn identity(
     args: IdentityArgs,
     webhook: &WebhookArgs,
-    [xds, admin]: [SocketAddr; 2],
+    (xds, admin): (&Listen, SocketAddr),
     source: &Source,
 ) -> anyhow::Result<identity::Config> {
     let certificate = certificate(&args, webhook, source)?;
@@ -118,8 +118,8 @@ fn identity(
     }
     let proxies = if xds_plaintext {
         anyhow::ensure!(
-            xds.ip().is_loopback(),
-            "--xds-plaintext is for loopback alone, not for --xds-address {xds}: whoever reaches it could read what it serves and \
+            xds.is_local(),
+            "--xds-plaintext is for loopback or a Unix socket alone, not for --xds-address {xds}: whoever reaches it could read what it serves and \
              pretend to be any proxy; give --certificate-dir instead, or --certificate-service and --certificate-secret"
         );
         anyhow::ensure!(clients.is_none(), "--xds-plaintext and --xds-client-ca exclude each other: give one of them");
@@ -129,7 +129,7 @@ fn identity(
         None
     } else if certificate.is_some() && (in_cluster || clients.is_some()) {
         Some(identity::Credentials { tokens: in_cluster, clients })
-    } else if certificate.is_some() && !xds.ip().is_loopback() {
+    } else if certificate.is_some() && !xds.is_local() {
         anyhow::bail!(
             "--xds-address {xds} needs --xds-client-ca FILE beside the certificate: without it no proxy can prove who it is"
         )
@@ -140,9 +140,9 @@ fn identity(
     } else if in_cluster {
         anyhow::bail!(
             "--kubernetes needs a certificate for xDS: give --certificate-service and --certificate-secret to have Weir make it, \
-             or --certificate-dir; or --xds-plaintext, on loopback"
+             or --certificate-dir; or --xds-plaintext, on loopback or a Unix socket"
         )
-    } else if xds.ip().is_loopback() {
+    } else if xds.is_local() {
         None
     } else {
         anyhow::bail!(
@@ -150,7 +150,7 @@ fn identity(
              and --xds-client-ca FILE, with which proxies prove who they are"
         )
     };
-    // What a folder's Weir serves is for its machine, by the page of its docs; a cluster is many machines.
+    // Without an API server nobody can prove who reads: what is not health is then for this machine.
     let readers = in_cluster && !admin.ip().is_loopback();
     anyhow::ensure!(
         !readers || certificate.is_some(),

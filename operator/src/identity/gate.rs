@@ -49,7 +49,8 @@ impl Shown {
     /// Where the caller is, for logs.
     #[must_use]
     pub fn peer(&self) -> String {
-        self.peer.as_ref().map(|peer| peer.address.to_string()).unwrap_or_default()
+        let address = self.peer.as_ref().map(|peer| peer.address);
+        address.map_or_else(String::new, |address| address.map_or_else(|| "unix".to_owned(), |it| it.to_string()))
     }
 }
 

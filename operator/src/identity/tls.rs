@@ -18,20 +18,20 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::{
-    Held,
+    Held, Listener,
     caller::{self, Pod, Refusal},
+    listener::Socket,
 };
 
 /// For a handshake.
@@ -146,7 +146,7 @@ fn config(held: &Held, inside: Inside, clients: Option<(&Path, &[u8])>) -> Resul
 
 /// Accepts connections until `shutdown`; without TLS as they come.
 pub fn incoming(
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<Tls>,
     shutdown: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
@@ -184,17 +184,15 @@ pub fn incoming(
     ReceiverStream::new(ready_rx)
 }
 
-async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Option<Connection> {
-    // Small messages must not wait for an acknowledgement of earlier ones.
-    let _ = stream.set_nodelay(true);
+async fn greet(stream: Socket, address: Option<SocketAddr>, tls: Option<Tls>) -> Option<Connection> {
     let plain = |stream| {
         let peer = Peer { address, encrypted: false, certificate: None };
         Some(Connection { transport: Transport::Plain(stream), peer })
     };
     let Some(tls) = tls else { return plain(stream) };
-    if tls.inside == Inside::Http {
+    if let (Inside::Http, Either::Left(stream_of_tcp)) = (tls.inside, &stream) {
         let mut first = [0];
-        match timeout(PATIENCE, stream.peek(&mut first)).await {
+        match timeout(PATIENCE, stream_of_tcp.peek(&mut first)).await {
             Ok(Ok(1)) if first[0] != HANDSHAKE => return plain(stream),
             Ok(Ok(1)) => {}
             _ => return None,
@@ -211,11 +209,11 @@ async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Opti
             })
         }
         Ok(Err(error)) => {
-            debug!(%address, %error, "a TLS handshake failed");
+            debug!(?address, %error, "a TLS handshake failed");
             None
         }
         Err(_) => {
-            debug!(%address, "a TLS handshake took longer than {PATIENCE:?}");
+            debug!(?address, "a TLS handshake took longer than {PATIENCE:?}");
             None
         }
     }
@@ -224,8 +222,8 @@ async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Opti
 /// What is known of a peer before it says anything.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Where it is.
-    pub address: SocketAddr,
+    /// Where it is; `None`: on this machine, at a Unix socket.
+    pub address: Option<SocketAddr>,
     /// Whether nobody else can read what is said.
     pub encrypted: bool,
     /// Whose client certificate it has, if it has one.
@@ -241,8 +239,8 @@ pub struct Connection {
 
 #[derive(Debug)]
 enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Connection {

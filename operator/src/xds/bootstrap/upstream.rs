@@ -1,16 +1,20 @@
 //! Where a proxy finds Weir.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use serde_json::{Value, json};
 
-/// An address, or a name that the proxy looks up, again and again: `weir.weir-system.svc:15010`.
+use crate::identity::socket_path;
+
+/// An address, a Unix socket, or a name that the proxy looks up, again and again: `weir.weir-system.svc:15010`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// IP address and port.
     Address(SocketAddr),
     /// DNS name and port.
     Name(String, u16),
+    /// Path of a socket on the proxy's machine.
+    Unix(PathBuf),
 }
 
 impl From<SocketAddr> for Upstream {
@@ -21,7 +25,9 @@ impl From<SocketAddr> for Upstream {
 
 /// What was given is neither an address nor a name, with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected ADDRESS:PORT or NAME:PORT, such as weir.weir-system.svc:15010")]
+#[error(
+    "expected ADDRESS:PORT, NAME:PORT, such as weir.weir-system.svc:15010, or unix:/PATH, such as unix:/run/weir/xds.sock"
+)]
 pub struct NoUpstream;
 
 impl FromStr for Upstream {
@@ -30,6 +36,9 @@ impl FromStr for Upstream {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket_path(path).map(Self::Unix).map_err(|_| NoUpstream);
         }
         let (name, port) = text.split_once(':').ok_or(NoUpstream)?;
         match port.parse() {
@@ -56,6 +65,7 @@ impl Upstream {
         let (host, port) = match self {
             Self::Address(address) => (address.ip().to_string(), address.port()),
             Self::Name(name, port) => (name.clone(), *port),
+            Self::Unix(path) => return json!({"pipe": {"path": path}}),
         };
         json!({"socket_address": {"address": host, "port_value": port}})
     }
@@ -73,7 +83,10 @@ mod tests {
         assert_eq!("weir.weir-system.svc:15010".parse(), name("weir.weir-system.svc", 15010));
         assert_eq!("localhost:1".parse(), name("localhost", 1));
         assert_eq!("weir.example.:1".parse(), name("weir.example.", 1));
+        assert_eq!("unix:/run/xds.sock".parse(), Ok(Upstream::Unix("/run/xds.sock".into())));
         for bad in [
+            "unix:xds.sock",
+            "unix:/run/",
             "",
             "weir",
             "weir:",
