@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -85,7 +85,10 @@ impl Gate {
             (None, ..) => Err(Refusal::Absent),
         };
         match pod {
-            Ok(pod) if pod.until > Timestamp::now() => Ok(Caller::Pod(pod)),
+            Ok(pod) if pod.until > Timestamp::now() => {
+                shown.peer.inspect(|peer| peer.welcome.store(true, Ordering::Relaxed));
+                Ok(Caller::Pod(pod))
+            }
             Ok(_) => Err(guard.refuse(&Refusal::Invalid("it has expired".to_owned()), &shown.peer())),
             Err(refusal) => Err(guard.refuse(&refusal, &shown.peer())),
         }

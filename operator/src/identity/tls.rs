@@ -5,7 +5,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -20,7 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -36,6 +39,8 @@ use super::{
 
 /// For a handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For a connection to have a stream that is let in: who has none keeps a place for nothing.
+const STRANGER: Duration = Duration::from_secs(30);
 /// Handshakes at the same time. Who comes then waits in the kernel's queue.
 const HANDSHAKES: usize = 4_096;
 /// The first byte of TLS (RFC 8446, `ContentType.handshake`), with which no HTTP begins.
@@ -186,8 +191,8 @@ pub fn incoming(
 
 async fn greet(stream: Socket, address: Option<SocketAddr>, tls: Option<Tls>) -> Option<Connection> {
     let plain = |stream| {
-        let peer = Peer { address, encrypted: false, certificate: None };
-        Some(Connection { transport: Transport::Plain(stream), peer })
+        let peer = Peer { address, encrypted: false, certificate: None, welcome: Arc::default() };
+        Some(Connection { transport: Transport::Plain(stream), peer, stranger: None })
     };
     let Some(tls) = tls else { return plain(stream) };
     if let (Inside::Http, Either::Left(stream_of_tcp)) = (tls.inside, &stream) {
@@ -203,9 +208,12 @@ async fn greet(stream: Socket, address: Option<SocketAddr>, tls: Option<Tls>) ->
         Ok(Ok(stream)) => {
             let chain = stream.get_ref().1.peer_certificates();
             let certificate = chain.and_then(|chain| chain.first()).map(|own| caller::of_certificate(own));
+            // Of the admin page every request is judged, and an idle connection is closed by its server.
+            let stranger = (tls.inside == Inside::Grpc).then(|| Box::pin(sleep(STRANGER)));
             Some(Connection {
                 transport: Transport::Tls(Box::new(stream)),
-                peer: Peer { address, encrypted: true, certificate },
+                peer: Peer { address, encrypted: true, certificate, welcome: Arc::default() },
+                stranger,
             })
         }
         Ok(Err(error)) => {
@@ -228,6 +236,8 @@ pub struct Peer {
     pub encrypted: bool,
     /// Whose client certificate it has, if it has one.
     pub(super) certificate: Option<Result<Pod, Refusal>>,
+    /// Set when one of its streams is let in.
+    pub(super) welcome: Arc<AtomicBool>,
 }
 
 /// A connection on which xDS can be spoken.
@@ -235,6 +245,8 @@ pub struct Peer {
 pub struct Connection {
     transport: Transport,
     peer: Peer,
+    /// Until when nobody needs to have been let in; `None` once somebody was.
+    stranger: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -261,6 +273,14 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(stranger) = &mut self.stranger
+            && stranger.as_mut().poll(cx).is_ready()
+        {
+            self.stranger = None;
+            if !self.peer.welcome.load(Ordering::Relaxed) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -107,6 +107,49 @@ async fn a_client_certificate_names_its_pod() {
     assert!(stream(&weir, stranger.pem(), Some(&new), &node).await.is_ok());
 }
 
+/// Open files of a process.
+fn open_files(weir: &Weir) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", weir.id().unwrap())).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_stream_that_is_let_in_are_closed() {
+    const STRANGERS: usize = 200;
+    let (config, certificates) = (temp_dir(), temp_dir());
+    let service = Service::start("ns-a", "checkout", 1).await;
+    service.write(config.path());
+    let (servers, authority) = (Authority::new("servers"), Authority::new("clients"));
+    write(certificates.path(), &servers.server(NAME, -1, 30));
+    put(certificates.path(), "clients.crt", authority.pem());
+    let [folder, clients] = [certificates.path().to_owned(), certificates.path().join("clients.crt")];
+    let arguments = ["--certificate-dir", folder.to_str().unwrap(), "--xds-client-ca", clients.to_str().unwrap()];
+    let weir = Weir::start(config.path(), &arguments).await;
+    let own = authority.client("x", Some(CART));
+    let channel = dial::dial(weir.xds, NAME, servers.pem(), Some(&own)).await.unwrap();
+    let mut good = DeltaClient::open_with(channel, &service.node(0), MetadataMap::new()).await.unwrap();
+    good.subscribe(ResourceType::Cluster, &[]).await.unwrap();
+    good.next().await.unwrap();
+    let before = open_files(&weir);
+    let mut strangers = Vec::new();
+    for number in 0..STRANGERS {
+        let channel = dial::dial(weir.xds, NAME, servers.pem(), None).await.unwrap();
+        if number % 2 == 0 {
+            // It asks, and is refused.
+            let client = DeltaClient::open_with(channel.clone(), &service.node(0), MetadataMap::new()).await;
+            drop(client);
+        }
+        strangers.push(channel);
+    }
+    assert!(open_files(&weir) >= before + STRANGERS, "they are there");
+    eventually(Duration::from_secs(60), "they are closed", async || {
+        let now = open_files(&weir);
+        if now < before + STRANGERS / 10 { Ok(()) } else { Err(now - before) }
+    })
+    .await;
+    good.subscribe(ResourceType::Listener, &[]).await.unwrap();
+    assert!(!good.next().await.unwrap().resources.is_empty(), "who was let in stays");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_comes_in_by_a_unix_socket() {
     let (config, run) = (temp_dir(), temp_dir());
