@@ -1,5 +1,5 @@
 //! What it costs that nobody else can read, and that everybody proves who it is: the same streams in plain text, over TLS with a
-//! client certificate, and over TLS with a token, each of a whole `weir run` on a real API server of its own start.
+//! client certificate, and over TLS with a token, each from a `weir run` of its own, on one real API server.
 //!
 //! All streams are of one pod, so that they differ in nothing else. Tokens are all different, so that the API server judges each.
 
@@ -199,7 +199,7 @@ async fn cost(place: &Place, way: Way) -> anyhow::Result<Cost> {
     let arrivals = Arc::new(Arrivals::new(STREAMS));
     let mut clients = JoinSet::new();
     for metadata in credentials {
-        // At once, but not more than the API server judges at once.
+        // One connection after another; their first states come meanwhile.
         let client = place.connect(&weir, way, metadata).await?;
         let arrivals = arrivals.clone();
         clients.spawn(async move { streams::follow(client, &arrivals).await });
