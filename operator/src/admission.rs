@@ -15,7 +15,7 @@ mod warnings;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use limiter::policy::Policy;
+use limiter::policy::{Policy, tenants::Tenants};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -32,6 +32,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// The namespaces that are watched; none: all of them.
     pub namespaces: Vec<String>,
+    /// What objects may do beyond their own services.
+    pub tenants: Tenants,
 }
 
 /// Asks the builder what is odd about a policy that makes sense.
@@ -52,6 +54,8 @@ pub async fn run(
     meters: Meters,
     shutdown: CancellationToken,
 ) {
-    let reviewer = server::Reviewer { asks_tx, meters, namespaces: config.namespaces.into(), turn: Arc::default() };
+    let Config { address: _, namespaces, tenants } = config;
+    let (namespaces, tenants) = (namespaces.into(), Arc::new(tenants));
+    let reviewer = server::Reviewer { asks_tx, meters, namespaces, tenants, turn: Arc::default() };
     server::serve(listener, held, reviewer, shutdown).await;
 }

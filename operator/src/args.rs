@@ -1,14 +1,17 @@
 //! What can be typed. What it means stands in each command.
 
+mod tenants;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
+pub use self::tenants::TenantArgs;
 use crate::{
     demo::args::{DemoArgs, DemoLoadArgs, DemoServiceArgs},
-    identity::Place,
+    identity::{Listen, Place},
     intent::ServiceKey,
     metrics::prometheus,
     xds::bootstrap::{Protocol, Upstream},
@@ -109,12 +112,13 @@ pub struct RunArgs {
     /// Other Weirs for the same proxies.
     #[command(flatten)]
     pub replicas: ReplicaArgs,
-    /// Where to serve xDS to Envoys. Other addresses than loopback, and --kubernetes, take a certificate: xDS is then served by TLS,
-    /// and every proxy proves who it is.
+    /// Where to serve xDS to Envoys; unix:/PATH is a Unix socket, for whoever has Weir's user or group. Other addresses than loopback,
+    /// and --kubernetes, take a certificate: xDS is then served by TLS, and every proxy proves who it is.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
-    pub xds_address: SocketAddr,
-    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume. With --kubernetes, and
-    /// not on loopback, all but the first two take HTTPS and a token that the API server knows and lets read the path.
+    pub xds_address: Listen,
+    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume. Not on loopback all but
+    /// the first two are answered to this machine alone; with --kubernetes by HTTPS to whoever sends a token that the API server
+    /// knows and lets read the path.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
     /// How often every target's metrics page is read.
@@ -132,6 +136,9 @@ pub struct RunArgs {
     /// Prometheus.
     #[command(flatten)]
     pub prometheus: PrometheusArgs,
+    /// What objects of a namespace may do beyond the services of their own.
+    #[command(flatten)]
+    pub tenants: TenantArgs,
 }
 
 /// Which API server is watched, and what of it.
@@ -188,7 +195,7 @@ pub struct IdentityArgs {
     /// URI spiffe://TRUST-DOMAIN/ns/NAMESPACE/pod/POD, or by the common name NAMESPACE/POD.
     #[arg(long, env = "WEIR_XDS_CLIENT_CA", value_name = "FILE")]
     pub xds_client_ca: Option<PathBuf>,
-    /// Serve xDS in plain text, to whoever comes: on loopback alone, for tests.
+    /// Serve xDS in plain text, to whoever comes: on loopback or a Unix socket alone, for tests.
     #[arg(long, env = "WEIR_XDS_PLAINTEXT")]
     pub xds_plaintext: bool,
 }
@@ -361,7 +368,8 @@ pub struct ProxyArgs {
     /// The pod's name, as its EndpointSlice gives it; the name of the machine by default, as in a pod.
     #[arg(long, env = "HOSTNAME", value_name = "NAME")]
     pub pod: String,
-    /// Where Weir serves xDS: an address, or a name that the proxy looks up; those of several replicas with commas between.
+    /// Where Weir serves xDS: an address, a name that the proxy looks up, or unix:/PATH, a socket; those of several replicas with commas
+    /// between.
     #[arg(long, default_value = XDS_ADDRESS, value_name = "HOST:PORT")]
     pub xds_address: Upstream,
     /// How the proxy trusts Weir, and proves who it is.

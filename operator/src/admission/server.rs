@@ -19,6 +19,7 @@ use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionReview},
 };
+use limiter::policy::tenants::Tenants;
 use rustls::{ServerConfig, crypto::ring};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -53,6 +54,7 @@ pub(super) struct Reviewer {
     pub(super) asks_tx: mpsc::Sender<Ask>,
     pub(super) meters: Meters,
     pub(super) namespaces: Arc<[String]>,
+    pub(super) tenants: Arc<Tenants>,
     /// One object is read at a time, so that large ones do not add up: as a tree an object takes many times its text.
     pub(super) turn: Arc<Mutex<()>>,
 }
@@ -138,7 +140,7 @@ async fn validate(State(reviewer): State<Reviewer>, body: Body) -> Response {
         Ok(request) => request,
         Err(why) => return refuse(StatusCode::BAD_REQUEST, format!("expected an AdmissionReview: {why}")),
     };
-    let verdict = review::judge(&request);
+    let verdict = review::judge(&request, &reviewer.tenants);
     let request = AdmissionRequest { object: None, old_object: None, ..request };
     drop((turn, bytes));
     let warnings = match &verdict {

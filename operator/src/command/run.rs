@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use limiter::policy::tenants::Tenants;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -12,7 +13,7 @@ use crate::{
     app::{self, Config, Source},
     args::{ClusterArgs, IdentityArgs, ReplicaArgs, RunArgs, WebhookArgs},
     checkpoint::object::Place,
-    identity::{self, Kept},
+    identity::{self, Kept, Listen},
     metrics,
     replicas::{self, Candidate, Peers, Vote},
     telemetry::traces,
@@ -33,8 +34,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let metrics_api_interval = args.cluster.metrics_api_interval.unwrap_or(metrics::kubernetes::DEFAULT_INTERVAL);
     let source = source(args.config, args.cluster).await?;
-    let identity = identity(args.identity, &args.webhook, [args.xds_address, args.admin_address], &source)?;
-    let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source)?;
+    let identity = identity(args.identity, &args.webhook, (&args.xds_address, args.admin_address), &source)?;
+    let tenants = args.tenants.tenants(matches!(source, Source::Kubernetes(_)));
+    let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source, &tenants)?;
     let (replicas, checkpoint) = replicas(args.replicas, identity.certificate.is_some(), &source)?;
     anyhow::ensure!(
         checkpoint.is_none() || args.state_dir.is_none(),
@@ -46,6 +48,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         source,
         identity,
         webhook,
+        tenants,
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         metrics_api_interval,
@@ -148,7 +151,12 @@ fn replicas(
 }
 
 /// What was typed about the webhook says all of it, or nothing.
-fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow::Result<Option<admission::Config>> {
+fn webhook(
+    args: &WebhookArgs,
+    has_certificate: bool,
+    source: &Source,
+    tenants: &Tenants,
+) -> anyhow::Result<Option<admission::Config>> {
     let WebhookArgs { webhook_address, webhook_configuration } = args;
     let given = webhook_address.map(|_| "--webhook-address");
     let given = given.or(webhook_configuration.as_ref().map(|_| "--webhook-configuration"));
@@ -164,14 +172,14 @@ fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow
         "--webhook-address needs a certificate: give --certificate-dir DIR with tls.crt and tls.key, or \
          --certificate-service and --certificate-secret to have Weir make it"
     );
-    Ok(Some(admission::Config { address, namespaces: cluster.namespaces.clone() }))
+    Ok(Some(admission::Config { address, namespaces: cluster.namespaces.clone(), tenants: tenants.clone() }))
 }
 
 /// What was typed about who is who, against what is served and where.
 fn identity(
     args: IdentityArgs,
     webhook: &WebhookArgs,
-    [xds, admin]: [SocketAddr; 2],
+    (xds, admin): (&Listen, SocketAddr),
     source: &Source,
 ) -> anyhow::Result<identity::Config> {
     let certificate = certificate(&args, webhook, source)?;
@@ -186,8 +194,8 @@ fn identity(
     }
     let proxies = if xds_plaintext {
         anyhow::ensure!(
-            xds.ip().is_loopback(),
-            "--xds-plaintext is for loopback alone, not for --xds-address {xds}: whoever reaches it could read what it serves and \
+            xds.is_local(),
+            "--xds-plaintext is for loopback or a Unix socket alone, not for --xds-address {xds}: whoever reaches it could read what it serves and \
              pretend to be any proxy; give --certificate-dir instead, or --certificate-service and --certificate-secret"
         );
         anyhow::ensure!(clients.is_none(), "--xds-plaintext and --xds-client-ca exclude each other: give one of them");
@@ -197,7 +205,7 @@ fn identity(
         None
     } else if certificate.is_some() && (in_cluster || clients.is_some()) {
         Some(identity::Credentials { tokens: in_cluster, clients })
-    } else if certificate.is_some() && !xds.ip().is_loopback() {
+    } else if certificate.is_some() && !xds.is_local() {
         anyhow::bail!(
             "--xds-address {xds} needs --xds-client-ca FILE beside the certificate: without it no proxy can prove who it is"
         )
@@ -208,9 +216,9 @@ fn identity(
     } else if in_cluster {
         anyhow::bail!(
             "--kubernetes needs a certificate for xDS: give --certificate-service and --certificate-secret to have Weir make it, \
-             or --certificate-dir; or --xds-plaintext, on loopback"
+             or --certificate-dir; or --xds-plaintext, on loopback or a Unix socket"
         )
-    } else if xds.ip().is_loopback() {
+    } else if xds.is_local() {
         None
     } else {
         anyhow::bail!(
@@ -218,7 +226,7 @@ fn identity(
              and --xds-client-ca FILE, with which proxies prove who they are"
         )
     };
-    // What a folder's Weir serves is for its machine, by the page of its docs; a cluster is many machines.
+    // Without an API server nobody can prove who reads: what is not health is then for this machine.
     let readers = in_cluster && !admin.ip().is_loopback();
     anyhow::ensure!(
         !readers || certificate.is_some(),

@@ -1,20 +1,16 @@
 //! The gRPC server: one task per stream, as thin as possible around [`Session`].
 
-use std::{net::SocketAddr, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
 use tracing::{Instrument, debug, info, info_span, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::identity::{Door, Gate, Shown, tls};
+use crate::identity::{Door, Gate, Listener, Shown, tls};
 use crate::xds::{
     NodeKey, ResourceType, names,
     proxies::{Connection, Proxies, Refusal, said},
@@ -60,23 +56,6 @@ pub enum Error {
     },
 }
 
-/// Connections that may wait to be accepted. All proxies connect again within half a second of a restart, and tokio's own
-/// bound is 128: of 1,000 proxies most would wait a second for their next try, or find their connection reset.
-const BACKLOG: u32 = 4_096;
-
-/// Listens on `address`, ready for every proxy at once.
-///
-/// # Errors
-///
-/// The address is taken or not of this machine.
-pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As tokio does when it binds: a restart need not wait for the connections of the process before.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// How the server ends.
 #[derive(Clone, Debug)]
 pub struct Leaving {
@@ -112,11 +91,11 @@ pub async fn serve(
     table: Table,
     proxies: Proxies,
     beside: Routes,
-    listener: TcpListener,
+    listener: Listener,
     door: Door,
     leaving: Leaving,
 ) -> Result<(), Error> {
-    let address = listener.local_addr().map_or_else(|_| "an unknown address".into(), |address| address.to_string());
+    let address = listener.to_string();
     info!(%address, "xds server listens");
     let Door { gate, tls } = door;
     let begins = leaving.begins.clone();

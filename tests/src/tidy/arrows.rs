@@ -47,7 +47,7 @@ const ROOMS: &[Room] = &[
         rooms: &["build", "caret", "identity", "index", "intent", "metrics", "watch::decode"],
         crates: &["limiter", "k8s_openapi", "kube", "tokio"],
     },
-    Room { name: "identity", rooms: &["watch::kubernetes"], crates: &["k8s_openapi", "kube", "tokio"] },
+    Room { name: "identity", rooms: &["watch::kubernetes", "watch::live"], crates: &["k8s_openapi", "kube", "tokio"] },
     Room { name: "caret", rooms: &[], crates: &["limiter"] },
 ];
 

@@ -13,4 +13,5 @@ mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
 mod replicas; // two Weirs: one decides, either may end
 mod status; // what a person reads with kubectl, and that nothing is written without a cause
+mod tenants; // objects of one namespace try to reach over to another
 mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back

@@ -26,6 +26,7 @@ const NO_WEBHOOK: &str = "webhook.enabled=false";
 const TWO: &str = "namespaces={charts-a,charts-b}";
 const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeInterval=1s,\
     prometheus.url=http://prometheus.monitoring:9090,prometheus.token.secretName=token,prometheus.headers.X-Scope-OrgID=a: b,\
+    prometheus.allowNamespaces={shop,billing},prometheus.namespaceLabel=namespace,clientLimits.allowNamespaces={*},\
     otlp.endpoint=http://collector:4317,otlp.sample=0.5,networkPolicy.httpFrom={monitoring},serviceMonitor.enabled=true,\
     serviceMonitor.labels.release=prometheus,grafanaDashboard.enabled=true,imagePullSecrets[0].name=pull,\
     podAnnotations.a=b,podLabels.c=d,nodeSelector.e=f,tolerations[0].operator=Exists,priorityClassName=high,\
@@ -147,6 +148,12 @@ async fn a_wrong_value_is_refused_by_its_field() {
         ("scrapeInterval=3", "at '/scrapeInterval': got number, want string"),
         ("prometheus.interval=fast", "at '/prometheus/interval': 'fast' does not match pattern"),
         ("prometheus.url=prometheus:9090", "at '/prometheus/url': 'prometheus:9090' does not match pattern"),
+        ("prometheus.allowNamespaces=shop", "at '/prometheus/allowNamespaces': got string, want array"),
+        (
+            "prometheus.namespaceLabel=name-space",
+            "at '/prometheus/namespaceLabel': 'name-space' does not match pattern",
+        ),
+        ("clientLimits.allowNamespaces={**}", "at '/clientLimits/allowNamespaces/0': '**' does not match pattern"),
         ("otlp.endpoint=https://collector:4317", "at '/otlp/endpoint': 'https://collector:4317' does not match"),
         ("otlp.sample=2", "at '/otlp/sample': maximum: got 2, want 1"),
         ("namespaces=default", "at '/namespaces': got string, want array"),
