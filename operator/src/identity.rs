@@ -23,6 +23,7 @@ mod readers;
 pub mod tls;
 mod token;
 mod tokens;
+mod word;
 
 use std::path::PathBuf;
 
@@ -34,11 +35,12 @@ pub use self::{
     caller::{Caller, Pod, Refusal},
     gate::{Gate, Shown},
     held::Held,
-    kept::Kept,
+    kept::{Configuration, Kept, Webhooks},
     meters::Meters,
     publish::Place,
     readers::{Denied, Readers},
     token::AUDIENCE,
+    word::secret_word,
 };
 use self::{
     tls::{Inside, Tls},

@@ -8,7 +8,8 @@ use super::*;
 fn reviewer(namespaces: &[&str]) -> (Reviewer, mpsc::Receiver<Ask>) {
     let (asks_tx, asks_rx) = mpsc::channel(1);
     let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
-    (Reviewer { asks_tx, meters: Meters::default(), namespaces, turn: Arc::default() }, asks_rx)
+    let sidecars = Arc::new(Sidecars { settings: crate::inject::tests::settings(&[]), trusting: vec!["a".to_owned()] });
+    (Reviewer { asks_tx, meters: Meters::default(), namespaces, sidecars, turn: Arc::default() }, asks_rx)
 }
 
 fn review() -> Vec<u8> {
