@@ -35,7 +35,7 @@ pub(super) fn container(image: &str) -> Value {
     json!({
         "name": RULES,
         "image": image,
-        "command": ["iptables-restore", "--noflush", "--wait", format!("{MOUNT}/{FILE}")],
+        "command": ["iptables-restore", "--noflush", format!("{MOUNT}/{FILE}")],
         // The root of the container is read-only, and iptables locks a file.
         "env": [{"name": "XTABLES_LOCKFILE", "value": "/dev/shm/xtables.lock"}],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},

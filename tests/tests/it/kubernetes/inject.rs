@@ -38,7 +38,7 @@ async fn pods_that_ask_for_it_get_a_sidecar_that_limits_and_loses_nothing() {
     let chart = ["install", "weir", "charts/weir", "--namespace", "weir-system"];
     let namespaces = ["--set", "proxyNamespaces={default,shop,strict}"];
     cluster.helm(&[&chart[..], &namespaces].concat()).await.unwrap();
-    rolled_out(&cluster, "weir-system", "weir").await;
+    rolled_out(&cluster, &node, "weir-system", "weir").await;
     asked(&cluster).await;
 
     let place = Place { cluster: &cluster, node: &node };
@@ -51,10 +51,16 @@ async fn pods_that_ask_for_it_get_a_sidecar_that_limits_and_loses_nothing() {
     place.while_weir_is_away_pods_start_without().await;
 }
 
-async fn rolled_out(cluster: &Cluster, namespace: &str, name: &str) {
+async fn rolled_out(cluster: &Cluster, node: &Node, namespace: &str, name: &str) {
     let deployment = format!("deployment/{name}");
-    let status = ["rollout", "status", &deployment, "--namespace", namespace, "--timeout=90s"];
-    cluster.kubectl(&status).await.unwrap();
+    let status = ["rollout", "status", &deployment, "--namespace", namespace, "--timeout=60s"];
+    if let Err(error) = cluster.kubectl(&status).await {
+        let pods = ["get", "pods", "--namespace", namespace, "--output=jsonpath={.items[*].status}"];
+        let logs = std::fs::read_dir(node.logs()).unwrap().map(|log| log.unwrap().path());
+        let logs = logs.filter(|log| log.to_string_lossy().contains(name));
+        let logs = logs.map(|log| format!("{}:\n{}", log.display(), std::fs::read_to_string(&log).unwrap()));
+        panic!("{error:#}\n{}\n{}", cluster.kubectl(&pods).await.unwrap(), logs.collect::<String>());
+    }
 }
 
 /// Waits until the API server asks, and believes the answer.
@@ -140,7 +146,7 @@ impl Place<'_> {
     /// A counter of a pod's Envoy.
     async fn counter(&self, namespace: &str, pod: &str, name: &str) -> u64 {
         let ask = format!(
-            "exec 3<>/dev/tcp/127.0.0.1/15000; printf 'GET /stats?filter=^{name}$ HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+            "exec 3<>/dev/tcp/127.0.0.1/15000; printf 'GET /stats?filter=^{name}$ HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\n\\r\\n' >&3; cat <&3"
         );
         let said = self.node.exec(namespace, pod, "weir-proxy", &["bash", "-c", &ask]).await.unwrap();
         let value = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -149,7 +155,7 @@ impl Place<'_> {
 
     async fn the_example_limits_and_its_probes_do_not_meet_the_limit(&self) {
         self.cluster.kubectl(&["apply", "-f", "examples/injection"]).await.unwrap();
-        rolled_out(self.cluster, "default", "cart").await;
+        rolled_out(self.cluster, self.node, "default", "cart").await;
         let (name, address) = self.carts().await.swap_remove(0);
         let pod = self.get("default", &["pod", &name]).await;
         assert!(has_sidecar(&pod), "{pod}");
@@ -177,7 +183,7 @@ impl Place<'_> {
         assert_eq!(self.ready("default", &name).await["status"]["phase"], "Running");
         self.cluster.kubectl(&["delete", "-f", "examples/injection/policy.yaml"]).await.unwrap();
         becomes((address, 8080).into(), (20, 0), "the limit is gone").await;
-        let inside = "exec 3<>/dev/tcp/127.0.0.1/15021; printf 'GET /drain/x HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3";
+        let inside = "exec 3<>/dev/tcp/127.0.0.1/15021; printf 'GET /drain/x HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\n\\r\\n' >&3; head -1 <&3";
         let guessed = self.node.exec("default", &name, "app", &["bash", "-c", inside]).await.unwrap();
         assert!(guessed.contains("404"), "who does not know the key drains nothing: {guessed}");
     }
@@ -191,7 +197,7 @@ impl Place<'_> {
             .await;
         let before = self.carts().await;
         self.cluster.kubectl(&["rollout", "restart", "deployment/cart"]).await.unwrap();
-        rolled_out(self.cluster, "default", "cart").await;
+        rolled_out(self.cluster, self.node, "default", "cart").await;
         eventually(SOON, "the old pods are gone", async || {
             let pods = self.get("default", &["pods", "--selector=app=cart"]).await;
             let names: Vec<_> =
