@@ -207,7 +207,7 @@ pub struct SidecarArgs {
     pub sidecar_resources: serde_json::Value,
     /// How long a pod that is to end goes on serving, until nobody sends it requests: whole seconds, as a `preStop` hook of its
     /// containers that have none. Needs Kubernetes 1.30; 0s leaves them alone.
-    #[arg(long, env = "WEIR_APPLICATION_DRAIN", default_value = "5s", value_name = "DURATION", value_parser = whole_seconds)]
+    #[arg(long, env = "WEIR_APPLICATION_DRAIN", default_value = "5s", value_name = "DURATION", value_parser = inject::whole_seconds)]
     pub application_drain: u32,
 }
 
@@ -527,12 +527,6 @@ fn resources(text: &str) -> Result<serde_json::Value, String> {
     let value = serde_saphyr::from_str(text).map_err(|_| format!("{mend}, found {text:?}"))?;
     inject::is_resources(&value).map_err(|why| format!("{mend}: {why}"))?;
     Ok(value)
-}
-
-fn whole_seconds(text: &str) -> Result<u32, String> {
-    let found = limiter::language::parse_duration(text).map_err(|error| error.to_string())?;
-    let seconds = u32::try_from(found.as_secs()).ok().filter(|seconds| *seconds <= 3_600 && found.subsec_nanos() == 0);
-    seconds.ok_or_else(|| format!("expected whole seconds, at most an hour, found {text:?}"))
 }
 
 fn place(text: &str) -> Result<Place, String> {

@@ -20,7 +20,7 @@ use limiter::problem::{Problem, Reason};
 use serde_json::{Map, Value, json};
 
 pub use self::documents::{Found, documents};
-pub use self::wish::{Interception, LABEL, MARK, NAMED, REFUSED, is_resources};
+pub use self::wish::{Interception, LABEL, MARK, NAMED, REFUSED, is_resources, whole_seconds};
 use self::{probes::Direct, wish::Wish};
 
 /// Name of the container with Envoy; by it Weir does not count it to the application.

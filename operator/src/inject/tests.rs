@@ -168,6 +168,9 @@ fn without_interception_nothing_has_a_privilege_and_the_port_says_when_it_is_rea
 fn a_short_life_is_not_made_longer_by_default() {
     let (pod, _) = injected(&pod(json!({}), json!({"terminationGracePeriodSeconds": 5})));
     assert_eq!(pod["spec"]["containers"][0].get("lifecycle"), None);
+    let (pod, _) = injected(&annotated("inject.weir.dev/drain", "0s", json!({})));
+    assert_eq!(pod["spec"]["containers"][0].get("lifecycle"), None, "nor where it says so");
+    assert_eq!(settings(&["--application-drain=0s"]).drain_seconds, 0);
 }
 
 #[test]

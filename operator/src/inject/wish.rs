@@ -169,14 +169,8 @@ impl Wish {
             }
             return Ok(());
         };
-        let found = limiter::language::parse_duration(text).ok().filter(|duration| duration.subsec_nanos() == 0);
-        let seconds = found.and_then(|duration| u32::try_from(duration.as_secs()).ok()).ok_or_else(|| {
-            invalid(
-                field(DRAIN),
-                format!("expected whole seconds, found {text:?}"),
-                "for example 10s; 0s leaves the containers alone",
-            )
-        })?;
+        let seconds = whole_seconds(text)
+            .map_err(|why| invalid(field(DRAIN), why, "for example 10s; 0s leaves the containers alone"))?;
         if seconds > 0 && !fits(seconds) {
             let message = format!("{text} does not fit into the {grace}s that the pod has to end");
             return Err(invalid(field(DRAIN), message, "raise spec.terminationGracePeriodSeconds, or give less"));
@@ -188,6 +182,19 @@ impl Wish {
 
 fn field(annotation: &str) -> String {
     format!("metadata.annotations[{annotation}]")
+}
+
+/// A duration of whole seconds, at most an hour; `0s` is none.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn whole_seconds(text: &str) -> Result<u32, String> {
+    if text == "0s" {
+        return Ok(0);
+    }
+    let found = limiter::language::parse_duration(text).ok().filter(|duration| duration.subsec_nanos() == 0);
+    let seconds = found.and_then(|duration| u32::try_from(duration.as_secs()).ok()).filter(|seconds| *seconds <= 3_600);
+    seconds.ok_or_else(|| format!("expected whole seconds, at most an hour, found {text:?}"))
 }
 
 /// Whether a value is what `resources` of a container may be, as far as the sidecar needs it.
