@@ -17,7 +17,7 @@ mod sidecar;
 mod wish;
 
 use limiter::problem::{Problem, Reason};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub use self::documents::{Found, documents};
 pub use self::wish::{Interception, LABEL, MARK, NAMED, REFUSED, is_resources, whole_seconds};
@@ -76,6 +76,10 @@ pub enum Asked {
 /// Puts the sidecar into a pod, `{metadata, spec}`. `drain_key` is a word that nobody guesses.
 #[must_use]
 pub fn inject(pod: &Value, asked: Asked, drain_key: &str, settings: &Settings) -> Outcome {
+    let shape = misshapen(pod);
+    if !shape.is_empty() {
+        return Outcome::Refused(shape);
+    }
     match wish::label(pod) {
         Ok(Some(false)) => return Outcome::Unasked,
         Ok(None) if asked == Asked::ByPod => return Outcome::Unasked,
@@ -116,13 +120,15 @@ pub fn inject(pod: &Value, asked: Asked, drain_key: &str, settings: &Settings) -
         annotate(&mut pod, &sidecar::annotation(name), text);
     }
     let mut files: Vec<String> = sidecar.files.into_iter().map(|(name, _)| name).collect();
+    // Before all others: their probes need the rules, and what starts first ends last.
+    let mut first = vec![sidecar.container];
     if wish.interception == Interception::Redirect {
         annotate(&mut pod, &sidecar::annotation(interception::FILE), &rules);
         files.push(interception::FILE.to_owned());
-        push(&mut pod, "initContainers", interception::container(&settings.iptables_image));
+        first.insert(0, interception::container(&settings.iptables_image));
     }
-    push(&mut pod, "initContainers", sidecar.container);
-    push(&mut pod, "volumes", sidecar::volume(&files, settings));
+    list(&mut pod, "initContainers").splice(0..0, first);
+    list(&mut pod, "volumes").push(sidecar::volume(&files, settings));
     Outcome::Injected(pod, warnings)
 }
 
@@ -151,6 +157,38 @@ fn containers(pod: &Value) -> impl Iterator<Item = (&'static str, usize, &Value)
         let all = pod["spec"][list].as_array().into_iter().flatten().enumerate();
         all.map(move |(position, container)| (list, position, container))
     })
+}
+
+/// What is no pod at all: a file may hold anything. After this, what is written to is there, or null.
+fn misshapen(pod: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut expect = |value: &Value, field: String, what: &str, fits: fn(&Value) -> bool| {
+        if !fits(value) {
+            let kind = if value.is_null() { "nothing" } else { "something else" };
+            problems.push(invalid(field, format!("expected {what}, found {kind}"), "see `kubectl explain pod`"));
+        }
+    };
+    let object = |value: &Value| value.is_null() || value.is_object();
+    expect(pod, "pod".to_owned(), "an object", Value::is_object);
+    expect(&pod["metadata"], "metadata".to_owned(), "an object", object);
+    for name in ["labels", "annotations"] {
+        expect(&pod["metadata"][name], format!("metadata.{name}"), "names and texts", object);
+    }
+    expect(&pod["spec"], "spec".to_owned(), "an object", Value::is_object);
+    for name in ["initContainers", "volumes"] {
+        expect(&pod["spec"][name], format!("spec.{name}"), "a list", |value| value.is_null() || value.is_array());
+    }
+    expect(&pod["spec"]["containers"], "spec.containers".to_owned(), "a list", Value::is_array);
+    for (list, position, container) in containers(pod) {
+        let field = format!("spec.{list}[{position}]");
+        expect(container, field.clone(), "an object", Value::is_object);
+        expect(&container["lifecycle"], format!("{field}.lifecycle"), "an object", object);
+        for path in probes::HANDLERS {
+            let handler = container.pointer(path).unwrap_or(&Value::Null);
+            expect(handler, format!("{field}{}", path.replace('/', ".")), "an object", object);
+        }
+    }
+    problems
 }
 
 /// Why no pod like this can have a sidecar.
@@ -217,26 +255,18 @@ fn drain(pod: &mut Value, seconds: u32) {
     }
 }
 
-fn object<'a>(value: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
-    if !value[name].is_object() {
-        value[name] = json!({});
-    }
-    value[name].as_object_mut().expect("it was just made one")
-}
-
 fn annotate(pod: &mut Value, name: &str, text: &str) {
-    if !pod["metadata"].is_object() {
-        pod["metadata"] = json!({});
-    }
-    object(&mut pod["metadata"], "annotations").insert(name.to_owned(), text.into());
+    // What is null becomes an object when it is written to.
+    pod["metadata"]["annotations"][name] = text.into();
 }
 
-fn push(pod: &mut Value, list: &str, value: Value) {
-    let spec = object(pod, "spec");
-    match spec.get_mut(list).and_then(Value::as_array_mut) {
-        Some(held) => held.push(value),
-        None => drop(spec.insert(list.to_owned(), json!([value]))),
+/// A list of the pod's `spec`.
+fn list<'a>(pod: &'a mut Value, name: &str) -> &'a mut Vec<Value> {
+    let held = &mut pod["spec"][name];
+    if held.is_null() {
+        *held = json!([]);
     }
+    held.as_array_mut().expect("what is misshapen has been refused")
 }
 
 #[cfg(test)]

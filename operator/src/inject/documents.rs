@@ -56,7 +56,7 @@ pub fn documents(text: &str, drain_key: &str, settings: &Settings) -> Found {
                 object(&mut value, drain_key, settings, &mut found);
                 match serde_saphyr::to_string(&value) {
                     Ok(changed) if found.injected.len() > before => {
-                        let marker = document.starts_with("---").then_some("---\n").unwrap_or_default();
+                        let marker = if document.starts_with("---") { "---\n" } else { "" };
                         found.text += &format!("{marker}{}\n", changed.trim_end());
                     }
                     _ => found.text += document,

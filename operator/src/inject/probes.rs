@@ -22,7 +22,7 @@ const PAGE: &str = "prometheus.io/port";
 const SCRAPE: &str = "prometheus.io/scrape";
 
 /// What of a container kubelet asks over the network.
-const HANDLERS: [&str; 11] = [
+pub(super) const HANDLERS: [&str; 11] = [
     "/livenessProbe/httpGet",
     "/livenessProbe/tcpSocket",
     "/livenessProbe/grpc",
@@ -68,7 +68,9 @@ pub(super) fn go_direct(pod: &mut Value, wish: &Wish, direct: &mut Direct) -> Re
         for container in pod.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let ports = container["ports"].clone();
             for handler in HANDLERS {
-                let Some(handler) = container.pointer_mut(handler) else { continue };
+                let Some(handler) = container.pointer_mut(handler).filter(|handler| handler.is_object()) else {
+                    continue;
+                };
                 if let Some(port) = asked(handler, &ports).filter(|port| !wish.excluded.contains(port)) {
                     handler["port"] = json!(direct.to(port).ok_or_else(too_many)?);
                 }

@@ -174,6 +174,46 @@ fn a_short_life_is_not_made_longer_by_default() {
 }
 
 #[test]
+fn whatever_a_file_holds_it_is_told_and_nothing_panics() {
+    let odd = [json!(null), json!(5), json!("text"), json!([1]), json!({"a": 1})];
+    for path in [
+        "",
+        "/metadata",
+        "/metadata/labels",
+        "/metadata/annotations",
+        "/spec",
+        "/spec/containers",
+        "/spec/containers/0",
+        "/spec/containers/0/name",
+        "/spec/containers/0/ports",
+        "/spec/containers/0/ports/0",
+        "/spec/containers/0/lifecycle",
+        "/spec/containers/0/lifecycle/preStop",
+        "/spec/containers/0/readinessProbe",
+        "/spec/containers/0/readinessProbe/httpGet",
+        "/spec/containers/0/readinessProbe/httpGet/port",
+        "/spec/initContainers",
+        "/spec/volumes",
+        "/spec/volumes/0",
+        "/spec/terminationGracePeriodSeconds",
+        "/spec/os",
+    ] {
+        for odd in &odd {
+            let mut pod = pod(
+                json!({"labels": {}, "annotations": {}}),
+                json!({
+                    "os": {}, "terminationGracePeriodSeconds": 30, "volumes": [{}], "initContainers": [{}],
+                    "containers": [{"name": "a", "ports": [{}], "lifecycle": {"preStop": {}}, "readinessProbe": {"httpGet": {"port": 1}}}],
+                }),
+            );
+            *pod.pointer_mut(path).unwrap() = odd.clone();
+            let outcome = inject(&pod, Asked::ForAll, "key", &settings(&[]));
+            assert!(matches!(outcome, Outcome::Injected(..) | Outcome::Refused(_)), "{path} {odd}");
+        }
+    }
+}
+
+#[test]
 fn documents_that_get_none_stay_letter_by_letter() {
     let text = "# first\n---\nkind: Service # mine\napiVersion: v1\nmetadata: {name: a}\n---\napiVersion: apps/v1\nkind: Deployment\n\
                 metadata: {name: a, namespace: b}\nspec: {template: {spec: {containers: [{name: app, image: 'x:1'}]}}}\n---\n\
