@@ -233,7 +233,10 @@ impl Place<'_> {
 
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "two", "namespace": "shop"},
                              "spec": {"selector": {"app": "two"}, "ports": [{"port": 8080}]}});
-        let policy = limiter("shop", "two", "- name: calm\n  limit: 1 request per hour per pod");
+        // Known from what the proxy streams, and from nothing else.
+        let busy =
+            "- name: busy\n  when: requests > 1 until requests < 0.5 for 1h\n  limit: 1 request per hour per pod";
+        let policy = limiter("shop", "two", busy);
         self.cluster.apply(&format!("{service}\n---\n{policy}")).await.unwrap();
         becomes((address, 8080).into(), (0, 20), "the limit holds").await;
         for (port, passed_on) in [(9000, 1), (9100, 0)] {
@@ -393,7 +396,9 @@ impl Load {
 async fn work(address: SocketAddr, stop: Arc<AtomicBool>, answered: Arc<AtomicUsize>) -> Vec<String> {
     let mut failed = Vec::new();
     let mut kept: Option<Connection> = None;
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
     while !stop.load(Ordering::Relaxed) {
+        pace.tick().await;
         let mut connection = match kept.take() {
             Some(connection) => connection,
             None => match Connection::open(address, None).await {
@@ -414,7 +419,6 @@ async fn work(address: SocketAddr, stop: Arc<AtomicBool>, answered: Arc<AtomicUs
             Ok(response) => failed.push(response.status().to_string()),
             Err(error) => failed.push(format!("{error:#}")),
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     failed
 }
