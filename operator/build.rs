@@ -79,6 +79,21 @@ fn generate_services() {
         .comment("Envoy streams its statistics; nothing is ever answered.")
         .method(stream_metrics)
         .build();
+    let follow = tonic_build::manual::Method::builder()
+        .name("follow")
+        .route_name("Follow")
+        .input_type("crate::replicas::wire::Up")
+        .output_type("crate::replicas::wire::Down")
+        .codec_path("crate::replicas::wire::Codec")
+        .client_streaming()
+        .server_streaming()
+        .build();
+    let replicas = tonic_build::manual::Service::builder()
+        .name("Replicas")
+        .package("weir.replicas.v1")
+        .comment("A follower tells what its proxies say, and is told what is decided.")
+        .method(follow)
+        .build();
     tonic_build::manual::Builder::new().compile(&[
         service(
             "AggregatedDiscoveryService",
@@ -93,6 +108,7 @@ fn generate_services() {
             "ExtensionConfigs",
         ),
         metrics,
+        replicas,
     ]);
 }
 

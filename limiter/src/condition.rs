@@ -23,11 +23,12 @@ use crate::{
 mod tests;
 
 /// A truth value of three-valued logic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Truth {
     True,
     False,
+    #[default]
     Unknown,
 }
 
@@ -70,7 +71,7 @@ impl From<bool> for Truth {
 }
 
 /// What a condition says now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Its value.
     pub truth: Truth,

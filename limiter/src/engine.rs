@@ -138,8 +138,8 @@ pub enum Phase {
     Releasing,
 }
 
-/// What a rule decides now.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What a rule decides now. Serialisable, so that another replica can carry it out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
     /// Where the rule stands.
@@ -165,7 +165,7 @@ pub struct Decision {
 }
 
 /// How the sentences of a rule read when it was decided.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Reading {
     /// The next phase could not be told.
     pub(crate) blind: bool,

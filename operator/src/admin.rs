@@ -36,6 +36,8 @@ pub struct Page {
     pub pause_tx: mpsc::Sender<pauses::PauseRequest>,
     /// Whether everything was read and built once.
     pub ready_rx: watch::Receiver<bool>,
+    /// Cancelled when this Weir begins to leave.
+    pub leaving: CancellationToken,
 }
 
 /// Serves the page until `shutdown`: health to anybody, the rest to whom the desk lets read it.
@@ -63,7 +65,9 @@ pub async fn serve(listener: TcpListener, desk: Desk, page: Page, shutdown: Canc
 }
 
 async fn ready(State(page): State<Page>) -> (StatusCode, &'static str) {
-    if *page.ready_rx.borrow() {
+    if page.leaving.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: this replica is leaving\n")
+    } else if *page.ready_rx.borrow() {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready: not everything has been read and built yet\n")

@@ -1,5 +1,7 @@
 //! Wiring: opens the sockets, starts the rooms as tasks, runs the builder until told to stop.
 
+mod among;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{info, warn};
 
+use self::among::Among;
 use crate::{
     admin::{
         self,
@@ -33,14 +36,22 @@ use crate::{
         scrape::Scraper,
         stream,
     },
+    replicas::{self, Replicas},
     status::{self, Status, writer},
     telemetry::traces::{self, Traces},
     watch::{Batch, files, kubernetes, live::Live},
-    xds::{proxies::Proxies, server, table::Table},
+    xds::{
+        proxies::Proxies,
+        server::{self, Leaving},
+        table::Table,
+    },
 };
 
-/// How long open streams and requests may take to end after SIGTERM.
+/// How long open streams and requests may take to end after SIGTERM, and after proxies were handed over.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Proxies leave for other replicas within this.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 /// What is to be measured is looked up at most this often while objects change: that is a look at every service.
 const LOOK_UP: Duration = Duration::from_millis(250);
@@ -66,6 +77,10 @@ pub struct Config {
     pub prometheus: Option<prometheus::Config>,
     /// Where decisions are kept for the next start. `None`: nowhere.
     pub state_folder: Option<PathBuf>,
+    /// Where a cluster keeps them. `None`: nowhere.
+    pub checkpoint: Option<checkpoint::object::Place>,
+    /// The replicas among which this is one. `None`: it is alone.
+    pub replicas: Option<replicas::Config>,
     /// Where decisions are traced to. `None`: nowhere.
     pub traces: Option<traces::Config>,
 }
@@ -88,16 +103,23 @@ pub enum Question {
     Pauses(LookRequest),
 }
 
-/// Runs Weir until `shutdown`, then drains.
+/// Runs Weir until it is `leaving`, then drains.
 ///
 /// # Errors
 /// When an address is taken, a certificate's file cannot be used, the folder cannot be listed, the state folder cannot be used, or a task ends by itself.
-pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<()> {
     let xds = bind(config.xds_address, "--xds-address", "xDS")?;
     let admin = bind(config.admin_address, "--admin-address", "the admin page")?;
     let webhook = config.webhook.as_ref();
     let webhook = webhook.map(|webhook| bind(webhook.address, "--webhook-address", "the webhook")).transpose()?;
+    let link = config.replicas.as_ref();
+    let link = link.map(|replicas| bind(replicas.address, "--replica-address", "the replica link")).transpose()?;
     let (xds_address, admin_address) = (xds.local_addr()?, admin.local_addr()?);
+    // Without another replica there is nobody to hand proxies over to, so there is no use in taking time.
+    let within = if config.replicas.is_some() { HAND_OVER } else { Duration::ZERO };
+    let begins = leaving.clone();
+    let leaving = Leaving { begins: leaving, within };
+    let shutdown = CancellationToken::new();
 
     let mut registry = Registry::default();
     let table = Table::new();
@@ -116,6 +138,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (asks_tx, asks_rx) = mpsc::channel(16);
     let refusals = writer::Refusals::default();
     let (ready_tx, ready_rx) = watch::channel(false);
+    let (events_tx, events_rx) = mpsc::channel(16);
 
     let mut tasks = JoinSet::new();
     let meters = identity::Meters::default();
@@ -124,6 +147,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         Source::Kubernetes(source) => Some(source.client.clone()),
         Source::Folder(_) => None,
     };
+    tasks.spawn(hand_over(leaving.clone(), proxies.clone(), shutdown.clone()));
     let identity = identity::spawn(config.identity, client, meters, &mut tasks, &shutdown);
     let (held, door, desk) = identity.context("--xds-client-ca")?;
     let mut builder = Builder::new(table.clone());
@@ -165,6 +189,39 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             tasks.spawn(async move { drop(watching.await) });
         }
     }
+    let drained = CancellationToken::new();
+    let replicas = match config.replicas.zip(link) {
+        Some((config, listener)) => {
+            let meters = replicas::Meters::default();
+            meters.register(&mut registry);
+            let shared = replicas::Shared {
+                proxies: proxies.clone(),
+                samples_tx: samples_tx.clone(),
+                health: health.clone(),
+                events_tx,
+                meters,
+            };
+            let spawned =
+                replicas::spawn(config, listener, held.clone(), shared, &mut tasks, &shutdown, drained.clone());
+            Some(spawned.context("--replica-address")?)
+        }
+        None => None,
+    };
+    let mut restores = None;
+    if let Some(place) = config.checkpoint {
+        let metrics = checkpoint::Metrics::default();
+        let (keeper, writer) = place.clone().writer(metrics.clone());
+        metrics.register(&keeper, &Kept::default(), &mut registry);
+        let epoch = replicas::epochs(replicas.as_ref());
+        let drained = drained.clone();
+        tasks.spawn(async move {
+            writer.run(epoch).await;
+            drained.cancel();
+        });
+        restores = Some((place, keeper));
+    } else {
+        drained.cancel();
+    }
     let scraper = Scraper { interval: config.scrape_interval };
     if let Some(config) = config.prometheus {
         let meters = prometheus::Meters::default();
@@ -186,7 +243,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         builder = builder.with_traffic();
         tasks.spawn(admission::run(config, listener, held, asks_tx, meters, shutdown.clone()));
     }
-    let page = admin::Page { registry: Arc::new(registry), question_tx, pause_tx, ready_rx: ready_rx.clone() };
+    let ready = ready_rx.clone();
+    let page = admin::Page {
+        registry: Arc::new(registry),
+        question_tx,
+        pause_tx,
+        ready_rx: ready,
+        leaving: leaving.begins.clone(),
+    };
     tasks.spawn(admin::serve(admin, desk, page, shutdown.clone()));
     let inputs = Inputs {
         batches_rx,
@@ -197,16 +261,30 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         asks_rx,
         wanted_tx,
         ready_tx,
+        events_rx,
         health,
         counters,
         refusals,
+        replicas,
     };
-    tasks.spawn(build(builder, proxies.clone(), inputs, shutdown.clone()));
-    tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, door, shutdown.clone()));
+    let (stop, of_builder) = (shutdown.clone(), proxies.clone());
+    tasks.spawn(async move {
+        if let Some((place, keeper)) = restores {
+            let Some(kept) = stop.run_until_cancelled(place.read()).await else { return };
+            builder.apply(damages(&kept), Timestamp::now());
+            builder = builder.with_checkpoint(kept, keeper);
+        }
+        build(builder, of_builder, inputs, stop).await;
+    });
+    tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, door, leaving));
     info!(xds = %xds_address, admin = %admin_address, "weir is running");
 
     let mut failure = None;
     while let Some(ended) = tasks.join_next().await {
+        if !shutdown.is_cancelled() && begins.is_cancelled() {
+            // The xDS server, whose proxies have left.
+            continue;
+        }
         if !shutdown.is_cancelled() {
             failure = Some(anyhow::anyhow!("a task of Weir ended by itself: {ended:?}"));
             shutdown.cancel();
@@ -252,15 +330,27 @@ async fn serve_when_ready(
     streams: Routes,
     listener: TcpListener,
     door: Door,
-    shutdown: CancellationToken,
+    leaving: Leaving,
 ) {
     tokio::select! {
-        () = shutdown.cancelled() => return,
+        () = leaving.begins.cancelled() => return,
         ready = ready_rx.wait_for(|ready| *ready) => if ready.is_err() { return },
     }
-    if let Err(error) = server::serve(table, proxies, streams, listener, door, shutdown).await {
+    if let Err(error) = server::serve(table, proxies, streams, listener, door, leaving).await {
         warn!(%error, "the xDS server ended");
     }
+}
+
+/// Ends everything once the proxies have left.
+async fn hand_over(leaving: Leaving, proxies: Proxies, shutdown: CancellationToken) {
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        () = leaving.begins.cancelled() => {}
+    }
+    let mut changes = proxies.changes();
+    let empty = async { while proxies.streams() > 0 && changes.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(leaving.within, empty).await;
+    shutdown.cancel();
 }
 
 struct Inputs {
@@ -270,11 +360,13 @@ struct Inputs {
     pause_rx: mpsc::Receiver<PauseRequest>,
     looks_rx: mpsc::Receiver<writer::Look>,
     asks_rx: mpsc::Receiver<admission::Ask>,
+    events_rx: mpsc::Receiver<replicas::Event>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
     health: HealthBoard,
     counters: Arc<status::Counters>,
     refusals: writer::Refusals,
+    replicas: Option<Replicas>,
 }
 
 /// The only task that touches the builder.
@@ -282,7 +374,15 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
     let mut transitions = status::Transitions::default();
     let mut lookup = Lookup::default();
     let mut latest = Timestamp::MIN;
+    let mut among = Among::new(inputs.replicas.take());
+    let mut is_read = false;
     loop {
+        if among.judge(&mut builder) {
+            lookup.ask(&builder, &inputs);
+        }
+        if is_read && among.is_settled() {
+            inputs.ready_tx.send_if_modified(|ready| !std::mem::replace(ready, true));
+        }
         let now = Timestamp::now();
         if now < std::mem::replace(&mut latest, now) {
             builder.set_back(now);
@@ -307,54 +407,69 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
             }
             Some(PauseRequest { switch, service, reply_tx }) = inputs.pause_rx.recv() => {
                 let answer = pauses::switch(&mut builder, &proxies, switch, service.as_ref(), Timestamp::now());
+                if answer.is_ok() {
+                    among.switched(&builder, replicas::wire::Switch { pause: switch == pauses::Switch::Pause, service });
+                }
                 let _ = reply_tx.send(answer);
             }
             Some(mut samples) = inputs.samples_rx.recv() => {
                 for _ in 0..inputs.samples_rx.len() {
                     samples.extend(inputs.samples_rx.try_recv().into_iter().flatten());
                 }
-                builder.observe(samples, Timestamp::now());
+                among.judge(&mut builder);
+                among.observe(&mut builder, samples);
                 // Samples may come without end; whatever else waits has its turn after them.
                 builder.tick(Timestamp::now());
                 lookup.tick(&builder, &inputs);
+                if let Ok(event) = inputs.events_rx.try_recv() {
+                    among.hear(&mut builder, &proxies, event);
+                }
                 if let Ok(batch) = inputs.batches_rx.try_recv() {
-                    take(&mut builder, &mut lookup, &inputs, batch);
+                    is_read |= take(&mut builder, &mut lookup, &inputs, batch);
                 }
                 if let Ok(question) = inputs.question_rx.try_recv() {
-                    answer(&builder, &proxies, &inputs, &mut transitions, question);
+                    answer(&builder, &proxies, &inputs, &among, &mut transitions, question);
                 }
                 if let Ok(ask) = inputs.asks_rx.try_recv() {
                     warn_of(&builder, &inputs, ask);
                 }
-                if let Ok(look) = inputs.looks_rx.try_recv() {
+                if let Ok(look) = inputs.looks_rx.try_recv()
+                    && among.reports()
+                {
                     show(&mut builder, &proxies, &inputs, look);
                 }
             }
+            Some(event) = inputs.events_rx.recv() => among.hear(&mut builder, &proxies, event),
+            () = among.changed() => {}
             () = timer => {
+                among.judge(&mut builder);
                 builder.tick(Timestamp::now());
                 lookup.tick(&builder, &inputs);
             }
-            Some(batch) = inputs.batches_rx.recv() => take(&mut builder, &mut lookup, &inputs, batch),
+            Some(batch) = inputs.batches_rx.recv() => is_read |= take(&mut builder, &mut lookup, &inputs, batch),
             Some(question) = inputs.question_rx.recv() => {
-                answer(&builder, &proxies, &inputs, &mut transitions, question);
+                answer(&builder, &proxies, &inputs, &among, &mut transitions, question);
             }
             Some(ask) = inputs.asks_rx.recv() => warn_of(&builder, &inputs, ask),
-            Some(look) = inputs.looks_rx.recv() => show(&mut builder, &proxies, &inputs, look),
+            // Only the one that leads writes statuses.
+            Some(look) = inputs.looks_rx.recv() => if among.reports() {
+                show(&mut builder, &proxies, &inputs, look);
+            },
             else => return,
         }
         inputs.counters.set(builder.counts());
     }
 }
 
-/// Takes in what the source of objects says now.
-fn take(builder: &mut Builder, lookup: &mut Lookup, inputs: &Inputs, batch: Batch) {
+/// Takes in what the source of objects says now. Returns whether everything has been read once.
+fn take(builder: &mut Builder, lookup: &mut Lookup, inputs: &Inputs, batch: Batch) -> bool {
     if builder.apply(batch.changes, Timestamp::now()) {
         lookup.ask(builder, inputs);
     }
     if batch.initial {
         builder.forget_unseen(Timestamp::now());
-        inputs.ready_tx.send_replace(true);
     }
+    batch.initial
 }
 
 /// Tells the providers what the rules need measured: at once after a quiet time, else at the end of [`LOOK_UP`].
@@ -405,12 +520,14 @@ fn answer(
     builder: &Builder,
     proxies: &Proxies,
     inputs: &Inputs,
+    among: &Among,
     transitions: &mut status::Transitions,
     question: Question,
 ) {
     match question {
         Question::Status(reply_tx) => {
             let mut status = status::status(builder, proxies, &inputs.health, Timestamp::now());
+            status.replica = among.report();
             status.problems.extend(inputs.refusals.problems());
             transitions.keep(&mut status);
             let _ = reply_tx.send(status);
@@ -465,6 +582,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
         let (health, counters) = (HealthBoard::default(), Arc::default());
         let (_looks_tx, looks_rx) = mpsc::channel(1);
         let (_asks_tx, asks_rx) = mpsc::channel(1);
+        let (_events_tx, events_rx) = mpsc::channel(1);
         let refusals = writer::Refusals::default();
         let inputs = Inputs {
             batches_rx,
@@ -478,6 +596,8 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
             health,
             counters,
             refusals,
+            events_rx,
+            replicas: None,
         };
         let shutdown = CancellationToken::new();
         let building = tokio::spawn(build(Builder::new(Table::new()), Proxies::new(), inputs, shutdown.clone()));

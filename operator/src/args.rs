@@ -112,6 +112,9 @@ pub struct RunArgs {
     /// Who Weir is, and who proxies are.
     #[command(flatten)]
     pub identity: IdentityArgs,
+    /// Other Weirs for the same proxies.
+    #[command(flatten)]
+    pub replicas: ReplicaArgs,
     /// Where to serve xDS to Envoys. Other addresses than loopback, and --kubernetes, take a certificate: xDS is then served by TLS,
     /// and every proxy proves who it is.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
@@ -250,6 +253,32 @@ pub struct IdentityArgs {
     /// Serve xDS in plain text, to whoever comes: on loopback alone, for tests.
     #[arg(long, env = "WEIR_XDS_PLAINTEXT")]
     pub xds_plaintext: bool,
+}
+
+/// Other Weirs for the same proxies, one of which decides what metrics drive.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReplicaArgs {
+    /// Serve other replicas here, by mutual TLS with Weir's certificate: an address by which they reach this one, such as
+    /// 10.0.0.7:15020. With --lease or --peers.
+    #[arg(long, env = "WEIR_REPLICA_ADDRESS", value_name = "ADDRESS:PORT", value_parser = address)]
+    pub replica_address: Option<SocketAddr>,
+    /// Lease of Weir's own namespace by which it is told which replica decides. With --kubernetes and --replica-address.
+    #[arg(long, env = "WEIR_LEASE", value_name = "NAME")]
+    pub lease: Option<String>,
+    /// Name of this replica on the Lease; that of the host by default, which in a pod is the pod's.
+    #[arg(long, env = "WEIR_REPLICA_NAME", value_name = "NAME")]
+    pub replica_name: Option<String>,
+    /// This is the only replica but while another takes its place: it goes on deciding while the API server is away. With --lease.
+    #[arg(long, env = "WEIR_SOLE_REPLICA")]
+    pub sole_replica: bool,
+    /// Addresses of all replicas, the same list for each, its own --replica-address among them: the first that is alive decides. Without
+    /// --kubernetes.
+    #[arg(long, env = "WEIR_PEERS", value_name = "ADDRESS:PORT,…", value_delimiter = ',')]
+    pub peers: Vec<String>,
+    /// ConfigMap of Weir's own namespace in which decisions are kept, at most every 30 s, for a start at which no other replica remembers
+    /// them. It must exist. With --kubernetes.
+    #[arg(long, env = "WEIR_CHECKPOINT_CONFIG_MAP", value_name = "NAME")]
+    pub checkpoint_config_map: Option<String>,
 }
 
 /// Where and how Prometheus is asked.
@@ -394,7 +423,7 @@ pub struct ProxyArgs {
     /// The pod's name, as its EndpointSlice gives it; the name of the machine by default, as in a pod.
     #[arg(long, env = "HOSTNAME", value_name = "NAME")]
     pub pod: String,
-    /// Where Weir serves xDS: an address, or a name that the proxy looks up.
+    /// Where Weir serves xDS: an address, or a name that the proxy looks up; those of several replicas with commas between.
     #[arg(long, default_value = XDS_ADDRESS, value_name = "HOST:PORT")]
     pub xds_address: Upstream,
     /// How the proxy trusts Weir, and proves who it is.
@@ -591,6 +620,16 @@ fn span(text: &str) -> Result<Duration, String> {
     } else {
         Err(format!("expected a duration from 1ms to 1m, found {text:?}"))
     }
+}
+
+/// An address with a port; one of IPv6 may come without brackets, as it stands in a pod's status.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let split = || {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
+    };
+    split().ok_or_else(|| "expected ADDRESS:PORT, such as 10.0.0.7:15020".to_owned())
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

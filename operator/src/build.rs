@@ -3,6 +3,7 @@
 //! In: changes, samples and the passing of time. Out: resources in the mesh-wide table, targets to scrape, a status on request.
 //! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
 
+mod follow;
 mod pace;
 mod wanted;
 
@@ -24,7 +25,7 @@ use tracing::{info, warn};
 
 use self::pace::{Pace, Paced};
 use crate::{
-    checkpoint::{Keeper, Kept},
+    checkpoint::{Detail, Keeper, Kept},
     index::{Change, Index, Object, ServiceView},
     intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{
@@ -34,7 +35,7 @@ use crate::{
     telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report, RuleKey,
-        decide::{Move, Rules, States, Stepped},
+        decide::{Decides, Move, Rules, States, Stepped, Told},
     },
     xds::{
         resources::{self, Resource},
@@ -101,7 +102,10 @@ pub struct Builder {
     pauses: Pauses,
     /// Decisions of a run before about services and rules that have not been seen yet, and when they were written.
     kept: Unseen,
-    keeper: Option<Keeper>,
+    /// Who is told what is decided: the checkpoint, and other replicas.
+    keepers: Vec<Keeper>,
+    /// How far this replica decides by itself.
+    decides: Decides,
     tracer: Option<Tracer>,
     /// Only metrics pages that a Pod's annotations name are read.
     annotated_pages: bool,
@@ -124,7 +128,8 @@ impl Builder {
             counts: Counts::default(),
             pauses: Pauses::default(),
             kept: BTreeMap::new(),
-            keeper: None,
+            keepers: Vec::new(),
+            decides: Decides::All,
             tracer: None,
             news: None,
             pace: Pace::default(),
@@ -163,24 +168,31 @@ impl Builder {
         if !kept.pauses.is_empty() {
             warn!(paused = ?kept.pauses, "what an operator had paused before the restart is paused still");
         }
-        Self { kept: kept.decisions, pauses: kept.pauses, keeper: Some(keeper), ..self }
+        let mut keepers = self.keepers;
+        keepers.push(keeper);
+        Self { kept: kept.decisions, pauses: kept.pauses, keepers, ..self }
     }
 
     /// To be called when everything was read once: forgets old decisions about services that are not there.
     pub fn forget_unseen(&mut self, now: Timestamp) {
-        let Some(keeper) = &self.keeper else { return };
+        let keepers = &self.keepers;
         self.kept.retain(|service, (written, _)| {
             let recent = now.duration_since(*written) < KEPT_UNSEEN;
             if !recent {
-                keeper.forget(service, now);
+                keepers.iter().for_each(|keeper| keeper.forget(service, now));
             }
             recent
         });
     }
 
-    /// Gives the keeper everything, also what was not worth a write of its own. To be called at the end.
+    /// Gives the keepers everything, also what was not worth a write of its own. To be called at the end.
     pub fn keep_all(&self, now: Timestamp) {
-        let Some(keeper) = &self.keeper else { return };
+        for keeper in &self.keepers {
+            self.keep_all_by(keeper, now);
+        }
+    }
+
+    fn keep_all_by(&self, keeper: &Keeper, now: Timestamp) {
         for (service, built) in &self.built {
             keeper.keep(service, with_unseen(&self.kept, service, &built.rules), now);
         }
@@ -257,9 +269,7 @@ impl Builder {
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
     pub fn set_pauses(&mut self, pauses: Pauses, now: Timestamp) {
         let before = std::mem::replace(&mut self.pauses, pauses);
-        if let Some(keeper) = &self.keeper {
-            keeper.keep_pauses(&self.pauses, now);
-        }
+        self.keepers.iter().for_each(|keeper| keeper.keep_pauses(&self.pauses, now));
         let differs = |service: &&ServiceKey| before.covers(service) != self.pauses.covers(service);
         let services: BTreeSet<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
         // Callers and gateways let go of it, too.
@@ -314,11 +324,19 @@ impl Builder {
         let began = self.tracer.as_ref().map(|_| SystemTime::now());
         let (store, ready) = (&built.store, &built.ready);
         let observe = |metrics: &[(Metric, Metric)], seen: &mut Observations| store.observe(ready, metrics, seen, now);
-        let Stepped { numbers, turned, news, moves } = built.rules.step(observe, self.keeper.is_some(), now);
+        let Stepped { numbers, turned, news, moves } =
+            built.rules.step(observe, self.decides, !self.keepers.is_empty(), now);
         self.counts.decisions += 1;
         moves.iter().for_each(|moved| log_transition(key, moved, &built.rules));
-        if let Some(keeper) = self.keeper.as_ref().filter(|_| news || gone) {
-            keeper.keep(key, with_unseen(&self.kept, key, &built.rules), now);
+        self.keepers.retain(|keeper| !keeper.is_closed());
+        for keeper in &self.keepers {
+            let is_news = match keeper.detail() {
+                Detail::Restart => news,
+                Detail::Numbers => news || numbers || turned,
+            };
+            if is_news || gone {
+                keeper.keep(key, with_unseen(&self.kept, key, &built.rules), now);
+            }
         }
         let numbers = numbers || gone;
         if let Some(news) = self.news.as_mut().filter(|_| changed || numbers || turned) {
@@ -354,9 +372,7 @@ impl Builder {
             forget_timer(&mut self.timers, key, built.timer);
             self.pace.forget(key, built.paced);
             self.table.remove(key);
-            if let Some(keeper) = &self.keeper {
-                keeper.forget(key, now);
-            }
+            self.keepers.iter().for_each(|keeper| keeper.forget(key, now));
         }
         if let Some(news) = &mut self.news {
             news.services.insert(key.clone());
@@ -401,7 +417,12 @@ impl Builder {
     pub fn wanted(&self) -> Arc<Wanted> {
         let mut built: Vec<_> = self.built.iter().collect();
         built.sort_unstable_by_key(|(service, _)| *service);
-        Arc::new(wanted::all(built.into_iter().map(|(_, built)| &built.wanted)))
+        let all = wanted::all(built.into_iter().map(|(_, built)| &built.wanted));
+        Arc::new(match self.decides {
+            Decides::All => all,
+            // The rest is measured by the one that decides.
+            Decides::Unmeasured => Wanted { streamed: all.streamed, ..Wanted::default() },
+        })
     }
 
     /// What status may say something else of since this was last asked.
@@ -474,9 +495,15 @@ fn resumed(kept: &mut Unseen, view: &ServiceView<'_>, now: Timestamp) -> States 
 }
 
 /// What is to be written of a service: a record is written whole.
-fn with_unseen(kept: &Unseen, key: &ServiceKey, rules: &Rules) -> States {
-    let unseen = kept.get(key).map(|(_, unseen)| unseen.clone()).unwrap_or_default();
-    unseen.into_iter().chain(rules.states(key)).collect()
+fn with_unseen(kept: &Unseen, key: &ServiceKey, rules: &Rules) -> Vec<Told> {
+    let unseen = kept.get(key).into_iter().flat_map(|(_, unseen)| unseen);
+    let unseen = unseen.map(|(RuleKey { policy, rule, .. }, state)| Told {
+        policy: policy.clone(),
+        rule: rule.clone(),
+        state: state.clone(),
+        decision: None,
+    });
+    unseen.chain(rules.told()).collect()
 }
 
 /// What is wrong with an object.

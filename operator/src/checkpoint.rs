@@ -9,6 +9,7 @@
 //! `folder` does the I/O; `writer` sets the pace. Never decides anything, and never writes over what it could not read.
 
 mod folder;
+pub mod object;
 mod record;
 mod writer;
 
@@ -25,7 +26,7 @@ pub use self::{
 };
 use crate::{
     intent::{Pauses, ServiceKey},
-    translate::decide::States,
+    translate::decide::{States, Told},
 };
 
 /// What a folder held when it was opened.
@@ -64,7 +65,7 @@ pub enum Error {
 }
 
 /// News by service; `None`: the service is gone.
-type News = BTreeMap<ServiceKey, Option<States>>;
+pub type News = BTreeMap<ServiceKey, Option<Vec<Told>>>;
 
 /// What was not written yet.
 #[derive(Debug, Default)]
@@ -88,12 +89,76 @@ type Shared = Arc<Mutex<Pending>>;
 pub struct Keeper {
     pending: Shared,
     wake: watch::Sender<()>,
+    detail: Detail,
+}
+
+/// How much is news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What the next start must know.
+    Restart,
+    /// Every number that is decided.
+    Numbers,
+}
+
+/// The other end of a [`Keeper`]: where its news wait to be taken.
+#[derive(Debug)]
+pub struct Waiting {
+    pending: Shared,
+    woken: watch::Receiver<()>,
+}
+
+impl Waiting {
+    /// What was taken is where it belongs.
+    pub fn settle(&self, now: Timestamp) {
+        let mut pending = self.pending.lock();
+        pending.since = (!pending.is_empty()).then_some(now);
+    }
+
+    /// Waits for news and takes all there are; newer ones of a service have replaced older ones. `None`: the builder has ended.
+    pub async fn next(&mut self) -> Option<(News, Option<Pauses>)> {
+        loop {
+            let ended = self.woken.has_changed().is_err();
+            self.woken.mark_unchanged();
+            let taken = {
+                let mut pending = self.pending.lock();
+                (std::mem::take(&mut pending.news), pending.pauses.take())
+            };
+            if !taken.0.is_empty() || taken.1.is_some() {
+                return Some(taken);
+            }
+            if ended {
+                return None;
+            }
+            let _ = self.woken.changed().await;
+        }
+    }
 }
 
 impl Keeper {
+    /// One whose news are taken at the other end.
+    #[must_use]
+    pub fn new(detail: Detail) -> (Self, Waiting) {
+        let pending = Shared::default();
+        let (wake, woken) = watch::channel(());
+        (Self { pending: Arc::clone(&pending), wake, detail }, Waiting { pending, woken })
+    }
+
+    /// How much it wants to know.
+    #[must_use]
+    pub const fn detail(&self) -> Detail {
+        self.detail
+    }
+
+    /// Whether nobody takes its news any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.wake.is_closed()
+    }
+
     /// What is decided about `service` is this from now on.
-    pub fn keep(&self, service: &ServiceKey, states: States, now: Timestamp) {
-        self.put(service, Some(states), now);
+    pub fn keep(&self, service: &ServiceKey, told: Vec<Told>, now: Timestamp) {
+        self.put(service, Some(told), now);
     }
 
     /// Nothing is to be kept of `service` any more.
@@ -106,8 +171,8 @@ impl Keeper {
         self.change(now, |pending| pending.pauses = Some(pauses.clone()));
     }
 
-    fn put(&self, service: &ServiceKey, states: Option<States>, now: Timestamp) {
-        self.change(now, |pending| drop(pending.news.insert(service.clone(), states)));
+    fn put(&self, service: &ServiceKey, told: Option<Vec<Told>>, now: Timestamp) {
+        self.change(now, |pending| drop(pending.news.insert(service.clone(), told)));
     }
 
     fn change(&self, now: Timestamp, change: impl FnOnce(&mut Pending)) {

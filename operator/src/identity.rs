@@ -17,6 +17,7 @@ mod folder;
 mod gate;
 mod held;
 mod kept;
+mod link;
 mod meters;
 mod publish;
 mod readers;
@@ -36,6 +37,7 @@ pub use self::{
     gate::{Gate, Shown},
     held::Held,
     kept::{Configuration, Kept, Webhooks},
+    link::{Link, Unlinked},
     meters::Meters,
     publish::Place,
     readers::{Denied, Readers},

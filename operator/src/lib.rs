@@ -21,6 +21,7 @@ pub mod index;
 pub mod inject;
 pub mod intent;
 pub mod metrics;
+pub mod replicas;
 pub mod status;
 pub mod telemetry;
 pub mod translate;

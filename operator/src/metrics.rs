@@ -13,7 +13,7 @@
 mod backoff;
 mod histogram;
 pub mod kubernetes;
-mod outbox;
+pub(crate) mod outbox;
 pub mod prometheus;
 pub mod rates;
 pub mod scrape;
@@ -29,6 +29,7 @@ use std::{
 use jiff::Timestamp;
 use limiter::metric::Word;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -39,7 +40,8 @@ pub use self::histogram::Histogram;
 use crate::intent::ServiceKey;
 
 /// One measured value of one pod, as a provider brings it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PodSample {
     /// The target; shared, as there are thousands of samples a second.
     pub service: Arc<ServiceKey>,
@@ -56,7 +58,8 @@ pub struct PodSample {
 }
 
 /// What a sample holds. Ratios and quantiles cannot be averaged over pods, so they come as what they are made of.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Measure {
     /// A number in the word's base unit; finite.
     Number(Word, f64),
@@ -94,7 +97,7 @@ pub(crate) enum Kind {
 }
 
 /// Who measures, the most direct first: the first of them whose value is fresh is believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// What Envoy streams to us.
     Envoy,

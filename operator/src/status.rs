@@ -37,6 +37,9 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
+    /// What this replica is, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<ReplicaReport>,
     /// What an operator has paused.
     #[serde(default, skip_serializing_if = "Pauses::is_empty")]
     pub paused: Pauses,
@@ -48,6 +51,19 @@ pub struct Status {
     /// Proxies that are connected, by node id; those that belong to no known pod are said to be so.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub proxies: BTreeMap<String, ProxyReport>,
+}
+
+/// One replica of several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaReport {
+    /// Whether it decides what metrics drive.
+    pub leads: bool,
+    /// Who does, if that is another one and known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// The newest epoch that it knows.
+    pub epoch: u64,
 }
 
 /// One policy object.
@@ -122,7 +138,7 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
             (node.to_string(), ProxyReport { connected_since: proxy.connected_since, known, refused })
         })
         .collect();
-    Status { paused: builder.pauses().clone(), policies, problems: index.other_problems(), proxies }
+    Status { replica: None, paused: builder.pauses().clone(), policies, problems: index.other_problems(), proxies }
 }
 
 /// The status of every policy that `news` concerns, or of all of them; of proxies, those with news of their own.

@@ -145,6 +145,24 @@ impl Weir {
         Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
     }
 
+    /// As [`Self::spawn_trusted`], with a wall clock that the test sets.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn_trusted_by(
+        clock: &Clock,
+        kubeconfig: &Path,
+        xds: SocketAddr,
+        admin: SocketAddr,
+        arguments: &[&str],
+    ) -> Self {
+        let mut program = tokio::process::Command::new(binary());
+        program.envs(clock.environment());
+        Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
+    }
+
     fn spawn_program(
         mut program: tokio::process::Command,
         source: &[&OsStr],
@@ -267,6 +285,16 @@ impl Weir {
     /// When it cannot be ended.
     pub async fn kill(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
+    }
+
+    /// Sends a signal and waits for nothing: SIGSTOP for a process that stands still, SIGCONT for one that goes on.
+    ///
+    /// # Panics
+    ///
+    /// When the process has ended.
+    pub fn signal(&self, signal: Signal) {
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).expect("weir runs");
+        kill(Pid::from_raw(id), signal).expect("a process of our own takes signals");
     }
 
     /// Sends SIGTERM and waits for the end.

@@ -42,7 +42,7 @@ impl Server {
             Default::default(),
             listener,
             operator::identity::Door::open(),
-            shutdown.clone(),
+            server::Leaving::at_once(shutdown.clone()),
         ));
         Self { address, table, proxies, _ends: shutdown.drop_guard() }
     }

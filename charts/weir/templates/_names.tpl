@@ -17,6 +17,11 @@
 {{ include "weir.name" . }}-ca
 {{- end }}
 
+{{/* In which it is kept what is decided. */}}
+{{- define "weir.checkpoint" -}}
+{{ include "weir.name" . }}-checkpoint
+{{- end }}
+
 {{/* Whether Weir makes and renews its certificate: `true` or nothing. */}}
 {{- define "weir.makesCertificate" -}}
 {{- if not .Values.certificate.secretName }}true{{ end }}

@@ -243,7 +243,10 @@ async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     let all = changes(&mesh());
     before.apply(all.clone(), recent);
     before.observe(["s1", "s2", "s3"].map(|name| sample(name, 0.9, recent)).into(), recent);
-    let states = |name: &str| before.built(&service(name)).expect("built").rules.states(&service(name));
+    let states = |name: &str| {
+        let told = before.built(&service(name)).expect("built").rules.told();
+        crate::translate::decide::states(&service(name), told)
+    };
     let decisions = BTreeMap::from([
         (service("s1"), (recent, states("s1"))),
         (service("s2"), (recent, states("s2"))),

@@ -16,7 +16,10 @@ use tracing::{error, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Damage, Error, Kept, News, record};
-use crate::intent::{Pauses, ServiceKey};
+use crate::{
+    intent::{Pauses, ServiceKey},
+    translate::decide::states,
+};
 
 const FILES: u64 = 64;
 const PAUSES: &str = "pauses.json";
@@ -121,12 +124,12 @@ impl Folder {
 
     /// Takes news in. Nothing is on disk before [`Self::write`].
     pub(super) fn take(&mut self, news: News, now: Timestamp) {
-        for (service, states) in news {
+        for (service, told) in news {
             let number = number(&service);
             let lines = self.files.entry(number).or_default();
-            let differs = match states.filter(|states| !states.is_empty()) {
+            let differs = match told.filter(|told| !told.is_empty()) {
                 None => lines.remove(&service).is_some(),
-                Some(states) => match record::line(&service, now, &states) {
+                Some(told) => match record::line(&service, now, &states(&service, told)) {
                     Ok(line) => {
                         lines.insert(service, line);
                         true

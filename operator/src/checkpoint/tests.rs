@@ -8,20 +8,24 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::translate::RuleKey;
+use crate::translate::decide::{self, Told};
 
 fn service(name: &str) -> ServiceKey {
     ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() }
 }
 
-fn states(service: &ServiceKey, rules: usize) -> States {
+fn told(rules: usize) -> Vec<Told> {
     let rule = |number| {
         let policy = PolicyKey { kind: Kind::SmartLimiter, namespace: "shop".to_owned(), name: "p".to_owned() };
-        let key = RuleKey { service: service.clone(), policy, rule: format!("rule-{number}") };
         let stage = Some(Stage { phase: Phase::Limiting, since: now() });
-        (key, RuleState { stage, ..RuleState::default() })
+        let state = RuleState { stage, ..RuleState::default() };
+        Told { policy, rule: format!("rule-{number}"), state, decision: None }
     };
     (0..rules).map(rule).collect()
+}
+
+fn states(service: &ServiceKey, rules: usize) -> States {
+    decide::states(service, told(rules))
 }
 
 fn now() -> Timestamp {
@@ -29,7 +33,7 @@ fn now() -> Timestamp {
 }
 
 fn news(names: &[&str]) -> News {
-    names.iter().map(|name| (service(name), Some(states(&service(name), 2)))).collect()
+    names.iter().map(|name| (service(name), Some(told(2)))).collect()
 }
 
 fn open(folder: &Path) -> (Folder, Kept) {
@@ -174,12 +178,12 @@ async fn a_thousand_news_are_a_write_a_second_and_the_last_is_never_lost() {
     let (keeper, writing) = spawn(open(home.path()).0, metrics.clone());
     let cart = service("cart");
     for rules in 1..=1000 {
-        keeper.keep(&cart, states(&cart, rules % 10), now());
+        keeper.keep(&cart, told(rules % 10), now());
         if rules % 100 == 0 {
             tokio::task::yield_now().await;
         }
     }
-    keeper.keep(&cart, states(&cart, 7), now());
+    keeper.keep(&cart, told(7), now());
     drop(keeper);
     writing.await.unwrap();
     let (_, kept) = open(home.path());

@@ -1,9 +1,6 @@
 //! The task that writes: at most once a second, when there is news, on a thread that may wait for the disk.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use jiff::Timestamp;
 use prometheus_client::{
@@ -19,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Error, Folder, Keeper, Kept, Shared};
+use super::{Detail, Error, Folder, Keeper, Kept, Shared, Waiting};
 
 /// Between the beginnings of two writes.
 const PACE: Duration = Duration::from_secs(1);
@@ -44,6 +41,14 @@ impl Metrics {
         registry.register_collector(Box::new(Age(keeper.pending.clone())));
     }
 
+    pub(super) fn written(&self) {
+        self.writes.inc();
+    }
+
+    pub(super) fn failed(&self) {
+        self.errors.inc();
+    }
+
     #[cfg(test)]
     pub(super) fn writes(&self) -> u64 {
         self.writes.get()
@@ -66,9 +71,7 @@ impl Collector for Age {
 /// Writes to `folder` what the returned keeper is given. The task ends with a last write when the keeper is dropped.
 #[must_use]
 pub fn spawn(folder: Folder, metrics: Metrics) -> (Keeper, JoinHandle<()>) {
-    let pending = Shared::default();
-    let (wake, woken) = watch::channel(());
-    let keeper = Keeper { pending: Arc::clone(&pending), wake };
+    let (keeper, Waiting { pending, woken }) = Keeper::new(Detail::Restart);
     (keeper, tokio::spawn(run(folder, pending, woken, metrics)))
 }
 

@@ -9,7 +9,7 @@ use crate::{
     args::{AttachmentArgs, BootstrapArgs, ProxyArgs, TrustArgs},
     xds::{
         NodeKey, attachment,
-        bootstrap::{self, Credential, Trust, Upstream},
+        bootstrap::{self, Credential, Trust},
     },
 };
 
@@ -58,13 +58,9 @@ fn trust(args: &ProxyArgs, output: Option<&Path>) -> anyhow::Result<Option<Trust
             anyhow::bail!("--ca-file needs a credential, too: give --token-file, or --certificate-file and --key-file")
         }
     };
-    let server_name = match (server_name, &args.xds_address) {
-        (Some(name), _) => name,
-        (None, Upstream::Name(name, _)) => name.clone(),
-        (None, Upstream::Address(_)) => {
-            anyhow::bail!("--xds-address is no name: give --server-name NAME, which Weir's certificate must have")
-        }
-    };
+    let server_name = server_name
+        .or_else(|| args.xds_address.name().map(str::to_owned))
+        .context("--xds-address is no name: give --server-name NAME, which Weir's certificate must have")?;
     let beside = output.and_then(Path::parent).filter(|folder| *folder != Path::new("")).map(Path::to_owned);
     let secrets_folder = secrets_dir.or(beside).context(
         "--ca-file needs a folder for the files by which Envoy notices a renewal: give --secrets-dir DIR, or --output DIR/FILE",

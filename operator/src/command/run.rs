@@ -10,9 +10,11 @@ use tracing::{info, warn};
 use crate::{
     admission,
     app::{self, Config, Source},
-    args::{ClusterArgs, IdentityArgs, RunArgs, SidecarArgs, WebhookArgs},
+    args::{ClusterArgs, IdentityArgs, ReplicaArgs, RunArgs, SidecarArgs, WebhookArgs},
+    checkpoint::object::Place,
     identity::{self, Configuration, Kept, Webhooks},
     metrics,
+    replicas::{self, Candidate, Peers, Vote},
     telemetry::traces,
     watch::kubernetes,
 };
@@ -33,7 +35,14 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let source = source(args.config, args.cluster).await?;
     let identity = identity(args.identity, &args.webhook, [args.xds_address, args.admin_address], &source)?;
     let webhook = webhook(&args.webhook, args.sidecar, &identity, &source)?;
+    let (replicas, checkpoint) = replicas(args.replicas, identity.certificate.is_some(), &source)?;
+    anyhow::ensure!(
+        checkpoint.is_none() || args.state_dir.is_none(),
+        "--checkpoint-config-map and --state-dir exclude each other: decisions are kept in one place"
+    );
     let config = Config {
+        replicas,
+        checkpoint,
         source,
         identity,
         webhook,
@@ -69,6 +78,73 @@ async fn source(folder: Option<PathBuf>, cluster: ClusterArgs) -> anyhow::Result
             Ok(Source::Kubernetes(kubernetes::Config { client, namespaces }))
         }
     }
+}
+
+/// What was typed about other replicas says all of it, or nothing.
+fn replicas(
+    args: ReplicaArgs,
+    has_certificate: bool,
+    source: &Source,
+) -> anyhow::Result<(Option<replicas::Config>, Option<Place>)> {
+    let ReplicaArgs { replica_address, lease, replica_name, sole_replica: sole, peers, checkpoint_config_map } = args;
+    let cluster = match source {
+        Source::Kubernetes(cluster) => Some(cluster),
+        Source::Folder(_) => None,
+    };
+    let place = match (checkpoint_config_map, cluster) {
+        (Some(_), None) => {
+            anyhow::bail!("--checkpoint-config-map is for --kubernetes: with --config give --state-dir")
+        }
+        (name, cluster) => name.zip(cluster).map(|(name, cluster)| Place { client: cluster.client.clone(), name }),
+    };
+    let given = lease.as_ref().map(|_| "--lease").or((!peers.is_empty()).then_some("--peers"));
+    let Some(address) = replica_address else {
+        let given = given.or(replica_name.map(|_| "--replica-name")).or(sole.then_some("--sole-replica"));
+        anyhow::ensure!(
+            given.is_none(),
+            "{} needs --replica-address, at which other replicas reach this one, such as 10.0.0.7:15020",
+            given.unwrap_or_default()
+        );
+        return Ok((None, place));
+    };
+    anyhow::ensure!(
+        !address.ip().is_unspecified(),
+        "--replica-address {address} is no address by which others reach this one: give the pod's or the machine's own, such as 10.0.0.7:15020"
+    );
+    anyhow::ensure!(
+        has_certificate,
+        "--replica-address needs a certificate, by which replicas know each other: give --certificate-dir DIR with tls.crt, tls.key and \
+         ca.crt, or --certificate-service and --certificate-secret to have Weir make it"
+    );
+    let vote = match (lease, peers, cluster) {
+        (Some(_), peers, _) if !peers.is_empty() => {
+            anyhow::bail!("--lease and --peers exclude each other: give --lease with --kubernetes, --peers without")
+        }
+        (Some(lease), _, Some(cluster)) => {
+            let name = replica_name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_else(|| address.to_string());
+            let (client, address) = (cluster.client.clone(), address.to_string());
+            Vote::Lease(Candidate { client, lease, name, address, sole })
+        }
+        (Some(_), ..) => anyhow::bail!("--lease is for --kubernetes: with --config give --peers"),
+        (None, peers, _) if peers.is_empty() => {
+            anyhow::bail!("--replica-address needs --lease NAME with --kubernetes, or --peers with --config")
+        }
+        (None, _, Some(_)) => anyhow::bail!("--peers is for --config: with --kubernetes give --lease"),
+        (None, peers, None) => {
+            anyhow::ensure!(!sole, "--sole-replica is for --lease: among --peers the first that is alive decides");
+            anyhow::ensure!(
+                replica_name.is_none(),
+                "--replica-name is for --lease: among --peers each is known by its address"
+            );
+            let own = address.to_string();
+            let list = peers.join(",");
+            let peers = Peers::new(peers, &own);
+            Vote::Peers(peers.with_context(|| {
+                format!("--peers {list} must name this replica, too, as its --replica-address {own}")
+            })?)
+        }
+    };
+    Ok((Some(replicas::Config { address, vote }), place))
 }
 
 /// What was typed about the webhook says all of it, or nothing.

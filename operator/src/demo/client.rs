@@ -38,6 +38,7 @@ pub async fn run(args: DemoLoadArgs) -> anyhow::Result<ExitCode> {
 
 async fn resolve(to: &Upstream) -> anyhow::Result<SocketAddr> {
     match to {
+        Upstream::Several(_) => anyhow::bail!("--to takes one target"),
         Upstream::Address(address) => Ok(*address),
         Upstream::Name(name, port) => {
             let mut addresses = lookup_host((name.as_str(), *port)).await.with_context(|| format!("--to {name}"))?;

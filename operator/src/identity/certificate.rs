@@ -94,7 +94,7 @@ pub(super) fn make(name: &str, before: &str, now: Timestamp) -> Result<Pem, rcge
     let mut certificate = valid(CertificateParams::new(vec![name.to_owned()])?);
     certificate.distinguished_name.push(DnType::CommonName, "weir");
     certificate.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     certificate.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
     let certificate = certificate.signed_by(&key, &issuer)?.pem();
@@ -129,6 +129,18 @@ pub(super) fn read(pem: Pem) -> Result<Certificate, Unusable> {
     Ok(Certificate { pem, key: key.into(), from, until })
 }
 
+/// The DNS names that a certificate is for; none when it cannot be read.
+#[must_use]
+pub(super) fn names(der: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    names.collect()
+}
+
 impl Certificate {
     /// Whether it is for `name` and signed by one of its authorities, so that whoever trusts them will believe it.
     ///
@@ -136,12 +148,10 @@ impl Certificate {
     /// What is wrong.
     pub(super) fn check(&self, name: &str) -> Result<(), Unusable> {
         let own = self.key.cert.first().ok_or(Unusable::Absent)?;
-        let (_, own) = X509Certificate::from_der(own).map_err(|error| Unusable::Certificate(error.to_string()))?;
-        let names = own.subject_alternative_name().ok().flatten();
-        let is_ours = |other: &GeneralName<'_>| matches!(other, GeneralName::DNSName(other) if *other == name);
-        if !names.is_some_and(|names| names.value.general_names.iter().any(is_ours)) {
+        if !names(own).iter().any(|other| other == name) {
             return Err(Unusable::Name(name.to_owned()));
         }
+        let (_, own) = X509Certificate::from_der(own).map_err(|error| Unusable::Certificate(error.to_string()))?;
         let signed = |authority: CertificateDer<'_>| {
             let authority = X509Certificate::from_der(&authority).ok();
             authority.is_some_and(|(_, authority)| own.verify_signature(Some(authority.public_key())).is_ok())

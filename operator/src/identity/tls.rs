@@ -99,6 +99,11 @@ impl Tls {
         Self::new(held, Inside::Https, None)
     }
 
+    /// Goes on by another configuration; connections that are open stay.
+    pub(super) fn replace(&self, config: Arc<ServerConfig>) {
+        self.config.send_replace(config);
+    }
+
     /// Reads the authorities of client certificates again when they change, for ever.
     pub(super) async fn follow(&self) {
         let Some(file) = self.clients.as_deref() else { return std::future::pending().await };

@@ -1,11 +1,28 @@
 //! Counts of values by upper bound: merged over pods and time, then read as a quantile. Quantiles themselves cannot be averaged.
 
+use serde::{Deserialize, Serialize};
+
 /// Counts by upper bound in seconds, ascending; the last bound is infinite. Not cumulative. A bucket that is empty may be left
 /// out where the next one is empty too.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
     /// Upper bound of a bucket and how many values fell into it, below it and not below the one before.
+    #[serde(with = "finite")]
     pub buckets: Vec<(f64, f64)>,
+}
+
+/// JSON has no infinity: the last bound is left out.
+mod finite {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(buckets: &[(f64, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(buckets.iter().map(|&(bound, count)| (bound.is_finite().then_some(bound), count)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(f64, f64)>, D::Error> {
+        let buckets = Vec::<(Option<f64>, f64)>::deserialize(deserializer)?;
+        Ok(buckets.into_iter().map(|(bound, count)| (bound.unwrap_or(f64::INFINITY), count)).collect())
+    }
 }
 
 impl Histogram {

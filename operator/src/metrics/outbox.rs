@@ -15,7 +15,7 @@ const FEW: usize = 1 << 12;
 
 /// See the module. Filled by a provider's tasks, emptied by one of them.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     waiting: Mutex<Waiting>,
     filled: Notify,
 }
@@ -48,20 +48,20 @@ impl Waiting {
 
 impl Outbox {
     /// Adds samples, which are newer than those of the same pod and kind.
-    pub(super) fn put(&self, samples: impl IntoIterator<Item = PodSample>) {
+    pub(crate) fn put(&self, samples: impl IntoIterator<Item = PodSample>) {
         self.waiting.lock().put(samples);
         self.filled.notify_one();
     }
 
     /// Drops what waits of a pod.
-    pub(super) fn forget(&self, service: &ServiceKey, pod: &str) {
+    pub(crate) fn forget(&self, service: &ServiceKey, pod: &str) {
         let mut waiting = self.waiting.lock();
         waiting.samples.retain(|held| (&*held.service, held.pod.as_deref()) != (service, Some(pod)));
         waiting.distinct = 0;
     }
 
     /// Hands over what waits whenever the receiver can take it; ends when the receiver is gone.
-    pub(super) async fn drain(&self, samples: &mpsc::Sender<Vec<PodSample>>) {
+    pub(crate) async fn drain(&self, samples: &mpsc::Sender<Vec<PodSample>>) {
         loop {
             self.filled.notified().await;
             let Ok(permit) = samples.reserve().await else { return };

@@ -11,12 +11,34 @@ use limiter::{
     metric::{Metric, Observations, Word},
     policy::{Policy, PolicyKey, Rule},
 };
+use serde::{Deserialize, Serialize};
 
 use super::RuleKey;
 use crate::{index::ServiceView, intent::ServiceKey};
 
 /// What each rule of one service remembers.
 pub type States = BTreeMap<RuleKey, RuleState>;
+
+/// A rule as another replica has decided it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Told {
+    /// Its policy.
+    pub policy: PolicyKey,
+    /// Its name.
+    pub rule: String,
+    /// What it remembers, with which it goes on should that replica end.
+    pub state: RuleState,
+    /// What it decides; absent before the first step.
+    pub decision: Option<Decision>,
+}
+
+/// What rules remember, without what they have decided.
+#[must_use]
+pub fn states(service: &ServiceKey, told: Vec<Told>) -> States {
+    let state = |Told { policy, rule, state, .. }| (RuleKey { service: service.clone(), policy, rule }, state);
+    told.into_iter().map(state).collect()
+}
 
 /// The rules of one service: what they remember and what they decided last.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +67,10 @@ struct Decided {
     state: RuleState,
     /// Absent before the first step.
     decision: Option<Decision>,
+    /// It reads what is measured; such rules are decided by one replica.
+    measured: bool,
+    /// Another replica has decided it.
+    told: bool,
 }
 
 /// A rule as it was decided last.
@@ -58,12 +84,19 @@ pub struct Ruling<'a> {
     pub decision: &'a Decision,
     state: &'a RuleState,
     observations: &'a Observations,
+    told: bool,
 }
 
 impl Ruling<'_> {
     /// Why it was decided so, in one plain sentence.
     #[must_use]
     pub fn explain(&self) -> String {
+        if self.told {
+            // What it was decided on is known there.
+            let Decision { phase, limit, since, .. } = self.decision;
+            let limits = if limit.is_some() { "a limit is in force" } else { "no limit is in force" };
+            return format!("{limits}: {phase:?} since {since:.0}, as the leading replica has decided");
+        }
         engine::explain(self.rule, &self.policy.on_missing, self.state, self.decision, self.observations)
     }
 
@@ -72,6 +105,16 @@ impl Ruling<'_> {
     pub fn observed(&self) -> Vec<Observed> {
         engine::observed(self.rule, &self.policy.on_missing, self.state, self.decision, self.observations)
     }
+}
+
+/// How far a replica decides by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decides {
+    /// Everything.
+    #[default]
+    All,
+    /// What needs no metrics, and what nobody has decided yet; of the rest another replica tells.
+    Unmeasured,
 }
 
 /// What a step of all rules changed.
@@ -110,9 +153,10 @@ impl Rules {
             let decided = policy.rules.iter().map(|rule| {
                 let key = RuleKey { service: view.key.clone(), policy: policy.key.clone(), rule: rule.name.clone() };
                 let kept = old.take(&policy.key, &rule.name).unwrap_or_default();
+                let measured = rule.metrics().iter().any(|metric| metric.word != Word::Pods);
                 match resumed.remove(&key) {
-                    Some(state) => Decided { state, ..kept },
-                    None => kept,
+                    Some(state) => Decided { state, measured, ..kept },
+                    None => Decided { measured, ..kept },
                 }
             });
             let decided = decided.collect();
@@ -133,6 +177,7 @@ impl Rules {
     pub fn step(
         &mut self,
         observe: impl Fn(&[(Metric, Metric)], &mut Observations),
+        decides: Decides,
         kept: bool,
         now: Timestamp,
     ) -> Stepped {
@@ -140,7 +185,11 @@ impl Rules {
         let mut next: Option<Timestamp> = None;
         for PolicyRules { policy, names, observations, decided } in &mut self.policies {
             observe(names, observations);
-            for (rule, Decided { state, decision }) in policy.rules.iter().zip(decided) {
+            for (rule, Decided { state, decision, measured, told }) in policy.rules.iter().zip(decided) {
+                if decides == Decides::Unmeasured && *measured && decision.is_some() {
+                    continue;
+                }
+                *told = false;
                 // After a restart there is a state and no decision yet.
                 let resumed = || state.stage.map_or(Phase::Idle, |stage| stage.phase);
                 let from = decision.as_ref().map_or_else(resumed, |before| before.phase);
@@ -163,13 +212,65 @@ impl Rules {
         stepped
     }
 
+    /// Carries out what another replica has decided, of the rules that are there. Those that need no metrics are decided here.
+    pub fn take_up(&mut self, told: Vec<Told>) -> Stepped {
+        let mut stepped = Stepped::default();
+        for Told { policy: of, rule: name, state, decision } in told {
+            let Some(PolicyRules { policy, decided, .. }) = self.policies.iter_mut().find(|one| one.policy.key == of)
+            else {
+                continue;
+            };
+            let Some(place) = policy.rules.iter().position(|rule| rule.name == name) else { continue };
+            let (held, Some(new)) = (&mut decided[place], decision) else { continue };
+            if !held.measured {
+                continue;
+            }
+            let numbers = moved(held.decision.as_ref(), &new);
+            let (from, to) = (held.decision.as_ref().map_or(Phase::Idle, |before| before.phase), new.phase);
+            stepped.numbers |= numbers;
+            stepped.turned |= held.decision.as_ref().is_none_or(|before| turned(before, &new));
+            let before = held.decision.replace(new);
+            if numbers || from != to {
+                stepped.moves.push(Move { policy: of, rule: name, from, before });
+            }
+            (held.state, held.told) = (state, true);
+        }
+        stepped
+    }
+
+    /// Goes on at `now` by itself from what another replica has decided.
+    pub fn take_over(&mut self, now: Timestamp) {
+        for decided in self.policies.iter_mut().flat_map(|policy| &mut policy.decided).filter(|decided| decided.told) {
+            decided.state = std::mem::take(&mut decided.state).resume(now);
+        }
+    }
+
+    /// What the rules of this service remember and have decided, for the next start and for other replicas.
+    #[must_use]
+    pub fn told(&self) -> Vec<Told> {
+        let told = |Ruling { policy, rule, decision, state, .. }: Ruling<'_>| Told {
+            policy: policy.key.clone(),
+            rule: rule.name.clone(),
+            state: state.clone(),
+            decision: Some(decision.clone()),
+        };
+        self.iter().map(told).collect()
+    }
+
     /// Every rule that was decided.
     pub fn iter(&self) -> impl Iterator<Item = Ruling<'_>> {
         self.policies.iter().flat_map(|PolicyRules { policy, observations, decided, .. }| {
-            policy.rules.iter().zip(decided).filter_map(|(rule, Decided { state, decision })| {
-                Some(Ruling { policy, rule, decision: decision.as_ref()?, state, observations })
+            policy.rules.iter().zip(decided).filter_map(|(rule, Decided { state, decision, told, .. })| {
+                Some(Ruling { policy, rule, decision: decision.as_ref()?, state, observations, told: *told })
             })
         })
+    }
+
+    /// Whether there is such a rule, decided or not.
+    #[must_use]
+    pub fn has(&self, policy: &PolicyKey, rule: &str) -> bool {
+        let mut policies = self.policies.iter().map(|one| &one.policy).filter(|one| one.key == *policy);
+        policies.any(|policy| policy.rules.iter().any(|one| one.name == rule))
     }
 
     /// One rule; `None` when it was not decided here.
@@ -182,16 +283,6 @@ impl Rules {
     #[must_use]
     pub fn decision(&self, key: &RuleKey) -> Option<&Decision> {
         self.get(&key.policy, &key.rule).map(|ruling| ruling.decision)
-    }
-
-    /// What the rules of this service remember.
-    #[must_use]
-    pub fn states(&self, service: &ServiceKey) -> States {
-        let state = |ruling: Ruling<'_>| {
-            let (policy, rule) = (ruling.policy.key.clone(), ruling.rule.name.clone());
-            (RuleKey { service: service.clone(), policy, rule }, ruling.state.clone())
-        };
-        self.iter().map(state).collect()
     }
 
     /// Decisions, to be replaced by others.

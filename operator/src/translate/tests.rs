@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     index::{Change, Index},
     intent::Priority,
-    translate::decide::States,
+    translate::decide::{Decides, States},
     watch::decode,
 };
 
@@ -52,7 +52,7 @@ fn decided(view: &ServiceView<'_>) -> Rules {
     let mut rules = Rules::default();
     rules.plan(view, States::new());
     let observe = |_: &_, seen: &mut limiter::metric::Observations| seen.pods = 3;
-    rules.step(observe, false, Timestamp::UNIX_EPOCH);
+    rules.step(observe, Decides::All, false, Timestamp::UNIX_EPOCH);
     rules
 }
 

@@ -68,7 +68,7 @@ pub fn bootstrap(options: &Options) -> Value {
     let from_ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "1s"});
     json!({
         "node": {"id": node.to_string(), "cluster": format!("{namespace}/{service}")},
-        "admin": {"address": Upstream::from(*admin_address).address()},
+        "admin": {"address": Upstream::from(*admin_address).addresses()[0]},
         "layered_runtime": {
             "layers": [
                 // Envoy refuses regular expressions above 100 steps by default, and with them all routes; what Weir accepts is
@@ -97,13 +97,15 @@ pub fn bootstrap(options: &Options) -> Value {
 /// The static cluster of Weir itself.
 pub(super) fn weir_cluster(xds_address: &Upstream, trust: Option<&Trust>) -> Value {
     const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let endpoints = xds_address.addresses().into_iter().map(|address| json!({"endpoint": {"address": address}}));
+    let endpoints: Vec<_> = endpoints.collect();
     let mut cluster = json!({
         "name": names::WEIR_CLUSTER,
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": names::WEIR_CLUSTER,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": xds_address.address()}}]}],
+            "endpoints": [{"lb_endpoints": endpoints}],
         },
         "typed_extension_protocol_options": {
             HTTP: {
@@ -115,7 +117,7 @@ pub(super) fn weir_cluster(xds_address: &Upstream, trust: Option<&Trust>) -> Val
             },
         },
     });
-    if matches!(xds_address, Upstream::Name(..)) {
+    if xds_address.has_name() {
         cluster["type"] = json!("STRICT_DNS");
         // A name that is not known yet is asked for again about once a second, instead of every five.
         cluster["dns_failure_refresh_rate"] = json!({"base_interval": "0.5s", "max_interval": "1s"});

@@ -1,9 +1,11 @@
 //! What connected proxies said: who is there, what they took, what they refused. Streams write, status and metrics read.
 
+mod report;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,9 +17,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use self::report::{Elsewhere, Report, Reporter};
 use crate::xds::{NodeKey, ResourceType, resources::runtime::at_rest};
 
 /// Refusals remembered for a node.
@@ -28,10 +31,10 @@ const MAX_MESSAGE: usize = 1_000;
 const MAX_GONE: usize = 1_000;
 
 /// A response that a proxy refused (NACK). The resources it had before stay in force there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// Type of the resources.
-    #[serde(serialize_with = "label")]
+    #[serde(serialize_with = "label", deserialize_with = "of_label")]
     pub resource_type: ResourceType,
     /// Names and versions refused. More than one when Envoy did not say which of them it meant.
     pub resources: Vec<(String, String)>,
@@ -73,6 +76,8 @@ struct Inner {
     /// Nodes of which status may say something else since it was last asked.
     /// Absent where nobody asks for it.
     news: parking_lot::Mutex<Option<BTreeSet<NodeKey>>>,
+    /// Where reports to other replicas look for news.
+    reporters: parking_lot::Mutex<Vec<Weak<parking_lot::Mutex<BTreeSet<NodeKey>>>>>,
     /// Counts changes, to wake status.
     changes: watch::Sender<u64>,
     next_stream: AtomicU64,
@@ -81,12 +86,31 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// Open streams, oldest first: two during a hot restart of Envoy or a half-dead connection.
-    streams: Vec<(StreamId, Timestamp)>,
+    /// Open streams, oldest first: two during a hot restart of Envoy or a half-dead connection. The newest speaks for the node.
+    streams: Vec<OpenStream>,
     user_agent: String,
-    /// Acknowledged versions of the newest stream.
-    acknowledged: [HashMap<Arc<str>, Arc<str>>; ResourceType::COUNT],
     refusals: Vec<Refusal>,
+}
+
+/// Versions by the name of the resource, by type.
+type Acknowledged = [HashMap<Arc<str>, Arc<str>>; ResourceType::COUNT];
+
+/// One stream of a node.
+#[derive(Debug)]
+struct OpenStream {
+    id: StreamId,
+    since: Timestamp,
+    /// Open to this process, not to another replica.
+    here: bool,
+    /// What it has acknowledged; what an earlier stream did says nothing of this one, which may be another process.
+    acknowledged: Acknowledged,
+}
+
+impl Node {
+    /// What its newest stream has acknowledged.
+    fn acknowledged(&self) -> Option<&Acknowledged> {
+        self.streams.last().map(|stream| &stream.acknowledged)
+    }
 }
 
 /// Identity of a stream within this process.
@@ -99,6 +123,8 @@ pub struct Connection {
     proxies: Proxies,
     node: NodeKey,
     id: StreamId,
+    /// Connected to this process, not to another replica.
+    here: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,6 +143,12 @@ struct Metrics {
     unknown_types: Counter,
 }
 
+fn of_label<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ResourceType, D::Error> {
+    let label = String::deserialize(deserializer)?;
+    let of = ResourceType::ALL.into_iter().find(|kind| kind.label() == label);
+    of.ok_or_else(|| serde::de::Error::custom(format!("{label:?} is no type of resources")))
+}
+
 fn label<S: serde::Serializer>(resource_type: &ResourceType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(resource_type.label())
 }
@@ -127,6 +159,7 @@ impl Default for Proxies {
             nodes: RwLock::default(),
             gone: parking_lot::Mutex::default(),
             news: parking_lot::Mutex::default(),
+            reporters: parking_lot::Mutex::default(),
             changes: watch::Sender::new(0),
             next_stream: AtomicU64::new(0),
             metrics: Metrics::default(),
@@ -159,6 +192,12 @@ impl Proxies {
         self.0.changes.subscribe()
     }
 
+    /// Number of streams that are open here, at this replica.
+    #[must_use]
+    pub fn streams(&self) -> i64 {
+        self.0.metrics.streams.get()
+    }
+
     /// Number of nodes with an open stream.
     #[must_use]
     pub fn connected(&self) -> usize {
@@ -185,9 +224,9 @@ impl Proxies {
     pub fn programmed<N: AsRef<str>, V: AsRef<str>>(&self, node: &NodeKey, versions: &[(ResourceType, N, V)]) -> bool {
         let nodes = self.0.nodes.read();
         let Some(node) = nodes.get(node) else { return false };
+        let Some(acknowledged) = node.acknowledged() else { return false };
         !versions.is_empty()
-            && !node.streams.is_empty()
-            && versions.iter().all(|(t, name, version)| match node.acknowledged[t.index()].get(name.as_ref()) {
+            && versions.iter().all(|(t, name, version)| match acknowledged[t.index()].get(name.as_ref()) {
                 Some(acked) => **acked == *version.as_ref(),
                 // A bootstrap from before there was a runtime layer asks for none, and misses none while it is at rest.
                 None => *t == ResourceType::Runtime && *version.as_ref() == *at_rest(),
@@ -197,7 +236,7 @@ impl Proxies {
     /// The version of a resource that `node` has acknowledged on its newest stream.
     #[must_use]
     pub fn acknowledged(&self, node: &NodeKey, resource_type: ResourceType, name: &str) -> Option<Arc<str>> {
-        self.0.nodes.read().get(node)?.acknowledged[resource_type.index()].get(name).cloned()
+        self.0.nodes.read().get(node)?.acknowledged()?[resource_type.index()].get(name).cloned()
     }
 
     /// Refusals of `node` that still stand, newest last.
@@ -214,9 +253,9 @@ impl Proxies {
             .iter()
             .map(|(key, node)| {
                 let proxy = Proxy {
-                    connected_since: node.streams.first().map(|(_, since)| *since),
+                    connected_since: node.streams.first().map(|stream| stream.since),
                     user_agent: node.user_agent.clone(),
-                    acknowledged: node.acknowledged.iter().map(HashMap::len).sum(),
+                    acknowledged: node.acknowledged().into_iter().flatten().map(HashMap::len).sum(),
                     refusals: node.refusals.clone(),
                 };
                 (key.clone(), proxy)
@@ -227,19 +266,26 @@ impl Proxies {
     /// A stream of `node` opened.
     #[must_use]
     pub fn connect(&self, node: &NodeKey, user_agent: String, now: Timestamp) -> Connection {
+        self.open(node, user_agent, now, true)
+    }
+
+    /// A stream of `node` opened, here or at another replica.
+    fn open(&self, node: &NodeKey, user_agent: String, now: Timestamp, here: bool) -> Connection {
         let id = StreamId(self.0.next_stream.fetch_add(1, Ordering::Relaxed));
         {
             let mut nodes = self.0.nodes.write();
             let entry = nodes.entry(node.clone()).or_default();
-            entry.streams.push((id, now));
+            entry.streams.push(OpenStream { id, since: now, here, acknowledged: Acknowledged::default() });
+            // Another replica may tell late of one that is older than ours.
+            entry.streams.sort_by_key(|stream| stream.since);
             entry.user_agent = user_agent;
-            // What an earlier stream acknowledged says nothing of this one, which may be another process.
-            entry.acknowledged = Default::default();
             self.0.gone.lock().retain(|gone| gone != node);
         }
-        self.0.metrics.streams.inc();
+        if here {
+            self.0.metrics.streams.inc();
+        }
         self.changed(node);
-        Connection { proxies: self.clone(), node: node.clone(), id }
+        Connection { proxies: self.clone(), node: node.clone(), id, here }
     }
 
     /// A request for a type that we do not serve came.
@@ -262,6 +308,13 @@ impl Proxies {
         if let Some(news) = &mut *self.0.news.lock() {
             news.insert(node.clone());
         }
+        self.0.reporters.lock().retain(|reporter| {
+            let reporter = reporter.upgrade();
+            reporter.is_some_and(|news| {
+                news.lock().insert(node.clone());
+                true
+            })
+        });
         self.0.changes.send_modify(|changes| *changes += 1);
     }
 }
@@ -276,18 +329,18 @@ impl Connection {
 
     /// The proxy holds these versions (`None`: has dropped the resource), as it acknowledged or, on reconnecting, said.
     pub fn holds(&self, resource_type: ResourceType, resources: Vec<(Arc<str>, Option<Arc<str>>)>) {
-        self.update(|node| {
+        self.update(|acknowledged, refusals| {
             for (name, version) in resources {
-                node.refusals.iter_mut().filter(|r| r.resource_type == resource_type).for_each(|refusal| {
+                refusals.iter_mut().filter(|r| r.resource_type == resource_type).for_each(|refusal| {
                     refusal.resources.retain(|(refused, _)| **refused != *name);
                 });
-                let acknowledged = &mut node.acknowledged[resource_type.index()];
+                let acknowledged = &mut acknowledged[resource_type.index()];
                 match version {
                     Some(version) => acknowledged.insert(name, version),
                     None => acknowledged.remove(&name),
                 };
             }
-            node.refusals.retain(|refusal| !refusal.resources.is_empty());
+            refusals.retain(|refusal| !refusal.resources.is_empty());
         });
     }
 
@@ -299,28 +352,29 @@ impl Connection {
     /// The proxy refused a response.
     pub fn refused(&self, refusal: Refusal) {
         self.proxies.0.metrics.nacks.get_or_create(&TypeLabel { r#type: refusal.resource_type.label() }).inc();
-        self.update(|node| {
+        self.update(|_, refusals| {
             // A newer refusal of the same resource replaces the older one.
-            for old in node.refusals.iter_mut().filter(|old| old.resource_type == refusal.resource_type) {
+            for old in refusals.iter_mut().filter(|old| old.resource_type == refusal.resource_type) {
                 old.resources.retain(|(name, _)| !refusal.resources.iter().any(|(new, _)| new == name));
             }
-            node.refusals.retain(|old| !old.resources.is_empty());
-            node.refusals.push(refusal);
-            if node.refusals.len() > MAX_REFUSALS {
-                node.refusals.remove(0);
+            refusals.retain(|old| !old.resources.is_empty());
+            refusals.push(refusal);
+            if refusals.len() > MAX_REFUSALS {
+                refusals.remove(0);
             }
         });
     }
 
-    /// Applies `change` unless a newer stream of the same node speaks for it now.
-    fn update(&self, change: impl FnOnce(&mut Node)) {
+    /// Applies `change` to what this stream has acknowledged and what the node has refused; to nothing of the latter when a newer stream
+    /// of the same node speaks for it now.
+    fn update(&self, change: impl FnOnce(&mut Acknowledged, &mut Vec<Refusal>)) {
         {
             let mut nodes = self.proxies.0.nodes.write();
-            let Some(node) = nodes.get_mut(&self.node) else { return };
-            if node.streams.last().is_none_or(|(newest, _)| *newest != self.id) {
-                return;
-            }
-            change(node);
+            let Some(Node { streams, refusals, .. }) = nodes.get_mut(&self.node) else { return };
+            let Some(place) = streams.iter().position(|stream| stream.id == self.id) else { return };
+            let is_newest = place + 1 == streams.len();
+            let mut of_nobody = Vec::new();
+            change(&mut streams[place].acknowledged, if is_newest { refusals } else { &mut of_nobody });
         }
         self.proxies.changed(&self.node);
     }
@@ -331,11 +385,7 @@ impl Drop for Connection {
         {
             let mut nodes = self.proxies.0.nodes.write();
             if let Some(node) = nodes.get_mut(&self.node) {
-                let was_newest = node.streams.last().is_some_and(|(newest, _)| *newest == self.id);
-                node.streams.retain(|(id, _)| *id != self.id);
-                if was_newest {
-                    node.acknowledged = Default::default();
-                }
+                node.streams.retain(|stream| stream.id != self.id);
                 if node.streams.is_empty() {
                     if node.refusals.is_empty() {
                         nodes.remove(&self.node);
@@ -351,7 +401,9 @@ impl Drop for Connection {
                 }
             }
         }
-        self.proxies.0.metrics.streams.dec();
+        if self.here {
+            self.proxies.0.metrics.streams.dec();
+        }
         self.proxies.changed(&self.node);
     }
 }

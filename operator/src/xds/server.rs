@@ -12,6 +12,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
 use tracing::{Instrument, debug, info, info_span, warn};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::identity::{Door, Gate, Shown, tls};
 use crate::xds::{
@@ -76,7 +77,32 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves `table`, and `beside` it other services, on `listener` to who comes in by the `door`, until `shutdown`, then ends every stream (`UNAVAILABLE`:
+/// How the server ends.
+#[derive(Clone, Debug)]
+pub struct Leaving {
+    /// When it begins to.
+    pub begins: CancellationToken,
+    /// Its proxies leave within that, one after the other, so that those who serve them then do not meet all at once. Zero where
+    /// nobody else does.
+    pub within: Duration,
+}
+
+impl Leaving {
+    /// All proxies leave when `begins` says so.
+    #[must_use]
+    pub const fn at_once(begins: CancellationToken) -> Self {
+        Self { begins, within: Duration::ZERO }
+    }
+
+    /// Waits for the turn of `node`.
+    async fn turn(&self, node: &str) {
+        self.begins.cancelled().await;
+        let part = f64::from(u16::try_from(xxh3_64(node.as_bytes()) >> 48).unwrap_or_default()) / f64::from(u16::MAX);
+        tokio::time::sleep(self.within.mul_f64(part)).await;
+    }
+}
+
+/// Serves `table`, and `beside` it other services, on `listener` to who comes in by the `door`, until it is `leaving`, then ends every stream (`UNAVAILABLE`:
 /// Envoy keeps what it has and connects again) and returns.
 ///
 /// # Errors
@@ -88,25 +114,28 @@ pub async fn serve(
     beside: Routes,
     listener: TcpListener,
     door: Door,
-    shutdown: CancellationToken,
+    leaving: Leaving,
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_or_else(|_| "an unknown address".into(), |address| address.to_string());
     info!(%address, "xds server listens");
     let Door { gate, tls } = door;
-    let streams = Streams { table, proxies, gate, shutdown: shutdown.clone() };
+    let begins = leaving.begins.clone();
+    let drain = leaving.within + DRAIN;
+    let streams = Streams { table, proxies, gate, leaving };
     let ads = AggregatedDiscoveryServiceServer::new(streams.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
     let ecds = ExtensionConfigDiscoveryServiceServer::new(streams).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let incoming = tls::incoming(listener, tls, shutdown.clone());
+    let incoming = tls::incoming(listener, tls, begins.clone());
     let server = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS_PER_CONNECTION))
         .add_routes(beside.add_service(ads).add_service(ecds))
-        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+        // New streams go elsewhere from then on; those that are open end in their turn.
+        .serve_with_incoming_shutdown(incoming, begins.clone().cancelled_owned());
     tokio::pin!(server);
     let ended = tokio::select! {
         ended = &mut server => ended,
-        () = shutdown.cancelled() => match timeout(DRAIN, server).await {
+        () = begins.cancelled() => match timeout(drain, server).await {
             Ok(ended) => ended,
             Err(_) => Ok(()), // a peer that does not take its end is cut off
         },
@@ -119,7 +148,7 @@ struct Streams {
     table: Table,
     proxies: Proxies,
     gate: Gate,
-    shutdown: CancellationToken,
+    leaving: Leaving,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -212,12 +241,13 @@ impl Streams {
         let inbound = request.into_inner();
         // One response waits for the transport at most; everything else stays a difference, not yet computed.
         let (response_tx, response_rx) = mpsc::channel(1);
-        let (streams, shutdown) = (self.clone(), self.shutdown.clone());
+        let (streams, leaving) = (self.clone(), self.leaving.clone());
+        let turn = peer.clone();
         let stream = async move {
             let outcome = tokio::select! {
                 outcome = open::<P>(seat, streams, shown, inbound, &response_tx) => outcome,
                 // Envoy reconnects within its backoff.
-                () = shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
+                () = leaving.turn(&turn) => Err(Status::unavailable("weir is shutting down")),
             };
             match outcome {
                 Ok(()) => debug!("stream ended"),
@@ -245,7 +275,7 @@ async fn open<P: Protocol>(
     mut inbound: Streaming<P::Request>,
     response_tx: &ResponseTx<P>,
 ) -> Result<(), Status> {
-    let Streams { table, proxies, gate, shutdown: _ } = streams;
+    let Streams { table, proxies, gate, leaving: _ } = streams;
     let caller = gate.admit(shown).await?;
     let first = match timeout(FIRST_REQUEST, inbound.message()).await {
         Ok(first) => first?,

@@ -31,7 +31,12 @@ const ROOMS: &[Room] = &[
         rooms: &["identity", "intent", "xds::names", "xds::node", "xds::table"],
         crates: &["kube", "limiter", "tokio"],
     },
-    Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["limiter", "tokio"] },
+    Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["k8s_openapi", "kube", "limiter", "tokio"] },
+    Room {
+        name: "replicas",
+        rooms: &["checkpoint", "identity", "intent", "metrics", "translate", "watch::kubernetes", "xds::proxies"],
+        crates: &["k8s_openapi", "kube", "tokio"],
+    },
     Room {
         name: "status",
         rooms: &["build", "index", "translate", "intent", "metrics", "watch::live", "xds"],
@@ -51,7 +56,7 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 22] = [
+const PURE: [&[&str]; 23] = [
     &["admission", "pods"],
     &["admission", "review"],
     &["admission", "warnings"],
@@ -63,6 +68,7 @@ const PURE: [&[&str]; 22] = [
     &["identity", "certificate"],
     &["identity", "token"],
     &["intent"],
+    &["replicas", "election"],
     &["metrics", "kubernetes", "usage"],
     &["metrics", "stream", "families"],
     &["metrics", "stream", "window"],

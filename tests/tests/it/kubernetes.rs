@@ -12,5 +12,6 @@ mod kit; // the kit itself: what the other tests take for granted
 mod metrics; // the metrics API: what pods use drives limits, and its failures are said
 mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
+mod replicas; // two Weirs: one decides, either may end
 mod status; // what a person reads with kubectl, and that nothing is written without a cause
 mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back

@@ -10,11 +10,12 @@ mod envoy; // limits on real Envoys: the article, matches, clients, restarts, re
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
 mod kubernetes; // on a real API server: definitions, watches, status, installation
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
+mod peers; // two Weirs without Kubernetes: the first of a list that is alive decides
 mod prometheus; // a real Prometheus: values, mistakes, age, and what happens while it is gone
 mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
 mod simulate; // rules played against the queueing model
 mod sotw; // state of the world: a real Envoy takes, refuses, comes back
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
 mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
-mod traces;
-mod trust; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away
+mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away
+mod trust; // certificates and plain text without Kubernetes

@@ -4,7 +4,10 @@ use limiter::metric::Observations;
 use super::*;
 use crate::{
     index::Change,
-    translate::{decide::States, translate},
+    translate::{
+        decide::{Decides, States},
+        translate,
+    },
     watch::decode,
 };
 
@@ -80,7 +83,7 @@ fn callers(index: &Index, change: impl FnOnce(&mut Rules)) -> (ServiceIntent, Ve
     let observe = |_: &_, seen: &mut Observations| seen.pods = 1;
     let mut rules = Rules::default();
     rules.plan(&view, States::new());
-    rules.step(observe, false, Timestamp::UNIX_EPOCH);
+    rules.step(observe, Decides::All, false, Timestamp::UNIX_EPOCH);
     change(&mut rules);
     let caller = key("page");
     let view = index.service(&caller).expect("it exists");

@@ -11,6 +11,8 @@ pub enum Upstream {
     Address(SocketAddr),
     /// DNS name and port.
     Name(String, u16),
+    /// Several replicas, one of which each proxy talks to: `10.0.0.7:18000,10.0.0.8:18000`.
+    Several(Vec<Upstream>),
 }
 
 impl From<SocketAddr> for Upstream {
@@ -21,13 +23,18 @@ impl From<SocketAddr> for Upstream {
 
 /// What was given is neither an address nor a name, with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected ADDRESS:PORT or NAME:PORT, such as weir.weir-system.svc:15010")]
+#[error(
+    "expected ADDRESS:PORT or NAME:PORT, such as weir.weir-system.svc:15010, or several of them with commas between"
+)]
 pub struct NoUpstream;
 
 impl FromStr for Upstream {
     type Err = NoUpstream;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains(',') {
+            return Ok(Self::Several(text.split(',').map(str::parse).collect::<Result<_, _>>()?));
+        }
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
         }
@@ -51,13 +58,33 @@ fn is_name(name: &str) -> bool {
 }
 
 impl Upstream {
-    /// Envoy's `core.v3.Address`.
-    pub(super) fn address(&self) -> Value {
+    /// Each as Envoy's `core.v3.Address`.
+    pub(super) fn addresses(&self) -> Vec<Value> {
         let (host, port) = match self {
             Self::Address(address) => (address.ip().to_string(), address.port()),
             Self::Name(name, port) => (name.clone(), *port),
+            Self::Several(several) => return several.iter().flat_map(Self::addresses).collect(),
         };
-        json!({"socket_address": {"address": host, "port_value": port}})
+        vec![json!({"socket_address": {"address": host, "port_value": port}})]
+    }
+
+    /// Whether one of them is a name, which has to be looked up.
+    pub(super) fn has_name(&self) -> bool {
+        match self {
+            Self::Address(_) => false,
+            Self::Name(..) => true,
+            Self::Several(several) => several.iter().any(Self::has_name),
+        }
+    }
+
+    /// The first name, by which a certificate may be checked.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Address(_) => None,
+            Self::Name(name, _) => Some(name),
+            Self::Several(several) => several.iter().find_map(Self::name),
+        }
     }
 }
 
@@ -72,11 +99,15 @@ mod tests {
         assert!(matches!("[::1]:18000".parse(), Ok(Upstream::Address(_))));
         assert_eq!("weir.weir-system.svc:15010".parse(), name("weir.weir-system.svc", 15010));
         assert_eq!("localhost:1".parse(), name("localhost", 1));
+        let two: Upstream = "127.0.0.1:1,weir.example:2".parse().unwrap();
+        assert_eq!((two.addresses().len(), two.name()), (2, Some("weir.example")));
         assert_eq!("weir.example.:1".parse(), name("weir.example.", 1));
         for bad in [
             "",
             "weir",
             "weir:",
+            "weir:1,",
+            "weir:1,weir",
             ":1",
             "weir:0",
             "weir:70000",

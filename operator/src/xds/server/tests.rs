@@ -32,7 +32,7 @@ async fn weir() -> Weir {
         Routes::default(),
         listener,
         Door::open(),
-        shutdown.clone(),
+        Leaving::at_once(shutdown.clone()),
     ));
     Weir { table, proxies, address, shutdown, server }
 }

@@ -101,7 +101,7 @@ impl Rig {
                 Default::default(),
                 listener,
                 operator::identity::Door::open(),
-                CancellationToken::new(),
+                server::Leaving::at_once(CancellationToken::new()),
             ));
             start_envoy(xds_address, folder_of_envoy).await
         })?;

@@ -34,7 +34,7 @@ const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeIn
     injection.excludedNamespaces={kube-flannel},extraArgs[0]=--prometheus-header=A: b,extraEnv[0].name=RUST_BACKTRACE,extraEnv[0].value=\"1\",webhook.annotations.a=b";
 
 /// The main values in all their combinations, and everything else that can be said in one.
-const COMBINATIONS: [&[&str]; 10] = [
+const COMBINATIONS: [&[&str]; 11] = [
     &["injection.enabled=false"],
     &[WEBHOOK],
     &[NO_WEBHOOK],
@@ -43,6 +43,7 @@ const COMBINATIONS: [&[&str]; 10] = [
     &[TWO, NO_WEBHOOK],
     &[TWO, OWN_CERTIFICATE],
     &["networkPolicy.enabled=false"],
+    &["replicas=3"],
     &[EVERYTHING],
     &[
         EVERYTHING,
@@ -85,7 +86,9 @@ async fn every_combination_of_the_main_values_is_accepted() {
         let said = cluster.kubectl_with(&dry, &manifests).await.unwrap_or_else(|error| panic!("{values:?}: {error:#}"));
         assert!(said.lines().all(|line| line.ends_with("created (server dry run)")), "{values:?}: {said}");
 
-        let line = std::iter::once("weir").chain(arguments(&objects));
+        // As kubelet gives them.
+        let given = arguments(&objects).into_iter().map(|argument| argument.replace("$(POD_IP)", "10.0.0.7"));
+        let line = std::iter::once("weir".to_owned()).chain(given);
         Args::try_parse_from(line).unwrap_or_else(|error| panic!("{values:?}: {error}"));
         let image = objects.iter().find_map(|object| object.pointer("/spec/template/spec/containers/0/image"));
         let digest = values.iter().any(|value| value.starts_with("image.digest"));
@@ -106,7 +109,8 @@ async fn namespaces_take_the_place_of_rights_in_the_whole_cluster() {
     let cluster_wide = find(&objects, "ClusterRole").next().unwrap()["rules"].as_array().unwrap();
     let ours = |rule: &&Value| rule["resourceNames"][0] == "weir.charts-weir" || rule["verbs"] == json!(["create"]);
     assert_eq!(cluster_wide.iter().filter(|rule| !ours(rule)).collect::<Vec<_>>(), [&Value::Null; 0]);
-    let told = find(&objects, "ConfigMap").map(|map| map["metadata"]["namespace"].as_str().unwrap());
+    let told = find(&objects, "ConfigMap").filter(|map| map["metadata"]["name"] == "weir-ca");
+    let told = told.map(|map| map["metadata"]["namespace"].as_str().unwrap());
     assert_eq!(
         told.collect::<Vec<_>>(),
         ["charts-a", "charts-b", "charts-weir"],
@@ -140,7 +144,7 @@ async fn a_wrong_value_is_refused_by_its_field() {
     let cluster = Cluster::shared().await;
     for (value, said) in [
         ("networkPolicy.enbled=false", "at '/networkPolicy': additional properties 'enbled' not allowed"),
-        ("replicas=2", "at '': additional properties 'replicas' not allowed"),
+        ("replicas=0", "at '/replicas': minimum: got 0, want 1"),
         ("logFormat=xml", "at '/logFormat': value must be one of 'text', 'json'"),
         ("scrapeInterval=3", "at '/scrapeInterval': got number, want string"),
         ("prometheus.interval=fast", "at '/prometheus/interval': 'fast' does not match pattern"),

@@ -56,7 +56,7 @@ async fn run(pods: usize, mut commands_rx: mpsc::Receiver<String>) -> anyhow::Re
         tonic::service::Routes::default(),
         listener,
         operator::identity::Door::open(),
-        CancellationToken::new(),
+        server::Leaving::at_once(CancellationToken::new()),
     ));
     say(&port.to_string())?;
     while let Some(command) = commands_rx.recv().await {
