@@ -240,7 +240,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     let scraping = scraper.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
     let (streams, streaming) =
-        stream::spawn(wanted_rx, samples_tx, health.clone(), door.gate.clone(), shutdown.clone());
+        stream::spawn(wanted_rx, samples_tx, health.clone(), door.gate.clone(), table.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
     if let Some((config, listener)) = config.webhook.zip(webhook) {
         let meters = admission::Meters::default();

@@ -25,6 +25,7 @@ mod readers;
 pub mod tls;
 mod token;
 mod tokens;
+mod word;
 
 use std::path::PathBuf;
 
@@ -38,13 +39,14 @@ pub use self::{
     caller::{Caller, Pod, Refusal},
     gate::{Gate, Shown},
     held::Held,
-    kept::Kept,
+    kept::{Configuration, Kept, Webhooks},
     link::{Link, Unlinked},
     listener::{Listen, Listener, bind, socket_path},
     meters::Meters,
     publish::Place,
     readers::{Denied, Readers},
     token::AUDIENCE,
+    word::secret_word,
 };
 use self::{
     tls::{Inside, Tls},

@@ -11,9 +11,9 @@ use tracing::{info, warn};
 use crate::{
     admission,
     app::{self, Config, Source},
-    args::{ClusterArgs, IdentityArgs, ReplicaArgs, RunArgs, WebhookArgs},
+    args::{ClusterArgs, IdentityArgs, ReplicaArgs, RunArgs, SidecarArgs, WebhookArgs},
     checkpoint::object::Place,
-    identity::{self, Kept, Listen},
+    identity::{self, Configuration, Kept, Listen, Webhooks},
     metrics,
     replicas::{self, Candidate, Peers, Vote},
     telemetry::traces,
@@ -36,7 +36,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let source = source(args.config, args.cluster).await?;
     let identity = identity(args.identity, &args.webhook, (&args.xds_address, args.admin_address), &source)?;
     let tenants = args.tenants.tenants(matches!(source, Source::Kubernetes(_)));
-    let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source, &tenants)?;
+    let webhook = webhook(&args.webhook, args.sidecar, &identity, &source, &tenants)?;
     let (replicas, checkpoint) = replicas(args.replicas, identity.certificate.is_some(), &source)?;
     anyhow::ensure!(
         checkpoint.is_none() || args.state_dir.is_none(),
@@ -153,13 +153,15 @@ fn replicas(
 /// What was typed about the webhook says all of it, or nothing.
 fn webhook(
     args: &WebhookArgs,
-    has_certificate: bool,
+    sidecar: SidecarArgs,
+    identity: &identity::Config,
     source: &Source,
     tenants: &Tenants,
 ) -> anyhow::Result<Option<admission::Config>> {
-    let WebhookArgs { webhook_address, webhook_configuration } = args;
+    let WebhookArgs { webhook_address, webhook_configuration, injection_configuration } = args;
     let given = webhook_address.map(|_| "--webhook-address");
     let given = given.or(webhook_configuration.as_ref().map(|_| "--webhook-configuration"));
+    let given = given.or(injection_configuration.as_ref().map(|_| "--injection-configuration"));
     let Some(given) = given else { return Ok(None) };
     let Source::Kubernetes(cluster) = source else {
         anyhow::bail!("{given} is for --kubernetes: nobody asks where there is no API server");
@@ -168,11 +170,14 @@ fn webhook(
         anyhow::bail!("{given} is for the webhook, which is not served: give --webhook-address, such as 0.0.0.0:15443");
     };
     anyhow::ensure!(
-        has_certificate,
+        identity.certificate.is_some(),
         "--webhook-address needs a certificate: give --certificate-dir DIR with tls.crt and tls.key, or \
          --certificate-service and --certificate-secret to have Weir make it"
     );
-    Ok(Some(admission::Config { address, namespaces: cluster.namespaces.clone(), tenants: tenants.clone() }))
+    let trusting = identity.places.iter().map(|place| place.namespace.clone()).collect();
+    let sidecars = admission::Sidecars { settings: sidecar.settings(), trusting };
+    let (namespaces, tenants) = (cluster.namespaces.clone(), tenants.clone());
+    Ok(Some(admission::Config { address, namespaces, tenants, sidecars }))
 }
 
 /// What was typed about who is who, against what is served and where.
@@ -244,6 +249,10 @@ fn certificate(
 ) -> anyhow::Result<Option<identity::Source>> {
     let names =
         [("--certificate-service", &args.certificate_service), ("--certificate-secret", &args.certificate_secret)];
+    let configurations = [
+        ("--webhook-configuration", &webhook.webhook_configuration),
+        ("--injection-configuration", &webhook.injection_configuration),
+    ];
     let named = names.iter().find(|(_, name)| name.is_some()).map(|(flag, _)| *flag);
     match (&args.certificate_dir, named) {
         (Some(_), Some(named)) => anyhow::bail!(
@@ -253,10 +262,12 @@ fn certificate(
             let metadata = std::fs::metadata(folder).with_context(|| folder.display().to_string());
             let is_folder = metadata.context("--certificate-dir cannot be read")?.is_dir();
             anyhow::ensure!(is_folder, "--certificate-dir: {} is no folder", folder.display());
-            anyhow::ensure!(
-                webhook.webhook_configuration.is_none(),
-                "--certificate-dir and --webhook-configuration exclude each other: whoever makes the certificate tells the API server"
-            );
+            for (flag, name) in configurations {
+                anyhow::ensure!(
+                    name.is_none(),
+                    "--certificate-dir and {flag} exclude each other: whoever makes the certificate tells the API server"
+                );
+            }
             Ok(Some(identity::Source::Folder(folder.clone())))
         }
         (None, None) => Ok(None),
@@ -268,8 +279,12 @@ fn certificate(
                 let needs = || format!("{named} needs {flag} NAME, too: Weir makes a certificate with both");
                 name.clone().with_context(needs)
             });
-            let (client, configuration) = (cluster.client.clone(), webhook.webhook_configuration.clone());
-            Ok(Some(identity::Source::Kept(Kept { client, service: service?, secret: secret?, configuration })))
+            let kinds = [Webhooks::Validating, Webhooks::Mutating].into_iter().zip(configurations);
+            let configurations = kinds
+                .filter_map(|(webhooks, (_, name))| Some(Configuration { webhooks, name: name.clone()? }))
+                .collect();
+            let client = cluster.client.clone();
+            Ok(Some(identity::Source::Kept(Kept { client, service: service?, secret: secret?, configurations })))
         }
     }
 }

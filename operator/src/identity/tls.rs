@@ -1,4 +1,4 @@
-//! TLS for proxies and for readers of the admin page: handshakes side by side, each with a deadline, so that one that never speaks holds up nobody.
+//! TLS for proxies, readers of the admin page and the webhook: handshakes side by side, each with a deadline, so that one that never speaks holds up nobody.
 
 use std::{
     io,
@@ -69,6 +69,8 @@ pub(super) enum Inside {
     Grpc,
     /// HTTP/1.1. It may be spoken without TLS, too: what that is good for is judged by each request.
     Http,
+    /// HTTP/1.1, and nothing without TLS.
+    Https,
 }
 
 /// How TLS is spoken: the certificate that is held, and whose client certificates are accepted.
@@ -91,6 +93,15 @@ impl Tls {
         let authorities = clients.as_deref().map(read).transpose()?;
         let config = config(&held, inside, clients.as_deref().zip(authorities.as_deref()))?;
         Ok(Self { held, inside, clients, config: Arc::new(watch::Sender::new(config)) })
+    }
+
+    /// For the webhook.
+    ///
+    /// # Errors
+    ///
+    /// The library does not want to.
+    pub fn webhook(held: Held) -> Result<Self, Error> {
+        Self::new(held, Inside::Https, None)
     }
 
     /// Goes on by another configuration; connections that are open stay.
@@ -146,7 +157,7 @@ fn config(held: &Held, inside: Inside, clients: Option<(&Path, &[u8])>) -> Resul
     let mut config = builder.with_cert_resolver(Arc::new(held.clone()));
     config.alpn_protocols = vec![match inside {
         Inside::Grpc => b"h2".to_vec(),
-        Inside::Http => b"http/1.1".to_vec(),
+        Inside::Http | Inside::Https => b"http/1.1".to_vec(),
     }];
     // Nobody resumes: a proxy has one connection for days. Without, a ticket cannot outlive a client certificate.
     config.send_tls13_tickets = 0;

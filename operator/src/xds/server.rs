@@ -17,7 +17,7 @@ use crate::xds::{
     session::{Meaning, Protocol, Push, Session},
     sotw::SotwSession,
     subscription::Outcome,
-    table::{Table, Watcher},
+    table::{Seeker, Table, Watcher},
     trail::Trail,
     wire::{
         Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Says,
@@ -261,8 +261,18 @@ async fn open<P: Protocol>(
         Err(_) => return Err(Status::deadline_exceeded("no request within 10 s of opening the stream")),
     };
     let Some(first) = first else { return Ok(()) };
-    let node = seat.node(&first)?;
-    gate.claim(&caller, node.namespace(), node.pod())?;
+    let said = seat.node(&first)?;
+    gate.claim(&caller, said.namespace(), said.pod())?;
+    // Which service a sidecar is of is not known where it is made; its pod may come to it later than its proxy to us.
+    let mut seeker = said.is_unnamed().then(|| table.seek(&said));
+    let node = match &mut seeker {
+        None => said,
+        Some(seeker) => tokio::select! {
+            node = seeker.find() => node,
+            () = response_tx.closed() => return Ok(()),
+            expired = caller.expired() => return Err(expired),
+        },
+    };
     let user_agent = first.node().map(crate::xds::wire::Node::user_agent).unwrap_or_default();
     tracing::Span::current().record("node", tracing::field::display(&node));
     let mut watcher = match seat {
@@ -272,6 +282,7 @@ async fn open<P: Protocol>(
     info!(user_agent, ?seat, "proxy connected");
     let connection = proxies.connect(&node, user_agent, Timestamp::now());
     let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
+    let stream_node = node.clone();
     let mut stream = ProxyStream { session: P::default(), watcher, connection, proxies, node, trail };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
@@ -279,9 +290,20 @@ async fn open<P: Protocol>(
     let outcome = tokio::select! {
         outcome = stream.run(&mut inbound, response_tx) => outcome,
         expired = caller.expired() => Err(expired),
+        () = moved(seeker.as_mut(), &stream_node) => {
+            Err(Status::unavailable("the pod stands behind another Service now; connect again"))
+        }
     };
     info!("proxy disconnected");
     outcome
+}
+
+/// Waits until a proxy whose node names no service is of another one.
+async fn moved(seeker: Option<&mut Seeker>, node: &NodeKey) {
+    match seeker {
+        Some(seeker) => seeker.moved(node).await,
+        None => std::future::pending().await,
+    }
 }
 
 struct ProxyStream<P> {

@@ -6,6 +6,7 @@ mod definitions; // the custom resource definitions: accepted, explained, refusi
 mod endurance; // a clock that jumps, an API server that is away for minutes, while a limit is in force
 mod faults; // servers end, hang, come back and forget
 mod identity; // who a proxy is, and who Weir is
+mod inject; // sidecars: the webhook, interception, probes, and an end that loses nothing
 mod install; // both charts from installation to removal, and the rights that Weir needs
 mod kit; // the kit itself: what the other tests take for granted
 mod metrics; // the metrics API: what pods use drives limits, and its failures are said

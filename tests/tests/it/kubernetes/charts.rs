@@ -31,10 +31,12 @@ const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeIn
     serviceMonitor.labels.release=prometheus,grafanaDashboard.enabled=true,imagePullSecrets[0].name=pull,\
     podAnnotations.a=b,podLabels.c=d,nodeSelector.e=f,tolerations[0].operator=Exists,priorityClassName=high,\
     affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=a,\
-    extraArgs[0]=--prometheus-header=A: b,extraEnv[0].name=RUST_BACKTRACE,extraEnv[0].value=\"1\",webhook.annotations.a=b";
+    injection.interception=None,injection.image=envoy:1,injection.resources.limits.cpu=1,injection.applicationDrain=0s,\
+    injection.excludedNamespaces={kube-flannel},extraArgs[0]=--prometheus-header=A: b,extraEnv[0].name=RUST_BACKTRACE,extraEnv[0].value=\"1\",webhook.annotations.a=b";
 
 /// The main values in all their combinations, and everything else that can be said in one.
-const COMBINATIONS: [&[&str]; 10] = [
+const COMBINATIONS: [&[&str]; 11] = [
+    &["injection.enabled=false"],
     &[WEBHOOK],
     &[NO_WEBHOOK],
     &[OWN_CERTIFICATE],
@@ -160,6 +162,8 @@ async fn a_wrong_value_is_refused_by_its_field() {
         ("namespaces={Default}", "at '/namespaces/0': 'Default' does not match pattern"),
         ("webhook.timeoutSeconds=60", "at '/webhook/timeoutSeconds': maximum: got 60, want 30"),
         ("certificate.caBundle=-----BEGIN CERTIFICATE-----", "at '/certificate/secretName': minLength"),
+        ("injection.interception=Tproxy", "at '/injection/interception': value must be one of 'Redirect', 'None'"),
+        ("injection.applicationDrain=1.5s", "at '/injection/applicationDrain': '1.5s' does not match pattern"),
         ("image.tag=a b", "at '/image/tag': 'a b' does not match pattern"),
         ("extraArgs=--log=debug", "at '/extraArgs': got string, want array"),
     ] {
