@@ -97,8 +97,8 @@ control-plane: ## Build kube-apiserver, etcd and their like by Go into .cache (t
 	@scripts/install-control-plane
 
 namespace:
-	@{ command -v ip && command -v iptables; } >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2 iptables; } || { \
-	  echo "the tests need 'ip' and 'iptables' to set up networks of their own; install the packages iproute2 and iptables" >&2; exit 1; }
+	@{ command -v ip && command -v iptables && command -v systemd-analyze; } >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2 iptables systemd; } || { \
+	  echo "the tests need 'ip' and 'iptables' for networks of their own and 'systemd-analyze' for the unit; install the packages iproute2, iptables and systemd" >&2; exit 1; }
 
 clean: ## Remove everything that was built or installed
 	cargo clean

@@ -413,6 +413,62 @@ async fn a_follower_that_stood_still_gets_the_newest() {
     assert_eq!(pair.admitted(10).await, [10, 10]);
 }
 
+/// What comes to a port of this namespace is dropped, while this lives.
+struct Cut(u16);
+
+impl Cut {
+    fn new(port: u16) -> Self {
+        Self::turn("-I", port);
+        Self(port)
+    }
+
+    fn turn(verb: &str, port: u16) {
+        let port = port.to_string();
+        let rule = [verb, "INPUT", "-p", "tcp", "--dport", &port, "-j", "DROP"];
+        let done = std::process::Command::new("iptables").args(rule).status().expect("iptables runs");
+        assert!(done.success(), "iptables {verb}: {done}");
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        Self::turn("-D", self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_link_cut_one_decides_and_the_other_holds() {
+    let mut pair = Pair::install(Cluster::shared().await).await;
+    let _proxies = pair.proxies().await;
+    let leader = pair.leader().await;
+    let follower = 1 - leader;
+    pair.linked(follower).await;
+    pair.service.burn(0.9);
+    pair.until(leader, "Limiting").await;
+    assert_eq!(pair.admitted(10).await, [3, 3]);
+
+    let cut = Cut::new(pair.seats[leader].link.port());
+    eventually(SOON, "both have noticed", async || {
+        let linked = pair.weir(follower).metric("weir_replica_linked").await;
+        let followers = pair.weir(leader).metric("weir_replica_followers").await;
+        if linked + followers < 0.5 { Ok(()) } else { Err(format!("{linked} {followers}")) }
+    })
+    .await;
+    pair.service.burn(0.0);
+    let key = pair.key();
+    pair.weir(leader).until(SOON, "it decides on", |status| status.phase(&key, "hot", "Idle").map(drop)).await;
+    eventually(SOON, "its own proxy lets go, the other's holds", async || {
+        let admitted = pair.admitted(10).await;
+        if (admitted[leader], admitted[follower]) == (10, 0) { Ok(()) } else { Err(format!("{admitted:?}")) }
+    })
+    .await;
+    assert_eq!(pair.leader().await, leader, "the Lease says so to both");
+    drop(cut);
+    pair.linked(follower).await;
+    pair.until(leader, "Idle").await;
+    assert_eq!(pair.admitted(10).await, [10, 10]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clocks_that_are_apart_move_no_limit() {
     // Measured by the proxies alone, one of which is the other replica's.
