@@ -138,7 +138,8 @@ impl Campaign {
                 self.seen.look(Record { holds: HOLDS, ..Record::default() }, Instant::now());
             }
         }
-        let (epoch, takes) = match self.seen.step(&self.candidate.name, self.leads.map(|(epoch, _)| epoch), began) {
+        let leads_as = self.leads.map(|(epoch, _)| epoch);
+        let (epoch, takes) = match self.seen.step(&self.candidate.name, leads_as, self.candidate.sole, began) {
             Step::Wait(until) => {
                 self.leads = None;
                 // Just after it is over, if nobody renews it.
