@@ -1,6 +1,6 @@
 //! `make soak`: two replicas under steady load, one of which is killed or stands still in each round, and nothing may come of it.
 
-use std::{fmt, panic::AssertUnwindSafe, time::Duration};
+use std::{fmt, io::Write, panic::AssertUnwindSafe, time::Duration};
 
 use clap::Args;
 use futures::FutureExt;
@@ -128,16 +128,16 @@ async fn soak(rounds: u32, mut random: Random) -> anyhow::Result<()> {
     }
     let sum = |counts: &[Count], of: fn(&Count) -> u64| counts.iter().map(of).sum::<u64>();
     let all = |of| sum(&ended, of) - sum(&began, of);
-    println!(
+    say(format_args!(
         "{done} of {rounds} rounds, {:.0} s: {} requests admitted, {} refused by the limit, {} failed; {} broken",
         (ended[0].at - began[0].at).as_secs_f64(),
         all(|count| count.admitted),
         all(|count| count.refused),
         all(|count| count.failed),
         soak.broke.len()
-    );
+    ));
     for broke in &soak.broke {
-        println!("broken: {broke}");
+        say(format_args!("broken: {broke}"));
     }
     anyhow::ensure!(soak.broke.is_empty(), "{} things broke", soak.broke.len());
     Ok(())
@@ -265,15 +265,20 @@ impl<'a> Soak<'a> {
                 broke.push(format!("{failed} requests of proxy {which} failed"));
             }
         }
-        println!(
+        say(format_args!(
             "round {round:>3}: {blow:<19} (weir-{victim}) after {:.1} s; weir-{leads} leads after {:.1} s; {:.1} s in all; {}",
             pause.as_secs_f64(),
             led.as_secs_f64(),
             (clock::now() - began).as_secs_f64(),
             if broke.is_empty() { "nothing changed".to_owned() } else { broke.join("; ") }
-        );
+        ));
         self.broke.extend(broke.into_iter().map(|broke| format!("round {round} ({blow}): {broke}")));
     }
+}
+
+/// Goes on if nobody reads it.
+fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Where two dumps part, with what is around it.
