@@ -106,8 +106,8 @@ control-plane: ## Build kube-apiserver, etcd and their like by Go into .cache (t
 	@scripts/install-control-plane
 
 namespace:
-	@command -v ip >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2; } || { \
-	  echo "the tests need 'ip' to set up a network namespace of their own; install the package iproute2" >&2; exit 1; }
+	@{ command -v ip && command -v iptables; } >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq -y --no-install-recommends iproute2 iptables; } || { \
+	  echo "the tests need 'ip' and 'iptables' to set up networks of their own; install the packages iproute2 and iptables" >&2; exit 1; }
 
 clean: ## Remove everything that was built or installed
 	cargo clean

@@ -37,7 +37,9 @@ impl ConditionType {
     pub const fn reasons(self) -> &'static [ConditionReason] {
         use ConditionReason as R;
         match self {
-            Self::Accepted => &[R::Accepted, R::Invalid, R::NotYetSupported, R::Conflicted, R::TargetNotFound],
+            Self::Accepted => {
+                &[R::Accepted, R::Invalid, R::NotYetSupported, R::Conflicted, R::NotAllowed, R::TargetNotFound]
+            }
             Self::Programmed => &[
                 R::Programmed,
                 R::Pending,
@@ -72,6 +74,8 @@ pub enum ConditionReason {
     NotYetSupported,
     /// Accepted=False: an older object's rule excludes this one's.
     Conflicted,
+    /// Accepted=False: right, and whoever runs Weir does not allow it to the object's namespace.
+    NotAllowed,
     /// Accepted=False: the Service does not exist or its selector finds none.
     TargetNotFound,
     /// Programmed=True: every connected proxy has acknowledged.
@@ -117,6 +121,7 @@ impl ConditionReason {
             Self::Invalid => "Invalid",
             Self::NotYetSupported => "NotYetSupported",
             Self::Conflicted => "Conflicted",
+            Self::NotAllowed => "NotAllowed",
             Self::TargetNotFound => "TargetNotFound",
             Self::Programmed => "Programmed",
             Self::Pending => "Pending",

@@ -140,7 +140,7 @@ pub enum EnforceAt {
     /// The target's own proxies.
     #[default]
     Server,
-    /// The proxies of its callers in the object's namespace, before a request leaves.
+    /// The proxies of its callers, before a request leaves: of those in the object's namespace, or in all where whoever runs Weir allows it.
     Client,
     /// The gateways whose routes lead to it.
     Gateway,

@@ -39,6 +39,10 @@ pub struct ProxyCounts {
     pub total: i64,
     /// Proxies that are connected and have acknowledged the newest configuration.
     pub programmed: i64,
+    /// With `enforceAt: Client`: pods of other namespaces that call through their proxies and are not limited, since whoever runs
+    /// Weir does not allow it to this namespace. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlimited: Option<i64>,
 }
 
 /// One rule, as it stands now.

@@ -6,6 +6,7 @@
 pub mod article;
 mod conflicts;
 mod problems;
+pub mod tenants;
 pub mod weir;
 
 use std::{
@@ -159,7 +160,7 @@ pub enum EnforceAt {
     /// The target's own.
     #[default]
     Server,
-    /// Those of its callers in the policy's namespace, on the way out.
+    /// Those of its callers, on the way out: of the policy's namespace, or of all, as [`tenants`] says.
     Client,
     /// Those of the gateways whose routes lead to it.
     Gateway,

@@ -51,6 +51,8 @@ pub enum Reason {
     NotYetSupported,
     /// Two rules exclude each other.
     Conflicted,
+    /// Right, and whoever runs Weir does not allow it to the object's namespace.
+    NotAllowed,
 }
 
 impl fmt::Display for Reason {
@@ -59,6 +61,7 @@ impl fmt::Display for Reason {
             Self::Invalid => "Invalid",
             Self::NotYetSupported => "NotYetSupported",
             Self::Conflicted => "Conflicted",
+            Self::NotAllowed => "NotAllowed",
         })
     }
 }

@@ -6,7 +6,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use limiter::problem::{Problem, Reason};
+use limiter::{
+    policy::tenants::Tenants,
+    problem::{Problem, Reason},
+};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -62,13 +65,15 @@ pub struct Config {
     /// Where objects come from.
     pub source: Source,
     /// Where xDS is served.
-    pub xds_address: SocketAddr,
+    pub xds_address: identity::Listen,
     /// Where health, metrics and status are served.
     pub admin_address: SocketAddr,
     /// Who Weir is, and how proxies prove who they are.
     pub identity: identity::Config,
     /// The webhook that the API server asks, if there is one.
     pub webhook: Option<admission::Config>,
+    /// What objects may do beyond their own services.
+    pub tenants: Tenants,
     /// How often the metrics API of a cluster is asked.
     pub metrics_api_interval: Duration,
     /// How often metrics pages are read.
@@ -108,13 +113,14 @@ pub enum Question {
 /// # Errors
 /// When an address is taken, a certificate's file cannot be used, the folder cannot be listed, the state folder cannot be used, or a task ends by itself.
 pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<()> {
-    let xds = bind(config.xds_address, "--xds-address", "xDS")?;
+    let xds = config.xds_address.bind();
+    let xds = xds.with_context(|| format!("--xds-address: xDS cannot be served on {}", config.xds_address))?;
     let admin = bind(config.admin_address, "--admin-address", "the admin page")?;
     let webhook = config.webhook.as_ref();
     let webhook = webhook.map(|webhook| bind(webhook.address, "--webhook-address", "the webhook")).transpose()?;
     let link = config.replicas.as_ref();
     let link = link.map(|replicas| bind(replicas.address, "--replica-address", "the replica link")).transpose()?;
-    let (xds_address, admin_address) = (xds.local_addr()?, admin.local_addr()?);
+    let (xds_address, admin_address) = (xds.to_string(), admin.local_addr()?);
     // Without another replica there is nobody to hand proxies over to, so there is no use in taking time.
     let within = if config.replicas.is_some() { HAND_OVER } else { Duration::ZERO };
     let begins = leaving.clone();
@@ -143,14 +149,15 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     let mut tasks = JoinSet::new();
     let meters = identity::Meters::default();
     meters.register(&mut registry);
-    let client = match &config.source {
-        Source::Kubernetes(source) => Some(source.client.clone()),
+    let live = Live::default();
+    let cluster = match &config.source {
+        Source::Kubernetes(source) => Some((source.client.clone(), live.clone())),
         Source::Folder(_) => None,
     };
     tasks.spawn(hand_over(leaving.clone(), proxies.clone(), shutdown.clone()));
-    let identity = identity::spawn(config.identity, client, meters, &mut tasks, &shutdown);
+    let identity = identity::spawn(config.identity, cluster, meters, &mut tasks, &shutdown);
     let (held, door, desk) = identity.context("--xds-client-ca")?;
-    let mut builder = Builder::new(table.clone());
+    let mut builder = Builder::new(table.clone()).with_tenants(config.tenants);
     if let Some(folder) = &config.state_folder {
         let (held, kept) = Folder::open(folder, Timestamp::now()).context("--state-dir")?;
         info!(folder = %folder.display(), services = kept.decisions.len(), "decisions are kept");
@@ -180,7 +187,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
             };
             let asking = provider.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
             tasks.spawn(async move { drop(asking.await) });
-            let (live, meters) = (Live::default(), writer::Meters::default());
+            let meters = writer::Meters::default();
             meters.register(&mut registry);
             let (client, refusals) = (source.client.clone(), refusals.clone());
             let writing = writer::spawn(client, live.clone(), looks_tx, refusals, meters, shutdown.clone());
@@ -233,7 +240,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     let scraping = scraper.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
     let (streams, streaming) =
-        stream::spawn(wanted_rx, samples_tx, health.clone(), door.gate.clone(), shutdown.clone());
+        stream::spawn(wanted_rx, samples_tx, health.clone(), door.gate.clone(), table.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
     if let Some((config, listener)) = config.webhook.zip(webhook) {
         let meters = admission::Meters::default();
@@ -319,7 +326,7 @@ fn damages(kept: &Kept) -> Vec<Change> {
 }
 
 fn bind(address: SocketAddr, flag: &str, what: &str) -> anyhow::Result<TcpListener> {
-    server::bind(address).with_context(|| format!("{flag}: {what} cannot be served on {address}"))
+    identity::bind(address).with_context(|| format!("{flag}: {what} cannot be served on {address}"))
 }
 
 /// Nothing is served before the first look at all objects and one build.
@@ -328,7 +335,7 @@ async fn serve_when_ready(
     table: Table,
     proxies: Proxies,
     streams: Routes,
-    listener: TcpListener,
+    listener: identity::Listener,
     door: Door,
     leaving: Leaving,
 ) {

@@ -1,14 +1,18 @@
 //! What can be typed. What it means stands in each command.
 
+mod tenants;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
+pub use self::tenants::TenantArgs;
 use crate::{
     demo::args::{DemoArgs, DemoLoadArgs, DemoServiceArgs},
-    identity::Place,
+    identity::{Listen, Place},
+    inject::{self, Interception},
     intent::ServiceKey,
     metrics::prometheus,
     xds::bootstrap::{Protocol, Upstream},
@@ -68,6 +72,8 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Print what another control plane's proxy of one pod needs to enforce Weir's limits.
     Attachment(AttachmentArgs),
+    /// Put Envoy as a sidecar into the pods of a file, as the webhook of a cluster does, and print it.
+    Inject(InjectArgs),
     /// Show what a running Weir has in force, and why.
     Status(StatusArgs),
     /// Kill switch: enforce nothing, at once, until `weir resume`. Rules go on being decided and reported.
@@ -103,18 +109,22 @@ pub struct RunArgs {
     /// The webhook that the API server asks about policies.
     #[command(flatten)]
     pub webhook: WebhookArgs,
+    /// What the webhook puts into pods that ask for a sidecar.
+    #[command(flatten)]
+    pub sidecar: SidecarArgs,
     /// Who Weir is, and who proxies are.
     #[command(flatten)]
     pub identity: IdentityArgs,
     /// Other Weirs for the same proxies.
     #[command(flatten)]
     pub replicas: ReplicaArgs,
-    /// Where to serve xDS to Envoys. Other addresses than loopback, and --kubernetes, take a certificate: xDS is then served by TLS,
-    /// and every proxy proves who it is.
+    /// Where to serve xDS to Envoys; unix:/PATH is a Unix socket, for whoever has Weir's user or group. Other addresses than loopback,
+    /// and --kubernetes, take a certificate: xDS is then served by TLS, and every proxy proves who it is.
     #[arg(long, env = "WEIR_XDS_ADDRESS", default_value = XDS_ADDRESS, value_name = "ADDRESS:PORT")]
-    pub xds_address: SocketAddr,
-    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume. With --kubernetes, and
-    /// not on loopback, all but the first two take HTTPS and a token that the API server knows and lets read the path.
+    pub xds_address: Listen,
+    /// Where to serve /healthz, /readyz, /metrics, /status and, to this machine alone, /pause and /resume. Not on loopback all but
+    /// the first two are answered to this machine alone; with --kubernetes by HTTPS to whoever sends a token that the API server
+    /// knows and lets read the path.
     #[arg(long, env = "WEIR_ADMIN_ADDRESS", default_value = ADMIN_ADDRESS, value_name = "ADDRESS:PORT")]
     pub admin_address: SocketAddr,
     /// How often every target's metrics page is read.
@@ -132,6 +142,9 @@ pub struct RunArgs {
     /// Prometheus.
     #[command(flatten)]
     pub prometheus: PrometheusArgs,
+    /// What objects of a namespace may do beyond the services of their own.
+    #[command(flatten)]
+    pub tenants: TenantArgs,
 }
 
 /// Which API server is watched, and what of it.
@@ -166,6 +179,62 @@ pub struct WebhookArgs {
     /// ValidatingWebhookConfiguration into which Weir writes whom the API server is to trust, with --certificate-secret. It must exist.
     #[arg(long, env = "WEIR_WEBHOOK_CONFIGURATION", value_name = "NAME")]
     pub webhook_configuration: Option<String>,
+    /// MutatingWebhookConfiguration, for sidecars, into which Weir writes the same. It must exist.
+    #[arg(long, env = "WEIR_INJECTION_CONFIGURATION", value_name = "NAME")]
+    pub injection_configuration: Option<String>,
+}
+
+/// What a sidecar is made of.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SidecarArgs {
+    /// Image of the sidecar: Envoy 1.40.
+    #[arg(
+        long,
+        env = "WEIR_SIDECAR_IMAGE",
+        default_value = "docker.io/envoyproxy/envoy:distroless-v1.40.0",
+        value_name = "IMAGE"
+    )]
+    pub sidecar_image: String,
+    /// Image of the init container that loads the rules of interception: it needs `iptables-restore` on its PATH.
+    #[arg(
+        long,
+        env = "WEIR_IPTABLES_IMAGE",
+        default_value = "registry.k8s.io/build-image/distroless-iptables:v0.8.4",
+        value_name = "IMAGE"
+    )]
+    pub iptables_image: String,
+    /// How Envoy comes by the requests, unless the pod's annotation says it.
+    #[arg(long, env = "WEIR_INTERCEPTION", default_value = "redirect")]
+    pub interception: Interception,
+    /// Where sidecars find Weir: the name of its Service, which its certificate has.
+    #[arg(long, env = "WEIR_SIDECAR_XDS_ADDRESS", default_value = "weir.weir-system.svc:15010", value_name = "NAME:PORT", value_parser = service)]
+    pub sidecar_xds_address: (String, u16),
+    /// ConfigMap of the pod's namespace with the authorities by which sidecars trust Weir, as ca.crt.
+    #[arg(long, env = "WEIR_SIDECAR_CA_CONFIG_MAP", default_value = "weir-ca", value_name = "NAME")]
+    pub sidecar_ca_config_map: String,
+    /// `resources` of the sidecar, as YAML or JSON, unless the pod's annotation says it.
+    #[arg(long, env = "WEIR_SIDECAR_RESOURCES", default_value = "{requests: {cpu: 20m, memory: 64Mi}, limits: {memory: 256Mi}}", value_name = "YAML", value_parser = resources)]
+    pub sidecar_resources: serde_json::Value,
+    /// How long a pod that is to end goes on serving, until nobody sends it requests: whole seconds, as a `preStop` hook of its
+    /// containers that have none. Needs Kubernetes 1.30; 0s leaves them alone.
+    #[arg(long, env = "WEIR_APPLICATION_DRAIN", default_value = "5s", value_name = "DURATION", value_parser = inject::whole_seconds)]
+    pub application_drain: u32,
+}
+
+impl SidecarArgs {
+    /// What injection needs.
+    #[must_use]
+    pub fn settings(self) -> inject::Settings {
+        inject::Settings {
+            image: self.sidecar_image,
+            iptables_image: self.iptables_image,
+            interception: self.interception,
+            xds_address: self.sidecar_xds_address,
+            ca_config_map: self.sidecar_ca_config_map,
+            resources: self.sidecar_resources,
+            drain_seconds: self.application_drain,
+        }
+    }
 }
 
 /// Who Weir is, and how proxies prove who they are.
@@ -188,7 +257,7 @@ pub struct IdentityArgs {
     /// URI spiffe://TRUST-DOMAIN/ns/NAMESPACE/pod/POD, or by the common name NAMESPACE/POD.
     #[arg(long, env = "WEIR_XDS_CLIENT_CA", value_name = "FILE")]
     pub xds_client_ca: Option<PathBuf>,
-    /// Serve xDS in plain text, to whoever comes: on loopback alone, for tests.
+    /// Serve xDS in plain text, to whoever comes: on loopback or a Unix socket alone, for tests.
     #[arg(long, env = "WEIR_XDS_PLAINTEXT")]
     pub xds_plaintext: bool,
 }
@@ -361,7 +430,8 @@ pub struct ProxyArgs {
     /// The pod's name, as its EndpointSlice gives it; the name of the machine by default, as in a pod.
     #[arg(long, env = "HOSTNAME", value_name = "NAME")]
     pub pod: String,
-    /// Where Weir serves xDS: an address, or a name that the proxy looks up; those of several replicas with commas between.
+    /// Where Weir serves xDS: an address, a name that the proxy looks up, or unix:/PATH, a socket; those of several replicas with commas
+    /// between.
     #[arg(long, default_value = XDS_ADDRESS, value_name = "HOST:PORT")]
     pub xds_address: Upstream,
     /// How the proxy trusts Weir, and proves who it is.
@@ -421,6 +491,20 @@ pub struct AttachmentArgs {
     pub proxy: ProxyArgs,
 }
 
+/// `weir inject`.
+///
+/// Pods, and templates of Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs and CronJobs get the sidecar, also in a List, unless
+/// their label weir.dev/inject is "false". Other documents are printed as they are. Nothing is printed when one cannot have it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct InjectArgs {
+    /// File of YAML documents; `-` is standard input.
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// The sidecar.
+    #[command(flatten)]
+    pub sidecar: SidecarArgs,
+}
+
 /// Where a running Weir is asked, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AdminArgs {
@@ -464,6 +548,22 @@ pub struct PauseArgs {
     /// How long to wait for the proxies.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = limiter::language::parse_duration)]
     pub timeout: Duration,
+}
+
+fn service(text: &str) -> Result<(String, u16), String> {
+    match text.parse() {
+        Ok(Upstream::Name(name, port)) => Ok((name, port)),
+        _ => Err(format!(
+            "expected the name of Weir's Service and its port, such as weir.weir-system.svc:15010, found {text:?}"
+        )),
+    }
+}
+
+fn resources(text: &str) -> Result<serde_json::Value, String> {
+    let mend = "expected resources such as {requests: {cpu: 20m}, limits: {memory: 256Mi}}";
+    let value = serde_saphyr::from_str(text).map_err(|_| format!("{mend}, found {text:?}"))?;
+    inject::is_resources(&value).map_err(|why| format!("{mend}: {why}"))?;
+    Ok(value)
 }
 
 fn place(text: &str) -> Result<Place, String> {

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::Phase,
     metric::{Metric, Observations},
-    policy::{EnforceAt, PolicyKey},
+    policy::{EnforceAt, PolicyKey, tenants::Tenants},
     problem::Problem,
 };
 use tracing::{info, warn};
@@ -136,6 +136,12 @@ impl Builder {
             annotated_pages: false,
             looks_at_traffic: false,
         }
+    }
+
+    /// Of whose objects those of a namespace may do what `tenants` says. To be called before anything is applied.
+    #[must_use]
+    pub fn with_tenants(self, tenants: Tenants) -> Self {
+        Self { index: Index::of(tenants), ..self }
     }
 
     /// For pods on other machines: of their metrics pages only those are read that their annotations name.

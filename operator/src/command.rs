@@ -4,6 +4,7 @@ mod admin;
 mod bootstrap;
 mod explain;
 mod files;
+mod inject;
 mod pause;
 mod run;
 mod simulate;
@@ -33,6 +34,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Simulate(args) => simulate::run(&args),
         Command::Bootstrap(args) => bootstrap::run(&args),
         Command::Attachment(args) => bootstrap::attach(&args),
+        Command::Inject(args) => inject::run(args),
         Command::Status(args) => status::run(&args).await,
         Command::Pause(args) => pause::run(&args, "/pause").await,
         Command::Resume(args) => pause::run(&args, "/resume").await,

@@ -18,12 +18,14 @@ mod gate;
 mod held;
 mod kept;
 mod link;
+mod listener;
 mod meters;
 mod publish;
 mod readers;
 pub mod tls;
 mod token;
 mod tokens;
+mod word;
 
 use std::path::PathBuf;
 
@@ -31,16 +33,20 @@ use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::watch::live::Live;
+
 pub use self::{
     caller::{Caller, Pod, Refusal},
     gate::{Gate, Shown},
     held::Held,
-    kept::Kept,
+    kept::{Configuration, Kept, Webhooks},
     link::{Link, Unlinked},
+    listener::{Listen, Listener, bind, socket_path},
     meters::Meters,
     publish::Place,
     readers::{Denied, Readers},
     token::AUDIENCE,
+    word::secret_word,
 };
 use self::{
     tls::{Inside, Tls},
@@ -54,7 +60,7 @@ pub struct Config {
     pub certificate: Option<Source>,
     /// How proxies prove who they are. `None`: they need not, and nothing is encrypted.
     pub proxies: Option<Credentials>,
-    /// Whether readers of the admin page prove who they are.
+    /// Whether readers of the admin page prove who they are. Otherwise they come from this machine.
     pub readers: bool,
     /// The ConfigMaps in which proxies are told whom to trust.
     pub places: Vec<Place>,
@@ -104,20 +110,21 @@ impl Door {
     }
 }
 
-/// Starts the tasks that keep everything up to date until `shutdown`: the certificate, the door for proxies, the desk for readers. `client` speaks to
-/// the API server, where there is one.
+/// Starts the tasks that keep everything up to date until `shutdown`: the certificate, the door for proxies, the desk for readers. `cluster` speaks to
+/// the API server, where there is one, and knows its pods.
 ///
 /// # Errors
 ///
 /// A file cannot be used.
 pub fn spawn(
     config: Config,
-    client: Option<Client>,
+    cluster: Option<(Client, Live)>,
     meters: Meters,
     tasks: &mut JoinSet<()>,
     shutdown: &CancellationToken,
 ) -> Result<(Held, Door, Desk), tls::Error> {
     let Config { certificate, proxies, readers, places } = config;
+    let (client, live) = cluster.unzip();
     let held = Held::new(meters.clone());
     let mut keep = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let stop = shutdown.clone();
@@ -137,7 +144,7 @@ pub fn spawn(
     }
     let desk = match client.clone().filter(|_| readers) {
         Some(client) => Desk { readers: Readers::new(client), tls: Some(Tls::new(held.clone(), Inside::Http, None)?) },
-        None => Desk { readers: Readers::anybody(), tls: None },
+        None => Desk { readers: Readers::nearby(), tls: None },
     };
     let Some(Credentials { tokens, clients }) = proxies else {
         return Ok((held, Door::open(), desk));
@@ -145,7 +152,7 @@ pub fn spawn(
     let tls = Tls::new(held.clone(), Inside::Grpc, clients)?;
     let following = tls.clone();
     keep(Box::pin(async move { following.follow().await }));
-    let tokens = client.filter(|_| tokens).map(|client| Tokens::new(client, meters.clone()));
+    let tokens = client.zip(live).filter(|_| tokens).map(|(client, live)| Tokens::new(client, live, meters.clone()));
     if let Some(tokens) = tokens.clone() {
         keep(Box::pin(async move { tokens.keep_keys().await }));
     }

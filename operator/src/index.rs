@@ -15,7 +15,7 @@ use std::{
 };
 
 use limiter::{
-    policy::{Conflict, EnforceAt, Kind, Policy, PolicyKey, Targets, conflicts},
+    policy::{Conflict, EnforceAt, Kind, Policy, PolicyKey, Targets, conflicts, tenants::Tenants},
     problem::Problem,
 };
 use serde::Serialize;
@@ -175,12 +175,20 @@ pub struct Index {
     /// Accepted policies with a selector, by namespace.
     selecting: BTreeMap<String, BTreeSet<PolicyKey>>,
     edges: Edges,
+    /// What objects may do beyond their own services.
+    tenants: Tenants,
     /// Where each object that is not a policy stands, and what is wrong with it.
     undecodable: BTreeMap<ObjectKey, (String, Vec<Problem>)>,
     sources: BTreeMap<String, Vec<Problem>>,
 }
 
 impl Index {
+    /// Without objects yet, of which those of a namespace may do what `tenants` says.
+    #[must_use]
+    pub fn of(tenants: Tenants) -> Self {
+        Self { tenants, ..Self::default() }
+    }
+
     /// Takes one change in and says what it touched.
     pub fn apply(&mut self, change: Change) -> Dirty {
         match change {
@@ -300,9 +308,10 @@ impl Index {
         &mut self,
         key: PolicyKey,
         origin: String,
-        newest: Option<Policy>,
-        problems: Vec<Problem>,
+        mut newest: Option<Policy>,
+        mut problems: Vec<Problem>,
     ) -> Dirty {
+        problems.extend(newest.as_mut().map(|policy| self.tenants.hold(policy)).unwrap_or_default());
         let old = self.policies.get(&key);
         if let Some(old) = old
             && old.problems == problems

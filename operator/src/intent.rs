@@ -149,6 +149,18 @@ pub struct PodIntent {
     pub bounds: Bounds,
     /// Nothing is enforced at this proxy: an operator has paused it.
     pub paused: bool,
+    /// What was put there by injection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<Sidecar>,
+}
+
+/// A proxy that was put beside its application by injection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sidecar {
+    /// What arrives at the pod's ports is handed to it, so it listens at none of them itself.
+    pub intercepts: bool,
+    /// Its bootstrap names the service, rather than leave it to Weir to find out.
+    pub named: bool,
 }
 
 /// Queue bounds by priority, in requests in flight. `None`: not bounded.

@@ -18,6 +18,7 @@ pub mod command;
 pub mod demo;
 pub mod identity;
 pub mod index;
+pub mod inject;
 pub mod intent;
 pub mod metrics;
 pub mod replicas;

@@ -9,7 +9,7 @@ mod counters;
 pub mod pauses;
 pub mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::status::{ClassStatus, ObservedValue, ProxyCounts, RulePhase, RuleStatus, SmartLimiterStatus};
 use jiff::Timestamp;
@@ -187,6 +187,8 @@ struct Target<'a> {
     enforcers: Vec<Enforcer>,
     /// Nothing of it is enforced: it is paused, or all who would enforce it are.
     paused: bool,
+    /// Callers of other namespaces that the policy does not concern.
+    unlimited: BTreeSet<(&'a str, &'a str)>,
     /// Policies that others of this service stand in the way of.
     conflicts: Vec<Conflict>,
     /// `None`: the Service does not exist.
@@ -239,6 +241,10 @@ impl<'a> Target<'a> {
         Self {
             built: builder.built(&service),
             paused: builder.pauses().covers(&service) || !enforcers.is_empty() && enforcers.iter().all(at_rest),
+            unlimited: match place {
+                EnforceAt::Client => index.unlimited_callers(&service).collect(),
+                EnforceAt::Server | EnforceAt::Gateway => BTreeSet::new(),
+            },
             conflicts: index.conflicts(&service),
             elsewhere: elsewhere.iter().filter_map(|other| builder.built(other)).collect(),
             enforcers,
@@ -281,6 +287,12 @@ fn policy_status(
     let place = entry.accepted.as_ref().map(|policy| policy.enforce_at).unwrap_or_default();
     let targets: Vec<Target<'_>> = targets.into_iter().map(|service| Target::of(service, place, builder)).collect();
     let delivery = conditions::delivery(&targets, builder.table(), proxies);
+    let unlimited: BTreeSet<_> = targets.iter().flat_map(|target| &target.unlimited).collect();
+    let proxies_of = ProxyCounts {
+        total: delivery.total.into(),
+        programmed: delivery.programmed.into(),
+        unlimited: i64::try_from(unlimited.len()).ok().filter(|count| *count > 0),
+    };
     let mut rules = Vec::new();
     for target in &targets {
         if let Some(policy) = &entry.accepted {
@@ -289,7 +301,7 @@ fn policy_status(
     }
     SmartLimiterStatus {
         observed_generation: Some(entry.generation),
-        proxies: Some(ProxyCounts { total: delivery.total.into(), programmed: delivery.programmed.into() }),
+        proxies: Some(proxies_of),
         conditions: conditions::conditions(entry, &targets, &delivery, health, proxies, now),
         rules,
         rules_left_out: None,

@@ -132,7 +132,15 @@ pub fn translate(view: &ServiceView<'_>, decided: &Rules) -> (ServiceIntent, Vec
         .iter()
         .map(|(pod, endpoint)| {
             let values = vec![None; limits.len()];
-            ((*pod).to_owned(), PodIntent { inbound: endpoint.inbound.clone(), values, ..PodIntent::default() })
+            (
+                (*pod).to_owned(),
+                PodIntent {
+                    inbound: endpoint.inbound.clone(),
+                    sidecar: endpoint.sidecar,
+                    values,
+                    ..PodIntent::default()
+                },
+            )
         })
         .collect();
     // A rule that no request counts in bounds nothing either.

@@ -8,8 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::Parser;
 use jiff::Timestamp;
-use operator::{args::Stage, command};
+use operator::{
+    args::{Args, Command, Stage},
+    command, inject,
+};
 
 const STAGES: [(Stage, &str); 3] =
     [(Stage::Intent, "intent.yaml"), (Stage::Resources, "resources.yaml"), (Stage::Status, "status.yaml")];
@@ -31,13 +35,42 @@ fn check(dir: &Path) -> Vec<String> {
     for (stage, name) in STAGES {
         let path = dir.join(name);
         let printed = serde_saphyr::to_string(&staged.print(stage).expect("printable")).expect("YAML");
-        if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
-            fs::write(&path, printed).expect("written");
-        } else if fs::read_to_string(&path).ok().as_deref() != Some(printed.as_str()) {
-            different.push(path.display().to_string());
-        }
+        different.extend(compare(&path, &printed));
     }
     different
+}
+
+/// The file, if it does not hold this.
+fn compare(path: &Path, printed: &str) -> Option<String> {
+    if std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+        fs::write(path, printed).expect("written");
+        return None;
+    }
+    let same = fs::read_to_string(path).ok().as_deref() == Some(printed);
+    (!same).then(|| path.display().to_string())
+}
+
+/// `testdata-inject/<case>/in.yaml` with sidecars, and what is said about it.
+#[test]
+fn sidecars_are_what_was_reviewed() {
+    let Command::Inject(args) = Args::try_parse_from(["weir", "inject", "--file=-"]).expect("it is right").command
+    else {
+        panic!("another command");
+    };
+    let settings = args.sidecar.settings();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata-inject");
+    let mut different = Vec::new();
+    for case in ["redirect", "none", "refused"].map(|case| root.join(case)) {
+        let text = fs::read_to_string(case.join("in.yaml")).expect("in.yaml is readable");
+        let found = inject::documents(&text, "key", &settings);
+        let problems = found.problems.iter().map(|(object, problem)| format!("{object}: {problem}\n"));
+        let warnings = found.warnings.iter().map(|(object, warning)| format!("warning: {object}: {warning}\n"));
+        let said: String = problems.chain(warnings).collect();
+        different.extend(compare(&case.join("said.txt"), &said));
+        different.extend(compare(&case.join("out.yaml"), &found.text));
+        assert_eq!(inject::documents(&found.text, "other", &settings).text, found.text, "twice is once");
+    }
+    assert!(different.is_empty(), "these differ (review with `make golden`):\n{}", different.join("\n"));
 }
 
 #[test]

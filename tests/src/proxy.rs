@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use operator::{
     demo::envoy::Envoy,
-    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, Trust, bootstrap},
+    xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, Trust, Upstream, bootstrap},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -83,7 +83,7 @@ impl Proxy {
     ///
     /// When it does not get live.
     pub async fn start_trusting(
-        xds_address: SocketAddr,
+        xds_address: impl Into<Upstream>,
         (namespace, service, pod): (&str, &str, &str),
         trust: Option<Trust>,
         change: impl FnOnce(&mut Value),

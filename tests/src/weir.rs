@@ -66,9 +66,21 @@ pub fn command<Argument: AsRef<OsStr>>(arguments: impl IntoIterator<Item = Argum
     command
 }
 
+/// Where a Weir is to serve xDS.
+enum Xds {
+    Address(SocketAddr),
+    Socket(PathBuf),
+}
+
+impl From<SocketAddr> for Xds {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
 /// A running `weir run`. Dropped, it is killed; its log is printed when the test is failing.
 pub struct Weir {
-    /// Where proxies connect.
+    /// Where proxies connect; port 0 where they do so by a Unix socket.
     pub xds: SocketAddr,
     /// Health, status and metrics.
     pub admin: SocketAddr,
@@ -95,7 +107,18 @@ impl Weir {
     /// When the binary cannot be started at all.
     #[must_use]
     pub fn spawn(config: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
-        Self::spawn_program(tokio::process::Command::new(binary()), &folder(config), xds, admin, arguments)
+        Self::spawn_program(tokio::process::Command::new(binary()), &folder(config), xds.into(), admin, arguments)
+    }
+
+    /// As [`Self::spawn`], with xDS on a Unix socket.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn_on_socket(config: &Path, socket: &Path, arguments: &[&str]) -> Self {
+        let program = tokio::process::Command::new(binary());
+        Self::spawn_program(program, &folder(config), Xds::Socket(socket.to_owned()), ports::free(), arguments)
     }
 
     /// Starts `weir run --kubernetes` with the rights of a kubeconfig, on free ports, and waits until it is ready. Proxies need not
@@ -119,7 +142,8 @@ impl Weir {
         let mut program = tokio::process::Command::new(binary());
         program.envs(clock.environment());
         let arguments = [&["--xds-plaintext"], arguments].concat();
-        let mut weir = Self::spawn_program(program, &kubernetes(kubeconfig), ports::free(), ports::free(), &arguments);
+        let mut weir =
+            Self::spawn_program(program, &kubernetes(kubeconfig), ports::free().into(), ports::free(), &arguments);
         weir.ready().await;
         weir
     }
@@ -142,7 +166,7 @@ impl Weir {
     #[must_use]
     pub fn spawn_trusted(kubeconfig: &Path, xds: SocketAddr, admin: SocketAddr, arguments: &[&str]) -> Self {
         let program = tokio::process::Command::new(binary());
-        Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
+        Self::spawn_program(program, &kubernetes(kubeconfig), xds.into(), admin, arguments)
     }
 
     /// As [`Self::spawn_trusted`], with a wall clock that the test sets.
@@ -160,22 +184,26 @@ impl Weir {
     ) -> Self {
         let mut program = tokio::process::Command::new(binary());
         program.envs(clock.environment());
-        Self::spawn_program(program, &kubernetes(kubeconfig), xds, admin, arguments)
+        Self::spawn_program(program, &kubernetes(kubeconfig), xds.into(), admin, arguments)
     }
 
     fn spawn_program(
         mut program: tokio::process::Command,
         source: &[&OsStr],
-        xds: SocketAddr,
+        xds: Xds,
         admin: SocketAddr,
         arguments: &[&str],
     ) -> Self {
+        let (xds, listen) = match xds {
+            Xds::Address(address) => (address, address.to_string()),
+            Xds::Socket(path) => (([127, 0, 0, 1], 0).into(), format!("unix:{}", path.display())),
+        };
         let home = temp_dir();
         let log = std::fs::File::create(home.path().join("log")).expect("a fresh folder can be written");
         let child = program
             .arg("run")
             .args(source)
-            .args(["--xds-address", &xds.to_string(), "--admin-address", &admin.to_string()])
+            .args(["--xds-address", &listen, "--admin-address", &admin.to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file handle can be copied"))
@@ -341,7 +369,7 @@ mod tests {
     fn spawn(config: &Path, script: &str) -> Weir {
         let mut shell = tokio::process::Command::new("sh");
         shell.arg("-c").arg(script);
-        Weir::spawn_program(shell, &folder(config), ports::free(), ports::free(), &["--extra"])
+        Weir::spawn_program(shell, &folder(config), ports::free().into(), ports::free(), &["--extra"])
     }
 
     #[tokio::test]

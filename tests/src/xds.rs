@@ -32,7 +32,7 @@ impl Server {
     /// When it cannot listen.
     #[must_use]
     pub fn start() -> Self {
-        let listener = server::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let listener = operator::identity::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let (table, proxies) = (Table::new(), Proxies::new());
         let shutdown = CancellationToken::new();
@@ -40,7 +40,7 @@ impl Server {
             table.clone(),
             proxies.clone(),
             Default::default(),
-            listener,
+            listener.into(),
             operator::identity::Door::open(),
             server::Leaving::at_once(shutdown.clone()),
         ));

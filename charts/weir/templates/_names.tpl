@@ -32,6 +32,21 @@
 {{ append (.Values.proxyNamespaces | default .Values.namespaces | default (list "default")) .Release.Namespace | uniq | toJson }}
 {{- end }}
 
+{{/* Whether pods that ask for a sidecar get one: `true` or nothing. */}}
+{{- define "weir.injects" -}}
+{{- if and .Values.webhook.enabled .Values.injection.enabled }}true{{ end }}
+{{- end }}
+
+{{/* The preStop hook `sleep` came with Kubernetes 1.30; an older API server refuses the pod. */}}
+{{- define "weir.applicationDrain" -}}
+{{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}{{ .Values.injection.applicationDrain }}{{ else }}0s{{ end }}
+{{- end }}
+
+{{/* Where no pod gets a sidecar, as JSON. */}}
+{{- define "weir.notInjected" -}}
+{{ concat (list "kube-system" "kube-public" "kube-node-lease" .Release.Namespace) .Values.injection.excludedNamespaces | uniq | toJson }}
+{{- end }}
+
 {{- define "weir.selector" -}}
 app.kubernetes.io/name: weir
 app.kubernetes.io/instance: {{ .Release.Name }}

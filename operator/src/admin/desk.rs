@@ -35,7 +35,7 @@ pub(super) struct Reception {
 impl Reception {
     pub(super) fn open(listener: TcpListener, tls: Option<Tls>, shutdown: CancellationToken) -> io::Result<Self> {
         let own = listener.local_addr()?;
-        Ok(Self { incoming: Box::pin(tls::incoming(listener, tls, shutdown)), own })
+        Ok(Self { incoming: Box::pin(tls::incoming(listener.into(), tls, shutdown)), own })
     }
 }
 
@@ -47,7 +47,8 @@ impl Listener for Reception {
         match self.incoming.next().await {
             Some(Ok(connection)) => {
                 let peer = connection.peer();
-                let origin = Origin { address: peer.address, encrypted: peer.encrypted };
+                // The page is served at addresses alone.
+                let origin = Origin { address: peer.address.unwrap_or(self.own), encrypted: peer.encrypted };
                 (connection, origin)
             }
             // It ends with Weir, which axum is told by another way.
@@ -70,14 +71,15 @@ pub(super) async fn admit(
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
     let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
     let verb = request.method().as_str().to_ascii_lowercase();
-    let denied = match readers.check(origin.encrypted, token, &verb, request.uri().path()).await {
+    let near = origin.address.ip().to_canonical().is_loopback();
+    let denied = match readers.check(near, origin.encrypted, token, &verb, request.uri().path()).await {
         Ok(()) => return next.run(request).await,
         Err(denied) => denied,
     };
     debug!(peer = %origin.address, path = request.uri().path(), %denied, "a reader gets nothing");
     let status = match denied {
         Denied::Unknown(_) => StatusCode::UNAUTHORIZED,
-        Denied::PlainText | Denied::Forbidden { .. } => StatusCode::FORBIDDEN,
+        Denied::Far | Denied::PlainText | Denied::Forbidden { .. } => StatusCode::FORBIDDEN,
         Denied::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     let challenge = (status == StatusCode::UNAUTHORIZED).then_some([(header::WWW_AUTHENTICATE, "Bearer")]);

@@ -5,7 +5,10 @@ use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionResponse, Operation},
 };
-use limiter::{policy::Policy, problem::Problem};
+use limiter::{
+    policy::{Policy, tenants::Tenants},
+    problem::Problem,
+};
 use serde_json::Value;
 
 use crate::{
@@ -32,8 +35,8 @@ pub(super) enum Verdict {
     StillBad(Vec<Problem>),
 }
 
-/// Judges what is asked.
-pub(super) fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
+/// Judges what is asked, of an object that may do what `tenants` says.
+pub(super) fn judge(request: &AdmissionRequest<DynamicObject>, tenants: &Tenants) -> Verdict {
     if request.sub_resource.is_some() || !matches!(request.operation, Operation::Create | Operation::Update) {
         return Verdict::Pass;
     }
@@ -52,7 +55,11 @@ pub(super) fn judge(request: &AdmissionRequest<DynamicObject>) -> Verdict {
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    match decode::object(kind, value) {
+    let mut object_read = decode::object(kind, value);
+    if let Object::Policy { policy: Some(policy), problems } = &mut object_read {
+        problems.extend(tenants.hold(policy));
+    }
+    match object_read {
         Object::Policy { policy: Some(policy), problems } if problems.is_empty() => Verdict::Good(policy),
         // Metadata of an object that was bad before must stay free to change, finalizers above all: else it could not be deleted.
         Object::Policy { problems, .. } | Object::Undecodable(problems) => {

@@ -1,6 +1,6 @@
-//! HTTPS for the API server: one path, bounded in size, time and number.
+//! HTTPS for the API server: three paths, bounded in size, time and number.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -19,26 +19,32 @@ use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionReview},
 };
-use rustls::{ServerConfig, crypto::ring};
+use limiter::policy::tenants::Tenants;
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Mutex, Semaphore, mpsc, oneshot},
+    net::TcpListener,
+    sync::{Mutex, OwnedMutexGuard, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
-    Ask, Meters,
+    Ask, Meters, Sidecars, pods,
     review::{self, Verdict},
 };
-use crate::identity::Held;
+use crate::{
+    identity::{
+        Held, secret_word,
+        tls::{self, Connection, Tls},
+    },
+    inject::Asked,
+};
 
 /// An object is at most 1.5 MiB where it is stored; of an update there are two.
 const LARGEST: usize = 4 << 20;
-/// For a handshake, and for the body of a request.
+/// For the body of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For the head of a request, which is also how long a connection may be idle.
 const IDLE: Duration = Duration::from_secs(60);
@@ -53,44 +59,40 @@ pub(super) struct Reviewer {
     pub(super) asks_tx: mpsc::Sender<Ask>,
     pub(super) meters: Meters,
     pub(super) namespaces: Arc<[String]>,
+    pub(super) tenants: Arc<Tenants>,
+    pub(super) sidecars: Arc<Sidecars>,
     /// One object is read at a time, so that large ones do not add up: as a tree an object takes many times its text.
     pub(super) turn: Arc<Mutex<()>>,
 }
 
 /// Serves until `shutdown`, then lets what is asked be answered.
 pub(super) async fn serve(listener: TcpListener, held: Held, reviewer: Reviewer, shutdown: CancellationToken) {
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map(|builder| builder.with_no_client_auth().with_cert_resolver(Arc::new(held)));
-    let tls = match config {
-        Ok(config) => TlsAcceptor::from(Arc::new(config)),
+    let tls = match Tls::webhook(held) {
+        Ok(tls) => tls,
         Err(error) => {
             error!(%error, "the webhook cannot speak TLS");
             return shutdown.cancelled().await;
         }
     };
-    let router = Router::new().route("/validate", post(validate)).with_state(reviewer);
+    let router = Router::new()
+        .route("/validate", post(validate))
+        .route("/inject", post(inject_asking))
+        .route("/inject/all", post(inject_all))
+        .with_state(reviewer);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut incoming = pin!(tls::incoming(listener.into(), Some(tls), shutdown.clone()));
     let mut connections = JoinSet::new();
     loop {
-        let accepted = async {
+        let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+            (place, incoming.next().await)
         };
         let (place, stream) = tokio::select! {
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => continue,
-            (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => (place, stream),
-                Err(error) => {
-                    // Out of file descriptors, for one: there will be some again.
-                    warn!(%error, "the webhook cannot take a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+            (place, Some(Ok(stream))) = next => (place, stream),
         };
-        let connection = connection(stream, tls.clone(), router.clone(), shutdown.clone());
+        let connection = connection(stream, router.clone(), shutdown.clone());
         connections.spawn(async move {
             connection.await;
             drop(place);
@@ -99,17 +101,11 @@ pub(super) async fn serve(listener: TcpListener, held: Held, reviewer: Reviewer,
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, shutdown: CancellationToken) {
-    let handshake = timeout(PATIENCE, tls.accept(stream));
-    let stream = match shutdown.run_until_cancelled(handshake).await {
-        Some(Ok(Ok(stream))) => stream,
-        Some(Ok(Err(error))) => return debug!(%error, "a TLS handshake with the webhook failed"),
-        Some(Err(_)) | None => return,
-    };
+async fn connection(stream: Connection, router: Router, shutdown: CancellationToken) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE);
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut served = std::pin::pin!(served);
+    let mut served = pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,
         () = shutdown.cancelled() => {
@@ -122,25 +118,22 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, shutdow
     }
 }
 
+async fn inject_asking(State(reviewer): State<Reviewer>, body: Body) -> Response {
+    reviewer.inject(Asked::ByPod, body).await
+}
+
+async fn inject_all(State(reviewer): State<Reviewer>, body: Body) -> Response {
+    reviewer.inject(Asked::ForAll, body).await
+}
+
 async fn validate(State(reviewer): State<Reviewer>, body: Body) -> Response {
-    let refuse = |code: StatusCode, why: String| {
-        reviewer.meters.count("unreadable");
-        debug!(%why, "a question to the webhook cannot be answered");
-        (code, [(header::CONNECTION, "close")], why).into_response()
+    let (request, turn) = match reviewer.question(body).await {
+        Ok(question) => question,
+        Err(refusal) => return refusal.answer(|result| reviewer.meters.count(result)),
     };
-    let bytes = match timeout(PATIENCE, axum::body::to_bytes(body, LARGEST)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => return refuse(StatusCode::PAYLOAD_TOO_LARGE, format!("more than {LARGEST} bytes: {error}")),
-        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, format!("the body took longer than {PATIENCE:?}")),
-    };
-    let turn = reviewer.turn.lock().await;
-    let request = match read(&bytes) {
-        Ok(request) => request,
-        Err(why) => return refuse(StatusCode::BAD_REQUEST, format!("expected an AdmissionReview: {why}")),
-    };
-    let verdict = review::judge(&request);
+    let verdict = review::judge(&request, &reviewer.tenants);
     let request = AdmissionRequest { object: None, old_object: None, ..request };
-    drop((turn, bytes));
+    drop(turn);
     let warnings = match &verdict {
         Verdict::Good(policy) => reviewer.warnings(policy.clone()).await,
         _ => Vec::new(),
@@ -156,7 +149,55 @@ fn read(bytes: &[u8]) -> Result<AdmissionRequest<DynamicObject>, String> {
     review.try_into().map_err(|_| "there is no request in it".to_owned())
 }
 
+/// Why a question cannot be answered.
+struct Unreadable(StatusCode, String);
+
+impl Unreadable {
+    fn answer(self, count: impl FnOnce(&'static str)) -> Response {
+        let Self(code, why) = self;
+        count("unreadable");
+        debug!(%why, "a question to the webhook cannot be answered");
+        (code, [(header::CONNECTION, "close")], why).into_response()
+    }
+}
+
 impl Reviewer {
+    /// Reads the question of a request. Others wait with theirs until the guard is dropped.
+    async fn question(&self, body: Body) -> Result<(AdmissionRequest<DynamicObject>, OwnedMutexGuard<()>), Unreadable> {
+        let bytes = match timeout(PATIENCE, axum::body::to_bytes(body, LARGEST)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => {
+                return Err(Unreadable(StatusCode::PAYLOAD_TOO_LARGE, format!("more than {LARGEST} bytes: {error}")));
+            }
+            Err(_) => {
+                return Err(Unreadable(StatusCode::REQUEST_TIMEOUT, format!("the body took longer than {PATIENCE:?}")));
+            }
+        };
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        match read(&bytes) {
+            Ok(request) => Ok((request, turn)),
+            Err(why) => Err(Unreadable(StatusCode::BAD_REQUEST, format!("expected an AdmissionReview: {why}"))),
+        }
+    }
+
+    async fn inject(&self, asked: Asked, body: Body) -> Response {
+        let (request, turn) = match self.question(body).await {
+            Ok(question) => question,
+            Err(refusal) => return refusal.answer(|result| self.meters.count_pod(result)),
+        };
+        let (response, result, why) = pods::answer(&request, asked, &secret_word(), &self.sidecars, &self.namespaces);
+        drop(turn);
+        self.meters.count_pod(result);
+        let name = pods::name(&request);
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        match result {
+            "refused" => warn!(namespace, name, why, "a pod that asks for a sidecar has none"),
+            "injected" => info!(namespace, name, dry_run = request.dry_run, "a pod gets a sidecar"),
+            _ => debug!(namespace, name, result, "a pod stays as it is"),
+        }
+        Json(response.into_review()).into_response()
+    }
+
     /// What is odd about a policy; nothing when the builder does not say so soon.
     async fn warnings(&self, policy: Box<limiter::policy::Policy>) -> Vec<String> {
         let namespace = &policy.key.namespace;

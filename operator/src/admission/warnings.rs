@@ -2,7 +2,7 @@
 
 use limiter::{
     metric::{Metric, Word},
-    policy::{Action, Conflict, MetricSource, Policy, Rule, Scope},
+    policy::{Action, Conflict, EnforceAt, MetricSource, Policy, Rule, Scope},
 };
 
 use crate::{
@@ -37,6 +37,14 @@ pub fn warnings(policy: &Policy, builder: &Builder, health: &HealthBoard) -> Vec
         let Some(traffic) = builder.traffic(target) else { continue };
         let rules = policy.rules.iter();
         warnings.extend(rules.filter_map(|rule| above(rule, target, ready as f64, traffic)));
+    }
+    let elsewhere = |target: &ServiceKey| index.unlimited_callers(target).next().is_some();
+    if policy.enforce_at == EnforceAt::Client && targets.iter().any(elsewhere) {
+        let namespace = &policy.key.namespace;
+        warnings.push(format!(
+            "spec.enforceAt: callers of other namespaces will not be limited; leave it out, or have whoever runs Weir allow it with \
+             --allow-client-limits {namespace} (clientLimits.allowNamespaces of the chart)"
+        ));
     }
     if !health.has_prometheus() {
         let asks = |name: &String| {

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
+use limiter::policy::tenants::Tenants;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -10,9 +11,9 @@ use tracing::{info, warn};
 use crate::{
     admission,
     app::{self, Config, Source},
-    args::{ClusterArgs, IdentityArgs, ReplicaArgs, RunArgs, WebhookArgs},
+    args::{ClusterArgs, IdentityArgs, ReplicaArgs, RunArgs, SidecarArgs, WebhookArgs},
     checkpoint::object::Place,
-    identity::{self, Kept},
+    identity::{self, Configuration, Kept, Listen, Webhooks},
     metrics,
     replicas::{self, Candidate, Peers, Vote},
     telemetry::traces,
@@ -33,8 +34,9 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     });
     let metrics_api_interval = args.cluster.metrics_api_interval.unwrap_or(metrics::kubernetes::DEFAULT_INTERVAL);
     let source = source(args.config, args.cluster).await?;
-    let identity = identity(args.identity, &args.webhook, [args.xds_address, args.admin_address], &source)?;
-    let webhook = webhook(&args.webhook, identity.certificate.is_some(), &source)?;
+    let identity = identity(args.identity, &args.webhook, (&args.xds_address, args.admin_address), &source)?;
+    let tenants = args.tenants.tenants(matches!(source, Source::Kubernetes(_)));
+    let webhook = webhook(&args.webhook, args.sidecar, &identity, &source, &tenants)?;
     let (replicas, checkpoint) = replicas(args.replicas, identity.certificate.is_some(), &source)?;
     anyhow::ensure!(
         checkpoint.is_none() || args.state_dir.is_none(),
@@ -46,6 +48,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         source,
         identity,
         webhook,
+        tenants,
         xds_address: args.xds_address,
         admin_address: args.admin_address,
         metrics_api_interval,
@@ -148,10 +151,17 @@ fn replicas(
 }
 
 /// What was typed about the webhook says all of it, or nothing.
-fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow::Result<Option<admission::Config>> {
-    let WebhookArgs { webhook_address, webhook_configuration } = args;
+fn webhook(
+    args: &WebhookArgs,
+    sidecar: SidecarArgs,
+    identity: &identity::Config,
+    source: &Source,
+    tenants: &Tenants,
+) -> anyhow::Result<Option<admission::Config>> {
+    let WebhookArgs { webhook_address, webhook_configuration, injection_configuration } = args;
     let given = webhook_address.map(|_| "--webhook-address");
     let given = given.or(webhook_configuration.as_ref().map(|_| "--webhook-configuration"));
+    let given = given.or(injection_configuration.as_ref().map(|_| "--injection-configuration"));
     let Some(given) = given else { return Ok(None) };
     let Source::Kubernetes(cluster) = source else {
         anyhow::bail!("{given} is for --kubernetes: nobody asks where there is no API server");
@@ -160,18 +170,21 @@ fn webhook(args: &WebhookArgs, has_certificate: bool, source: &Source) -> anyhow
         anyhow::bail!("{given} is for the webhook, which is not served: give --webhook-address, such as 0.0.0.0:15443");
     };
     anyhow::ensure!(
-        has_certificate,
+        identity.certificate.is_some(),
         "--webhook-address needs a certificate: give --certificate-dir DIR with tls.crt and tls.key, or \
          --certificate-service and --certificate-secret to have Weir make it"
     );
-    Ok(Some(admission::Config { address, namespaces: cluster.namespaces.clone() }))
+    let trusting = identity.places.iter().map(|place| place.namespace.clone()).collect();
+    let sidecars = admission::Sidecars { settings: sidecar.settings(), trusting };
+    let (namespaces, tenants) = (cluster.namespaces.clone(), tenants.clone());
+    Ok(Some(admission::Config { address, namespaces, tenants, sidecars }))
 }
 
 /// What was typed about who is who, against what is served and where.
 fn identity(
     args: IdentityArgs,
     webhook: &WebhookArgs,
-    [xds, admin]: [SocketAddr; 2],
+    (xds, admin): (&Listen, SocketAddr),
     source: &Source,
 ) -> anyhow::Result<identity::Config> {
     let certificate = certificate(&args, webhook, source)?;
@@ -186,8 +199,8 @@ fn identity(
     }
     let proxies = if xds_plaintext {
         anyhow::ensure!(
-            xds.ip().is_loopback(),
-            "--xds-plaintext is for loopback alone, not for --xds-address {xds}: whoever reaches it could read what it serves and \
+            xds.is_local(),
+            "--xds-plaintext is for loopback or a Unix socket alone, not for --xds-address {xds}: whoever reaches it could read what it serves and \
              pretend to be any proxy; give --certificate-dir instead, or --certificate-service and --certificate-secret"
         );
         anyhow::ensure!(clients.is_none(), "--xds-plaintext and --xds-client-ca exclude each other: give one of them");
@@ -197,7 +210,7 @@ fn identity(
         None
     } else if certificate.is_some() && (in_cluster || clients.is_some()) {
         Some(identity::Credentials { tokens: in_cluster, clients })
-    } else if certificate.is_some() && !xds.ip().is_loopback() {
+    } else if certificate.is_some() && !xds.is_local() {
         anyhow::bail!(
             "--xds-address {xds} needs --xds-client-ca FILE beside the certificate: without it no proxy can prove who it is"
         )
@@ -208,9 +221,9 @@ fn identity(
     } else if in_cluster {
         anyhow::bail!(
             "--kubernetes needs a certificate for xDS: give --certificate-service and --certificate-secret to have Weir make it, \
-             or --certificate-dir; or --xds-plaintext, on loopback"
+             or --certificate-dir; or --xds-plaintext, on loopback or a Unix socket"
         )
-    } else if xds.ip().is_loopback() {
+    } else if xds.is_local() {
         None
     } else {
         anyhow::bail!(
@@ -218,7 +231,7 @@ fn identity(
              and --xds-client-ca FILE, with which proxies prove who they are"
         )
     };
-    // What a folder's Weir serves is for its machine, by the page of its docs; a cluster is many machines.
+    // Without an API server nobody can prove who reads: what is not health is then for this machine.
     let readers = in_cluster && !admin.ip().is_loopback();
     anyhow::ensure!(
         !readers || certificate.is_some(),
@@ -236,6 +249,10 @@ fn certificate(
 ) -> anyhow::Result<Option<identity::Source>> {
     let names =
         [("--certificate-service", &args.certificate_service), ("--certificate-secret", &args.certificate_secret)];
+    let configurations = [
+        ("--webhook-configuration", &webhook.webhook_configuration),
+        ("--injection-configuration", &webhook.injection_configuration),
+    ];
     let named = names.iter().find(|(_, name)| name.is_some()).map(|(flag, _)| *flag);
     match (&args.certificate_dir, named) {
         (Some(_), Some(named)) => anyhow::bail!(
@@ -245,10 +262,12 @@ fn certificate(
             let metadata = std::fs::metadata(folder).with_context(|| folder.display().to_string());
             let is_folder = metadata.context("--certificate-dir cannot be read")?.is_dir();
             anyhow::ensure!(is_folder, "--certificate-dir: {} is no folder", folder.display());
-            anyhow::ensure!(
-                webhook.webhook_configuration.is_none(),
-                "--certificate-dir and --webhook-configuration exclude each other: whoever makes the certificate tells the API server"
-            );
+            for (flag, name) in configurations {
+                anyhow::ensure!(
+                    name.is_none(),
+                    "--certificate-dir and {flag} exclude each other: whoever makes the certificate tells the API server"
+                );
+            }
             Ok(Some(identity::Source::Folder(folder.clone())))
         }
         (None, None) => Ok(None),
@@ -260,8 +279,12 @@ fn certificate(
                 let needs = || format!("{named} needs {flag} NAME, too: Weir makes a certificate with both");
                 name.clone().with_context(needs)
             });
-            let (client, configuration) = (cluster.client.clone(), webhook.webhook_configuration.clone());
-            Ok(Some(identity::Source::Kept(Kept { client, service: service?, secret: secret?, configuration })))
+            let kinds = [Webhooks::Validating, Webhooks::Mutating].into_iter().zip(configurations);
+            let configurations = kinds
+                .filter_map(|(webhooks, (_, name))| Some(Configuration { webhooks, name: name.clone()? }))
+                .collect();
+            let client = cluster.client.clone();
+            Ok(Some(identity::Source::Kept(Kept { client, service: service?, secret: secret?, configurations })))
         }
     }
 }

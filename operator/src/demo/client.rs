@@ -44,5 +44,8 @@ async fn resolve(to: &Upstream) -> anyhow::Result<SocketAddr> {
             let mut addresses = lookup_host((name.as_str(), *port)).await.with_context(|| format!("--to {name}"))?;
             addresses.next().with_context(|| format!("--to {name}: it has no address"))
         }
+        Upstream::Unix(path) => {
+            anyhow::bail!("--to unix:{}: load is sent to an address or a name, such as a.default:80", path.display())
+        }
     }
 }

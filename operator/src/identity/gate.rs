@@ -49,7 +49,8 @@ impl Shown {
     /// Where the caller is, for logs.
     #[must_use]
     pub fn peer(&self) -> String {
-        self.peer.as_ref().map(|peer| peer.address.to_string()).unwrap_or_default()
+        let address = self.peer.as_ref().map(|peer| peer.address);
+        address.map_or_else(String::new, |address| address.map_or_else(|| "unix".to_owned(), |it| it.to_string()))
     }
 }
 
@@ -84,7 +85,10 @@ impl Gate {
             (None, ..) => Err(Refusal::Absent),
         };
         match pod {
-            Ok(pod) if pod.until > Timestamp::now() => Ok(Caller::Pod(pod)),
+            Ok(pod) if pod.until > Timestamp::now() => {
+                shown.peer.inspect(|peer| peer.welcome());
+                Ok(Caller::Pod(pod))
+            }
             Ok(_) => Err(guard.refuse(&Refusal::Invalid("it has expired".to_owned()), &shown.peer())),
             Err(refusal) => Err(guard.refuse(&refusal, &shown.peer())),
         }

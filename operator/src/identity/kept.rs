@@ -6,15 +6,18 @@
 
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
-use futures::StreamExt;
+use futures::{StreamExt, future::select_all};
 use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
-    api::{admissionregistration::v1::ValidatingWebhookConfiguration, core::v1::Secret},
+    api::{
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+        core::v1::Secret,
+    },
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
 use serde_json::json;
 use tracing::{info, warn};
@@ -37,15 +40,50 @@ pub struct Kept {
     pub service: String,
     /// Name of the Secret, which must exist.
     pub secret: String,
-    /// Name of the `ValidatingWebhookConfiguration`, which must exist; none without a webhook.
-    pub configuration: Option<String>,
+    /// The configurations of webhooks, which must exist; none without a webhook.
+    pub configurations: Vec<Configuration>,
+}
+
+/// What tells the API server to ask a webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// Its kind.
+    pub webhooks: Webhooks,
+    /// Its name.
+    pub name: String,
+}
+
+/// The two kinds of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhooks {
+    /// `ValidatingWebhookConfiguration`.
+    Validating,
+    /// `MutatingWebhookConfiguration`.
+    Mutating,
+}
+
+impl Configuration {
+    fn kind(&self) -> ApiResource {
+        match self.webhooks {
+            Webhooks::Validating => ApiResource::erase::<ValidatingWebhookConfiguration>(&()),
+            Webhooks::Mutating => ApiResource::erase::<MutatingWebhookConfiguration>(&()),
+        }
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        Api::all_with(client.clone(), &self.kind())
+    }
+
+    fn trouble(&self, error: kube::Error) -> Trouble {
+        Trouble::Configuration(self.kind().kind, self.name.clone(), error)
+    }
 }
 
 impl std::fmt::Debug for Kept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { client: _, service, secret, configuration } = self;
+        let Self { client: _, service, secret, configurations } = self;
         let mut debug = f.debug_struct("Kept");
-        debug.field("service", service).field("secret", secret).field("configuration", configuration);
+        debug.field("service", service).field("secret", secret).field("configurations", configurations);
         debug.finish_non_exhaustive()
     }
 }
@@ -54,8 +92,8 @@ impl std::fmt::Debug for Kept {
 enum Trouble {
     #[error("Secret {0}: {why}; the chart makes it, empty, also anew by `helm upgrade`, and lets Weir get and update it", why = cause(.1))]
     Secret(String, kube::Error),
-    #[error("ValidatingWebhookConfiguration {0}: {why}; the chart makes it, and lets Weir get, watch and patch it", why = cause(.1))]
-    Configuration(String, kube::Error),
+    #[error("{0} {1}: {why}; the chart makes it, and lets Weir get, watch and patch it", why = cause(.2))]
+    Configuration(String, String, kube::Error),
     #[error("no certificate can be made for {0}: {1}; a Service's name has letters, digits and `-`")]
     Make(String, rcgen::Error),
     #[error("what was just made cannot be used: {0}")]
@@ -89,19 +127,23 @@ impl Kept {
     async fn follow(&self, held: &Held) -> Result<(), Trouble> {
         let secrets = Api::<Secret>::default_namespaced(self.client.clone());
         let found = self.certificate(&secrets, held).await?;
-        let trusted = match &self.configuration {
-            Some(name) => Some(self.trust(name, &found.certificate.pem.authorities).await),
-            None => None,
-        };
+        let mut trusted = Vec::new();
+        for configuration in &self.configurations {
+            trusted.push(self.trust(configuration, &found.certificate.pem.authorities).await);
+        }
         // The API server must believe the next one before it meets it; but without any there is nothing to lose.
-        if !matches!(trusted, Some(Err(_))) || held.get().is_none() {
+        if trusted.iter().all(Result::is_ok) || held.get().is_none() {
             held.set(found.certificate.clone());
         }
+        let versions = trusted.into_iter().collect::<Result<Vec<_>, _>>();
         let changed = async {
-            match (&self.configuration, trusted.transpose()?) {
-                (Some(name), Some(version)) => self.configuration_changes(name, &version).await,
-                _ => std::future::pending().await,
+            let versions = versions?;
+            if versions.is_empty() {
+                return std::future::pending().await;
             }
+            let all = self.configurations.iter().zip(&versions);
+            let all = all.map(|(configuration, version)| Box::pin(self.configuration_changes(configuration, version)));
+            select_all(all).await.0
         };
         tokio::select! {
             changed = changed => changed,
@@ -110,10 +152,10 @@ impl Kept {
     }
 
     /// Waits until somebody wrote to the configuration, or the watch has come to its end, as each does after some minutes.
-    async fn configuration_changes(&self, name: &str, version: &str) -> Result<(), Trouble> {
-        let failed = |error| Trouble::Configuration(name.to_owned(), error);
-        let watched = WatchParams::default().fields(&format!("metadata.name={name}"));
-        let configurations = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
+    async fn configuration_changes(&self, configuration: &Configuration, version: &str) -> Result<(), Trouble> {
+        let failed = |error| configuration.trouble(error);
+        let watched = WatchParams::default().fields(&format!("metadata.name={}", configuration.name));
+        let configurations = configuration.api(&self.client);
         let mut events = pin!(configurations.watch(&watched, version).await.map_err(failed)?);
         loop {
             match events.next().await {
@@ -202,22 +244,22 @@ impl Kept {
     }
 
     /// Has the API server trust the authorities: the configuration's version in which it does.
-    async fn trust(&self, name: &str, authorities: &str) -> Result<String, Trouble> {
-        let failed = |error| Trouble::Configuration(name.to_owned(), error);
-        let configurations = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-        let configuration = configurations.get(name).await.map_err(failed)?;
-        let bundle = ByteString(authorities.as_bytes().to_vec());
-        let webhooks = configuration.webhooks.iter().flatten();
-        let wrong = webhooks.filter(|webhook| webhook.client_config.ca_bundle.as_ref() != Some(&bundle));
+    async fn trust(&self, configuration: &Configuration, authorities: &str) -> Result<String, Trouble> {
+        let failed = |error| configuration.trouble(error);
+        let configurations = configuration.api(&self.client);
+        let found = configurations.get(&configuration.name).await.map_err(failed)?;
+        let bundle = json!(ByteString(authorities.as_bytes().to_vec()));
+        let webhooks = found.data["webhooks"].as_array().into_iter().flatten();
+        let wrong = webhooks.filter(|webhook| webhook["clientConfig"]["caBundle"] != bundle);
         // Webhooks are merged by their names; what stands there beside stays.
         let wrong: Vec<_> =
-            wrong.map(|webhook| json!({"name": webhook.name, "clientConfig": {"caBundle": bundle}})).collect();
+            wrong.map(|webhook| json!({"name": webhook["name"], "clientConfig": {"caBundle": bundle}})).collect();
         if wrong.is_empty() {
-            return Ok(configuration.resource_version().unwrap_or_default());
+            return Ok(found.resource_version().unwrap_or_default());
         }
-        info!(configuration = %name, "writing whom the API server is to trust");
+        info!(configuration = %configuration.name, "writing whom the API server is to trust");
         let patch = Patch::Strategic(json!({"webhooks": wrong}));
-        let written = configurations.patch(name, &PatchParams::default(), &patch).await;
+        let written = configurations.patch(&configuration.name, &PatchParams::default(), &patch).await;
         Ok(written.map_err(failed)?.resource_version().unwrap_or_default())
     }
 }

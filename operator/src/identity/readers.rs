@@ -45,6 +45,9 @@ impl std::fmt::Debug for Inner {
 /// Why a request is not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
+    /// Nobody proves who that is, and it may be anybody.
+    #[error("this is answered on this machine alone, at a loopback address; elsewhere only /healthz and /readyz are")]
+    Far,
     /// A token would be readable on its way.
     #[error("this is answered by HTTPS alone: anybody on the way could read the token")]
     PlainText,
@@ -69,9 +72,9 @@ pub enum Denied {
 }
 
 impl Readers {
-    /// Everybody may read everything.
+    /// Whoever is on this machine may read everything, and nobody else anything.
     #[must_use]
-    pub const fn anybody() -> Self {
+    pub const fn nearby() -> Self {
         Self(None)
     }
 
@@ -79,13 +82,21 @@ impl Readers {
         Self(Some(Arc::new(Inner { client, may: Mutex::default() })))
     }
 
-    /// Whether somebody with this token may do that. A verb is an HTTP method in small letters.
+    /// Whether somebody with this token may do that; `near` says that it comes by a loopback address. A verb is an HTTP method in
+    /// small letters.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub async fn check(&self, encrypted: bool, token: Option<&str>, verb: &str, path: &str) -> Result<(), Denied> {
-        let Some(inner) = &self.0 else { return Ok(()) };
+    pub async fn check(
+        &self,
+        near: bool,
+        encrypted: bool,
+        token: Option<&str>,
+        verb: &str,
+        path: &str,
+    ) -> Result<(), Denied> {
+        let Some(inner) = &self.0 else { return if near { Ok(()) } else { Err(Denied::Far) } };
         if !encrypted {
             return Err(Denied::PlainText);
         }

@@ -1,11 +1,14 @@
-//! TLS for proxies and for readers of the admin page: handshakes side by side, each with a deadline, so that one that never speaks holds up nobody.
+//! TLS for proxies, readers of the admin page and the webhook: handshakes side by side, each with a deadline, so that one that never speaks holds up nobody.
 
 use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,24 +21,26 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::{
-    Held,
+    Held, Listener,
     caller::{self, Pod, Refusal},
+    listener::Socket,
 };
 
 /// For a handshake.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For a connection to have a stream that is let in: who has none keeps a place for nothing.
+const STRANGER: Duration = Duration::from_secs(30);
 /// Handshakes at the same time. Who comes then waits in the kernel's queue.
 const HANDSHAKES: usize = 4_096;
 /// The first byte of TLS (RFC 8446, `ContentType.handshake`), with which no HTTP begins.
@@ -64,6 +69,8 @@ pub(super) enum Inside {
     Grpc,
     /// HTTP/1.1. It may be spoken without TLS, too: what that is good for is judged by each request.
     Http,
+    /// HTTP/1.1, and nothing without TLS.
+    Https,
 }
 
 /// How TLS is spoken: the certificate that is held, and whose client certificates are accepted.
@@ -86,6 +93,15 @@ impl Tls {
         let authorities = clients.as_deref().map(read).transpose()?;
         let config = config(&held, inside, clients.as_deref().zip(authorities.as_deref()))?;
         Ok(Self { held, inside, clients, config: Arc::new(watch::Sender::new(config)) })
+    }
+
+    /// For the webhook.
+    ///
+    /// # Errors
+    ///
+    /// The library does not want to.
+    pub fn webhook(held: Held) -> Result<Self, Error> {
+        Self::new(held, Inside::Https, None)
     }
 
     /// Goes on by another configuration; connections that are open stay.
@@ -141,7 +157,7 @@ fn config(held: &Held, inside: Inside, clients: Option<(&Path, &[u8])>) -> Resul
     let mut config = builder.with_cert_resolver(Arc::new(held.clone()));
     config.alpn_protocols = vec![match inside {
         Inside::Grpc => b"h2".to_vec(),
-        Inside::Http => b"http/1.1".to_vec(),
+        Inside::Http | Inside::Https => b"http/1.1".to_vec(),
     }];
     // Nobody resumes: a proxy has one connection for days. Without, a ticket cannot outlive a client certificate.
     config.send_tls13_tickets = 0;
@@ -151,7 +167,7 @@ fn config(held: &Held, inside: Inside, clients: Option<(&Path, &[u8])>) -> Resul
 
 /// Accepts connections until `shutdown`; without TLS as they come.
 pub fn incoming(
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<Tls>,
     shutdown: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
@@ -189,17 +205,15 @@ pub fn incoming(
     ReceiverStream::new(ready_rx)
 }
 
-async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Option<Connection> {
-    // Small messages must not wait for an acknowledgement of earlier ones.
-    let _ = stream.set_nodelay(true);
+async fn greet(stream: Socket, address: Option<SocketAddr>, tls: Option<Tls>) -> Option<Connection> {
     let plain = |stream| {
-        let peer = Peer { address, encrypted: false, certificate: None };
-        Some(Connection { transport: Transport::Plain(stream), peer })
+        let peer = Peer { address, encrypted: false, certificate: None, welcome: Arc::default() };
+        Some(Connection { transport: Transport::Plain(stream), peer, stranger: None })
     };
     let Some(tls) = tls else { return plain(stream) };
-    if tls.inside == Inside::Http {
+    if let (Inside::Http, Either::Left(stream_of_tcp)) = (tls.inside, &stream) {
         let mut first = [0];
-        match timeout(PATIENCE, stream.peek(&mut first)).await {
+        match timeout(PATIENCE, stream_of_tcp.peek(&mut first)).await {
             Ok(Ok(1)) if first[0] != HANDSHAKE => return plain(stream),
             Ok(Ok(1)) => {}
             _ => return None,
@@ -210,17 +224,20 @@ async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Opti
         Ok(Ok(stream)) => {
             let chain = stream.get_ref().1.peer_certificates();
             let certificate = chain.and_then(|chain| chain.first()).map(|own| caller::of_certificate(own));
+            // Of the admin page every request is judged, and an idle connection is closed by its server.
+            let stranger = (tls.inside == Inside::Grpc).then(|| Box::pin(sleep(STRANGER)));
             Some(Connection {
                 transport: Transport::Tls(Box::new(stream)),
-                peer: Peer { address, encrypted: true, certificate },
+                peer: Peer { address, encrypted: true, certificate, welcome: Arc::default() },
+                stranger,
             })
         }
         Ok(Err(error)) => {
-            debug!(%address, %error, "a TLS handshake failed");
+            debug!(?address, %error, "a TLS handshake failed");
             None
         }
         Err(_) => {
-            debug!(%address, "a TLS handshake took longer than {PATIENCE:?}");
+            debug!(?address, "a TLS handshake took longer than {PATIENCE:?}");
             None
         }
     }
@@ -229,12 +246,21 @@ async fn greet(stream: TcpStream, address: SocketAddr, tls: Option<Tls>) -> Opti
 /// What is known of a peer before it says anything.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Where it is.
-    pub address: SocketAddr,
+    /// Where it is; `None`: on this machine, at a Unix socket.
+    pub address: Option<SocketAddr>,
     /// Whether nobody else can read what is said.
     pub encrypted: bool,
     /// Whose client certificate it has, if it has one.
     pub(super) certificate: Option<Result<Pod, Refusal>>,
+    /// Set when one of its streams is let in.
+    pub(super) welcome: Arc<AtomicBool>,
+}
+
+impl Peer {
+    /// Its connection may stay.
+    pub fn welcome(&self) {
+        self.welcome.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A connection on which xDS can be spoken.
@@ -242,12 +268,14 @@ pub struct Peer {
 pub struct Connection {
     transport: Transport,
     peer: Peer,
+    /// Until when nobody needs to have been let in; `None` once somebody was.
+    stranger: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
 enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Connection {
@@ -268,6 +296,14 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(stranger) = &mut self.stranger
+            && stranger.as_mut().poll(cx).is_ready()
+        {
+            self.stranger = None;
+            if !self.peer.welcome.load(Ordering::Relaxed) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),

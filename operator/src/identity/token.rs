@@ -88,6 +88,11 @@ fn part<T: DeserializeOwned>(text: &str) -> Option<T> {
 }
 
 impl Token<'_> {
+    /// The pod's `metadata.uid`; empty when it is bound to none.
+    pub(super) fn uid(&self) -> &str {
+        self.claims.kubernetes.pod.as_ref().map_or("", |pod| &pod.uid)
+    }
+
     /// The pod that it says it is of, if it is for Weir, and now.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use super::{
     digest::{Digest, digest},
     token::{self, AUDIENCE, Keys, Token},
 };
-use crate::watch::kubernetes::cause;
+use crate::watch::{kubernetes::cause, live::Live};
 
 /// How long the API server's yes holds: a proxy opens two streams at once, and again after Weir's restart.
 const HOLDS: SignedDuration = SignedDuration::from_secs(10);
@@ -39,6 +39,7 @@ pub(super) struct Tokens(Arc<Inner>);
 
 struct Inner {
     client: Client,
+    live: Live,
     meters: Meters,
     /// Written by [`Tokens::keep_keys`] alone.
     keys: RwLock<Option<Keys>>,
@@ -61,9 +62,10 @@ enum Review {
 }
 
 impl Tokens {
-    pub(super) fn new(client: Client, meters: Meters) -> Self {
+    pub(super) fn new(client: Client, live: Live, meters: Meters) -> Self {
         Self(Arc::new(Inner {
             client,
+            live,
             meters,
             keys: RwLock::default(),
             unknown_key: Notify::new(),
@@ -113,6 +115,10 @@ impl Tokens {
                     return Err(Refusal::Unknown(format!(
                         "the API server is away ({why}), and its keys are not known"
                     )));
+                }
+                // As the watch saw it last: a pod of the same name is another one.
+                if inner.live.is_gone(&says.namespace, &says.name, token.uid()) {
+                    return Err(Refusal::Invalid("its pod is gone, or another one has its name now".to_owned()));
                 }
                 debug!(pod = says.name, namespace = says.namespace, "a token is checked without the API server");
                 inner.meters.accepted("signature");

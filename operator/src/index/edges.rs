@@ -11,7 +11,7 @@ use std::{
 };
 
 use limiter::{
-    policy::{EnforceAt, Policy},
+    policy::{EnforceAt, Policy, tenants::Namespaces},
     problem::{Problem, Reason},
 };
 
@@ -156,13 +156,13 @@ impl Index {
                 more.extend(self.gateways_to(key));
             }
             if client {
-                more.extend(self.edges.callers.get(&key.namespace).into_iter().flatten().cloned());
+                more.extend(self.callers_of(&key.namespace).cloned());
             }
             if callers_differ {
-                let limited = self.limited_at_callers(&key.namespace);
-                if !limited.is_empty() {
-                    more.extend(limited);
-                    more.extend(self.edges.callers.get(&key.namespace).into_iter().flatten().cloned());
+                // They share totals with all other callers.
+                for limited in self.limited_at_callers(&key.namespace) {
+                    more.extend(self.callers_of(&limited.namespace).cloned());
+                    more.insert(limited);
                 }
             }
             if gateway_differs {
@@ -197,12 +197,37 @@ impl Index {
         face
     }
 
-    /// Services of the namespace that have limits for their callers.
+    /// Services that have limits for callers of the namespace.
     fn limited_at_callers(&self, namespace: &str) -> Vec<ServiceKey> {
+        let client = |policy: &Arc<Policy>| policy.enforce_at == EnforceAt::Client;
+        let limited = |(_, face): &(&ServiceKey, &Face)| face.policies.iter().any(client);
+        if self.tenants.client_limits != Namespaces::none() {
+            let concerns = |(key, _): &(&ServiceKey, &Face)| self.tenants.concerns_callers(&key.namespace, namespace);
+            return self.edges.faces.iter().filter(concerns).filter(limited).map(|(key, _)| key.clone()).collect();
+        }
         let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
         let faces = self.edges.faces.range(first..).take_while(|(key, _)| key.namespace == namespace);
-        let client = |policy: &Arc<Policy>| policy.enforce_at == EnforceAt::Client;
-        faces.filter(|(_, face)| face.policies.iter().any(client)).map(|(key, _)| key.clone()).collect()
+        faces.filter(limited).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Services with pods that call and are concerned by limits of objects in this namespace.
+    fn callers_of(&self, namespace: &str) -> impl Iterator<Item = &ServiceKey> {
+        let all = self.tenants.client_limits.contains(namespace);
+        let callers = self.edges.callers.iter();
+        callers.filter(move |(of, _)| all || *of == namespace).flat_map(|(_, services)| services)
+    }
+
+    /// Whether limits of `service` for its callers concern those of this namespace.
+    #[must_use]
+    pub fn limits_callers(&self, service: &ServiceKey, callers: &str) -> bool {
+        self.tenants.concerns_callers(&service.namespace, callers)
+    }
+
+    /// Pods of other namespaces that call, and are not concerned by limits of `service` for its callers: namespace and name.
+    pub fn unlimited_callers(&self, service: &ServiceKey) -> impl Iterator<Item = (&str, &str)> {
+        let others = self.edges.callers.iter().filter(|(namespace, _)| !self.limits_callers(service, namespace));
+        let faces = others.flat_map(|(_, owners)| owners).filter_map(|owner| self.edges.faces.get_key_value(owner));
+        faces.flat_map(|(owner, face)| face.callers.keys().map(|pod| (owner.namespace.as_str(), pod.as_str())))
     }
 
     /// Gateways with a route that leads to the service.
@@ -233,7 +258,7 @@ impl Index {
         }
         match place {
             EnforceAt::Server => BTreeSet::new(),
-            EnforceAt::Client => self.edges.callers.get(&service.namespace).cloned().unwrap_or_default(),
+            EnforceAt::Client => self.callers_of(&service.namespace).cloned().collect(),
             EnforceAt::Gateway => self.gateways_to(service),
         }
     }

@@ -20,12 +20,16 @@ use limiter::{
 };
 use serde::Serialize;
 
-use crate::intent::Protocol;
+use crate::intent::{Protocol, Sidecar};
 
 /// Label of an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Annotation of a Pod, with the port at the end: where the application answers what arrives at that port.
 const INBOUND: &str = "inbound.weir.dev/";
+/// Annotation of a Pod that injection has put a sidecar into: how that comes by the requests (`inject::MARK`).
+const SIDECAR: &str = "sidecar.weir.dev/interception";
+/// Annotation of a Pod: the Service that its sidecar names (`inject::NAMED`).
+const NAMED: &str = "inject.weir.dev/service";
 /// Annotation of a Pod: where its proxy takes the requests that the application sends to other services.
 pub(super) const OUTBOUND: &str = "outbound.weir.dev/listen";
 
@@ -151,6 +155,8 @@ pub struct PodModel {
     pub inbound: BTreeMap<u16, Application>,
     /// Where the proxy takes what the application sends to other services.
     pub outbound: Option<SocketAddr>,
+    /// What injection has put there.
+    pub sidecar: Option<Sidecar>,
     /// What its annotations say of its metrics page.
     pub page: PageModel,
     /// CPU that the application's containers may use.
@@ -333,8 +339,11 @@ impl TryFrom<Pod> for PodModel {
 
     fn try_from(pod: Pod) -> Result<Self, Self::Error> {
         let mut problems = Vec::new();
-        let mut model = Self::default();
-        for (name, value) in pod.metadata.annotations.unwrap_or_default() {
+        let annotations = pod.metadata.annotations.unwrap_or_default();
+        let sidecar =
+            |mode: &String| Sidecar { intercepts: mode == "Redirect", named: annotations.contains_key(NAMED) };
+        let mut model = Self { sidecar: annotations.get(SIDECAR).map(sidecar), ..Self::default() };
+        for (name, value) in annotations {
             let field = format!("metadata.annotations[{name}]");
             if let Some(port) = name.strip_prefix(INBOUND) {
                 match (port.parse::<u16>(), Application::parse(&value)) {

@@ -13,7 +13,7 @@ use super::{
     gateway::GatewayModel,
     model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel, Unfit},
 };
-use crate::intent::{Inbound, Protocol, ServiceKey};
+use crate::intent::{Inbound, Protocol, ServiceKey, Sidecar};
 
 /// A service with everything that concerns it.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub struct Endpoint {
     pub outbound: Option<SocketAddr>,
     /// Ports on which its proxy listens.
     pub inbound: Vec<Inbound>,
+    /// What injection has put there.
+    pub sidecar: Option<Sidecar>,
     /// Its metrics page; `None` when there is none to read.
     pub page: Option<Page>,
     /// CPU in cores.
@@ -133,6 +135,7 @@ pub(super) fn build<'a>(
                 address: endpoint.address,
                 outbound: pod.and_then(|pod| ports.way_out(&endpoint.pod, pod)),
                 inbound: Vec::new(),
+                sidecar: pod.and_then(|pod| pod.sidecar),
                 page: None,
                 cpu_cores: pod.and_then(|pod| pod.cpu_cores),
                 memory_bytes: pod.and_then(|pod| pod.memory_bytes),
@@ -151,7 +154,11 @@ pub(super) fn build<'a>(
                 let protocol = port.protocol.or_else(by_name).unwrap_or(Protocol::Http);
                 let mapped =
                     pod.and_then(|pod| pod.inbound.get(&port.port)).map(|application| application.at(endpoint.address));
-                let application = mapped.unwrap_or_else(|| loopback(endpoint.address, port.port));
+                let application = match entry.sidecar {
+                    // The proxy has no port of its own, so the application listens as it would without it.
+                    Some(Sidecar { intercepts: true, .. }) => mapped.unwrap_or(listener),
+                    _ => mapped.unwrap_or_else(|| loopback(endpoint.address, port.port)),
+                };
                 entry.inbound.push(Inbound { listener, application, protocol });
             }
             entry.inbound.sort_by_key(|inbound| inbound.listener);

@@ -29,7 +29,7 @@ use self::{
 use super::{HealthBoard, PodSample, Source, Streaming as Standing, Wanted, outbox::Outbox};
 use crate::{
     identity::{Gate, Shown},
-    xds::node::NodeKey,
+    xds::{node::NodeKey, table::Table},
 };
 
 /// A stream must say who it is within this.
@@ -44,10 +44,11 @@ pub fn spawn(
     samples: mpsc::Sender<Vec<PodSample>>,
     health: HealthBoard,
     gate: Gate,
+    table: Table,
     shutdown: CancellationToken,
 ) -> (tonic::service::Routes, JoinHandle<()>) {
     let outbox = Arc::new(Outbox::default());
-    let sink = Sink { wanted, outbox: Arc::clone(&outbox), health, gate, shutdown: shutdown.clone() };
+    let sink = Sink { wanted, outbox: Arc::clone(&outbox), health, gate, table, shutdown: shutdown.clone() };
     let service = MetricsServiceServer::new(sink).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let drained = async move {
         tokio::select! {
@@ -63,6 +64,8 @@ struct Sink {
     outbox: Arc<Outbox>,
     health: HealthBoard,
     gate: Gate,
+    /// Tells which service a sidecar is of.
+    table: Table,
     shutdown: CancellationToken,
 }
 
@@ -97,10 +100,24 @@ impl Sink {
         // A pod's numbers move the limits of its whole service, so they come from itself alone.
         self.gate.claim(&caller, node.namespace(), node.pod())?;
         debug!(%node, "a proxy streams its statistics");
+        let mut seeker = node.is_unnamed().then(|| self.table.seek(&node));
         let mut stream = Stream { sink: self, node, window: Window::default(), standing: None };
         let messages = async {
             loop {
-                stream.message(&message);
+                match &mut seeker {
+                    None => stream.message(&message),
+                    Some(seeker) => {
+                        if (stream.node.is_unnamed() || seeker.is_woken())
+                            && let Some(node) = seeker.found()
+                        {
+                            stream.is_of(node);
+                        }
+                        // Of no service its numbers move nothing.
+                        if !stream.node.is_unnamed() {
+                            stream.message(&message);
+                        }
+                    }
+                }
                 match inbound.message().await? {
                     Some(next) => message = next,
                     None => return Ok(()),
@@ -133,6 +150,13 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
+    /// Begins anew when it is another one.
+    fn is_of(&mut self, node: NodeKey) {
+        if self.node != node {
+            *self = Self { sink: self.sink, node, window: Window::default(), standing: None };
+        }
+    }
+
     fn message(&mut self, message: &StreamMetricsMessage) {
         let service = self.node.service_key();
         if !self.sink.wanted.borrow().streamed.contains(&service) {

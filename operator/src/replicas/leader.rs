@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Detail, Keeper, Waiting},
-    identity::tls::{self, Tls},
+    identity::tls::{self, Peer, Tls},
     intent::ServiceKey,
     metrics::{PodSample, Source, Streaming as Streams},
     xds::proxies::Elsewhere,
@@ -52,7 +52,7 @@ pub(super) async fn serve(
 ) {
     let leader = Leader { standing, shared, shutdown: shutdown.clone() };
     let service = ReplicasServer::new(leader).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let incoming = tls::incoming(listener, Some(tls), shutdown.clone());
+    let incoming = tls::incoming(listener.into(), Some(tls), shutdown.clone());
     let served = Server::builder()
         .http2_keepalive_interval(Some(PING_EVERY))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
@@ -76,6 +76,8 @@ impl Replicas for Leader {
     type FollowStream = Pin<Box<dyn Stream<Item = Result<Down, Status>> + Send>>;
 
     async fn follow(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::FollowStream>, Status> {
+        // Only replicas come through the handshake.
+        request.extensions().get::<Peer>().inspect(|peer| peer.welcome());
         let mut inbound = request.into_inner();
         let first = timeout(HELLO, inbound.message()).await;
         let Ok(Some(Up::Hello(hello))) = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))? else {

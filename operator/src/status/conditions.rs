@@ -115,6 +115,7 @@ fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
             problem::Reason::Invalid => Reason::Invalid,
             problem::Reason::NotYetSupported => Reason::NotYetSupported,
             problem::Reason::Conflicted => Reason::Conflicted,
+            problem::Reason::NotAllowed => Reason::NotAllowed,
         };
         return (false, reason, message);
     }
@@ -162,6 +163,22 @@ pub(crate) const fn nobody(place: EnforceAt) -> (&'static str, &'static str) {
 }
 
 fn programmed(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) -> Verdict {
+    let (status, reason, mut message) = carried(entry, targets, delivery);
+    // In force where it may be, and not where people may expect it.
+    if let Some(policy) = &entry.accepted
+        && reason != Reason::NotCarriedOut
+        && targets.iter().any(|target| !target.unlimited.is_empty())
+    {
+        let namespace = &policy.key.namespace;
+        message.push_str(&format!(
+            "; callers of other namespaces are not limited (proxies.unlimited says how many): leave `enforceAt` out, or have whoever \
+             runs Weir allow it with --allow-client-limits {namespace} (clientLimits.allowNamespaces of the chart)"
+        ));
+    }
+    (status, reason, message)
+}
+
+fn carried(entry: &PolicyEntry, targets: &[Target<'_>], delivery: &Delivery) -> Verdict {
     let Some(policy) = &entry.accepted else {
         return (false, Reason::NotAccepted, "nothing of this object was ever accepted".to_owned());
     };

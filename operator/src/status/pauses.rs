@@ -119,7 +119,9 @@ fn waiting(builder: &Builder, proxies: &Proxies, node: &NodeKey, elsewhere: bool
     let table = builder.table();
     let paused = builder.pauses().covers(&node.service_key());
     let attached = table.is_attached(node);
-    let runtime = proxies.acknowledged(node, ResourceType::Runtime, &names::runtime(node));
+    let acknowledged = |name: String| proxies.acknowledged(node, ResourceType::Runtime, &name);
+    let unnamed = || names::runtime(&NodeKey::unnamed(node.namespace(), node.pod()));
+    let runtime = acknowledged(names::runtime(node)).or_else(|| acknowledged(unnamed()));
     if !attached && paused && runtime.is_none() {
         return Some(Waiting::NoRuntimeLayer);
     }

@@ -229,7 +229,8 @@ fn calls<'a>(
     let (near, far): (Vec<_>, Vec<_>) = index.destinations().partition(|(service, _)| service.namespace == namespace);
     for (service, ports) in near.into_iter().chain(far) {
         let near = service.namespace == namespace;
-        let rules = if near { charged(service, EnforceAt::Client, index, decided) } else { Vec::new() };
+        let limits = index.limits_callers(service, namespace);
+        let rules = if limits { charged(service, EnforceAt::Client, index, decided) } else { Vec::new() };
         for destination in ports.iter().filter(|destination| destination.protocol != Protocol::Tcp) {
             let port = destination.key.port;
             // A host without a port means 80, as everywhere in HTTP; with a single port there is no doubt either.

@@ -31,7 +31,7 @@ use self::{
 };
 pub(crate) use self::{pauses::Pauses, resource::cause_of_client as cause};
 use super::{Batch, LONGEST_WAIT, QUIET, live::Live};
-use crate::index::{Change, ObjectKey};
+use crate::index::{Change, ObjectKey, ObjectKind};
 
 /// How often a start that waits says what for.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -200,7 +200,10 @@ impl Source {
         let listing = &mut self.listings[place];
         match seen {
             Seen::Begin => listing.begin(),
-            Seen::Object { key, object, live } => {
+            Seen::Object { key, object, live, pod } => {
+                if pod.is_some() {
+                    self.live.set_pod(key.namespace.clone(), key.name.clone(), pod);
+                }
                 if let Some((policy, live)) = key.policy().zip(live) {
                     self.live.set(policy, live);
                 }
@@ -214,11 +217,17 @@ impl Source {
                 self.recovered(place);
             }
             Seen::End => {
+                if let Some(namespace) = self.resources[place].pods() {
+                    self.live.set_listed(namespace.clone(), true);
+                }
                 listing.end().into_iter().for_each(|key| self.delete(key));
                 self.recovered(place);
             }
             Seen::Failed(failure) => {
                 if failure.refused {
+                    if let Some(namespace) = self.resources[place].pods() {
+                        self.live.set_listed(namespace.clone(), false);
+                    }
                     listing.refused();
                 }
                 self.failed(place, failure);
@@ -275,6 +284,9 @@ impl Source {
     fn delete(&mut self, key: ObjectKey) {
         if let Some(policy) = key.policy() {
             self.live.remove(&policy);
+        }
+        if key.kind == ObjectKind::Pod {
+            self.live.set_pod(key.namespace.clone(), key.name.clone(), None);
         }
         self.changes.push(Change::Delete(key));
     }

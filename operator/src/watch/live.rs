@@ -1,9 +1,12 @@
 //! What an API server holds of our own objects beside what they ask for: identity, the status that stands there now, and what their
-//! definitions do not know.
+//! definitions do not know; and which pods there are.
 //!
-//! Written by the watch alone; read by who writes statuses and events. Never the source of a decision.
+//! Written by the watch alone; read by who writes statuses and events, and by who must tell pods of one name apart. Never the source of a decision.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kube::core::ObjectMeta;
 use limiter::policy::{Kind, PolicyKey};
@@ -40,6 +43,10 @@ struct Known {
     objects: BTreeMap<PolicyKey, LiveObject>,
     /// Fields that the definition of a kind does not know.
     dropped: BTreeMap<Kind, Arc<[String]>>,
+    /// `metadata.uid` of pods, by namespace and name.
+    pods: BTreeMap<(String, String), Box<str>>,
+    /// Namespaces whose pods are all known; `None`: those of every namespace.
+    listed: BTreeSet<Option<String>>,
 }
 
 impl Live {
@@ -47,6 +54,16 @@ impl Live {
     #[must_use]
     pub fn get(&self, key: &PolicyKey) -> Option<LiveObject> {
         self.0.lock().objects.get(key).cloned()
+    }
+
+    /// Whether this pod is known to be gone: there is none of the name now, or another one.
+    #[must_use]
+    pub fn is_gone(&self, namespace: &str, pod: &str, uid: &str) -> bool {
+        let known = self.0.lock();
+        match known.pods.get(&(namespace.to_owned(), pod.to_owned())) {
+            Some(other) => **other != *uid,
+            None => known.listed.contains(&None) || known.listed.contains(&Some(namespace.to_owned())),
+        }
     }
 
     /// Takes out of an object what its definition does not know: the API server would refuse to apply it.
@@ -63,6 +80,25 @@ impl Live {
 
     pub(super) fn remove(&self, key: &PolicyKey) {
         self.0.lock().objects.remove(key);
+    }
+
+    /// A pod is there, or is no more.
+    pub(super) fn set_pod(&self, namespace: String, pod: String, uid: Option<String>) {
+        let mut known = self.0.lock();
+        match uid {
+            Some(uid) => drop(known.pods.insert((namespace, pod), uid.into())),
+            None => drop(known.pods.remove(&(namespace, pod))),
+        }
+    }
+
+    /// Whether all pods of this namespace, or of all of them, are known.
+    pub(super) fn set_listed(&self, namespace: Option<String>, listed: bool) {
+        let mut known = self.0.lock();
+        if listed {
+            known.listed.insert(namespace)
+        } else {
+            known.listed.remove(&namespace)
+        };
     }
 
     pub(super) fn set_dropped(&self, kind: Kind, fields: Vec<String>) {
@@ -92,6 +128,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_pod_is_gone_when_there_is_none_or_another_of_its_name() {
+        let live = Live::default();
+        assert!(!live.is_gone("shop", "cart-0", "1"), "nothing is known");
+        live.set_pod("shop".to_owned(), "cart-0".to_owned(), Some("1".to_owned()));
+        assert!(!live.is_gone("shop", "cart-0", "1"));
+        assert!(live.is_gone("shop", "cart-0", "2"), "another of its name");
+        assert!(!live.is_gone("shop", "cart-1", "1"), "it may not have been listed");
+        live.set_listed(Some("shop".to_owned()), true);
+        assert!(live.is_gone("shop", "cart-1", "1"));
+        assert!(!live.is_gone("till", "cart-1", "1"), "of a namespace that is not watched");
+        live.set_pod("shop".to_owned(), "cart-0".to_owned(), None);
+        assert!(live.is_gone("shop", "cart-0", "1"));
+        live.set_listed(Some("shop".to_owned()), false);
+        assert!(!live.is_gone("shop", "cart-0", "1"), "pods may not be watched any more");
+    }
 
     #[test]
     fn what_a_definition_does_not_know_is_taken_out() {

@@ -1,5 +1,6 @@
 //! A ready bootstrap for Envoy: everything comes from Weir by one ADS stream.
 
+pub mod sidecar;
 mod statistics;
 mod trust;
 mod upstream;

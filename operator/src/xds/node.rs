@@ -7,6 +7,9 @@ use crate::intent::ServiceKey;
 /// Longest part of a node id that is accepted (Kubernetes' bound for names).
 const MAX_PART: usize = 253;
 
+/// Stands for the service in the id of a proxy that leaves it to Weir to find out. No Service can be called so.
+const UNNAMED: &str = "-";
+
 /// A proxy: the pod that it stands in front of. Its node id in Envoy's bootstrap is `<namespace>/<service>/<pod>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeKey(Arc<Parts>);
@@ -49,6 +52,18 @@ impl NodeKey {
     #[must_use]
     pub fn of(service: &ServiceKey, pod: &str) -> Self {
         Self::new(&service.namespace, &service.name, pod)
+    }
+
+    /// The proxy of `pod`, whatever service it stands behind.
+    #[must_use]
+    pub fn unnamed(namespace: impl Into<String>, pod: impl Into<String>) -> Self {
+        Self::new(namespace, UNNAMED, pod)
+    }
+
+    /// Whether Weir is to find out which service it is.
+    #[must_use]
+    pub fn is_unnamed(&self) -> bool {
+        self.0.service == UNNAMED
     }
 
     /// Namespace of the service and the pod.

@@ -35,7 +35,7 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    intent::{Inbound, PodIntent, Protocol, ServiceIntent, ServiceKey},
+    intent::{Inbound, PodIntent, Protocol, ServiceIntent, ServiceKey, Sidecar},
     xds::{NodeKey, ResourceType, names, wire},
 };
 
@@ -125,7 +125,16 @@ impl<'a> Builder<'a> {
     }
 
     fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
-        let PodIntent { inbound, values, outbound: _, destinations: _, outbound_bounds: _, bounds: _, paused: _ } = pod;
+        let PodIntent {
+            inbound,
+            values,
+            sidecar,
+            outbound: _,
+            destinations: _,
+            outbound_bounds: _,
+            bounds: _,
+            paused: _,
+        } = pod;
         let mut old = Old::new(old);
         let mut add = |resource_type: ResourceType,
                        name: &Arc<str>,
@@ -134,7 +143,13 @@ impl<'a> Builder<'a> {
             resources.push(old.or_encode(resource_type, node, name, version, encode_value));
         };
         let layer = runtime::Layer::of(pod);
-        let name: Arc<str> = names::runtime(node).into();
+        // By the name that its bootstrap has.
+        let name: Arc<str> = match sidecar {
+            Some(Sidecar { named: false, .. }) => {
+                names::runtime(&NodeKey::unnamed(node.namespace(), node.pod())).into()
+            }
+            _ => names::runtime(node).into(),
+        };
         add(ResourceType::Runtime, &name, layer.version(), &mut || layer.build(node, &name).encode_to_vec());
         let numbers = hash(values);
         for port in inbound {
@@ -150,9 +165,11 @@ impl<'a> Builder<'a> {
                 Protocol::Http | Protocol::Http2 => Some(&self.slots),
                 Protocol::Tcp => None,
             };
-            add(ResourceType::Listener, &name, version(&(GENERATOR, "listener", listener, slots)), &mut || {
+            let intercepted = sidecar.is_some_and(|sidecar| sidecar.intercepts);
+            let what = if intercepted { "intercepted listener" } else { "listener" };
+            add(ResourceType::Listener, &name, version(&(GENERATOR, what, listener, slots)), &mut || {
                 let filters = self.filters.get_or_insert_with(|| listener::Filters::new(&self.slots));
-                listener::build(&name, port, filters).encode_to_vec()
+                listener::build(&name, port, intercepted, filters).encode_to_vec()
             });
             if slots.is_some() {
                 let (route_version, shared) =

@@ -1,27 +1,23 @@
 //! The gRPC server: one task per stream, as thin as possible around [`Session`].
 
-use std::{net::SocketAddr, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use jiff::Timestamp;
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
 use tracing::{Instrument, debug, info, info_span, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::identity::{Door, Gate, Shown, tls};
+use crate::identity::{Door, Gate, Listener, Shown, tls};
 use crate::xds::{
     NodeKey, ResourceType, names,
     proxies::{Connection, Proxies, Refusal, said},
     session::{Meaning, Protocol, Push, Session},
     sotw::SotwSession,
     subscription::Outcome,
-    table::{Table, Watcher},
+    table::{Seeker, Table, Watcher},
     trail::Trail,
     wire::{
         Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Says,
@@ -60,23 +56,6 @@ pub enum Error {
     },
 }
 
-/// Connections that may wait to be accepted. All proxies connect again within half a second of a restart, and tokio's own
-/// bound is 128: of 1,000 proxies most would wait a second for their next try, or find their connection reset.
-const BACKLOG: u32 = 4_096;
-
-/// Listens on `address`, ready for every proxy at once.
-///
-/// # Errors
-///
-/// The address is taken or not of this machine.
-pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As tokio does when it binds: a restart need not wait for the connections of the process before.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// How the server ends.
 #[derive(Clone, Debug)]
 pub struct Leaving {
@@ -112,11 +91,11 @@ pub async fn serve(
     table: Table,
     proxies: Proxies,
     beside: Routes,
-    listener: TcpListener,
+    listener: Listener,
     door: Door,
     leaving: Leaving,
 ) -> Result<(), Error> {
-    let address = listener.local_addr().map_or_else(|_| "an unknown address".into(), |address| address.to_string());
+    let address = listener.to_string();
     info!(%address, "xds server listens");
     let Door { gate, tls } = door;
     let begins = leaving.begins.clone();
@@ -282,8 +261,18 @@ async fn open<P: Protocol>(
         Err(_) => return Err(Status::deadline_exceeded("no request within 10 s of opening the stream")),
     };
     let Some(first) = first else { return Ok(()) };
-    let node = seat.node(&first)?;
-    gate.claim(&caller, node.namespace(), node.pod())?;
+    let said = seat.node(&first)?;
+    gate.claim(&caller, said.namespace(), said.pod())?;
+    // Which service a sidecar is of is not known where it is made; its pod may come to it later than its proxy to us.
+    let mut seeker = said.is_unnamed().then(|| table.seek(&said));
+    let node = match &mut seeker {
+        None => said,
+        Some(seeker) => tokio::select! {
+            node = seeker.find() => node,
+            () = response_tx.closed() => return Ok(()),
+            expired = caller.expired() => return Err(expired),
+        },
+    };
     let user_agent = first.node().map(crate::xds::wire::Node::user_agent).unwrap_or_default();
     tracing::Span::current().record("node", tracing::field::display(&node));
     let mut watcher = match seat {
@@ -293,6 +282,7 @@ async fn open<P: Protocol>(
     info!(user_agent, ?seat, "proxy connected");
     let connection = proxies.connect(&node, user_agent, Timestamp::now());
     let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
+    let stream_node = node.clone();
     let mut stream = ProxyStream { session: P::default(), watcher, connection, proxies, node, trail };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
@@ -300,9 +290,20 @@ async fn open<P: Protocol>(
     let outcome = tokio::select! {
         outcome = stream.run(&mut inbound, response_tx) => outcome,
         expired = caller.expired() => Err(expired),
+        () = moved(seeker.as_mut(), &stream_node) => {
+            Err(Status::unavailable("the pod stands behind another Service now; connect again"))
+        }
     };
     info!("proxy disconnected");
     outcome
+}
+
+/// Waits until a proxy whose node names no service is of another one.
+async fn moved(seeker: Option<&mut Seeker>, node: &NodeKey) {
+    match seeker {
+        Some(seeker) => seeker.moved(node).await,
+        None => std::future::pending().await,
+    }
 }
 
 struct ProxyStream<P> {

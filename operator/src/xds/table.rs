@@ -67,6 +67,17 @@ struct State {
     marks: HashMap<NodeKey, Mark>,
     /// Changes that were followed.
     followed: u64,
+    /// Proxies that leave it to us which service they are of, to wake when their pod comes to one or leaves it. Written by `seek`
+    /// and when a seeker is dropped.
+    seekers: HashMap<NodeKey, watch::Sender<u64>>,
+}
+
+/// Looks for the service of a proxy whose node names none.
+#[derive(Debug)]
+pub struct Seeker {
+    table: Table,
+    unnamed: NodeKey,
+    woken: watch::Receiver<u64>,
 }
 
 /// A stream's place at the table.
@@ -119,6 +130,12 @@ impl Table {
             changed.resources += view.iter().map(|names| names.len()).sum::<usize>();
             changed.nodes += 1;
             state.wake(node);
+            state.wake_seekers(node);
+        }
+        if !state.seekers.is_empty() {
+            for node in nodes.iter().filter(|node| before.binary_search(node).is_err()) {
+                state.wake_seekers(node);
+            }
         }
         if !nodes.is_empty() {
             state.services.insert(service.clone(), nodes);
@@ -209,6 +226,14 @@ impl Table {
         Watcher { table: self.clone(), node: node.clone(), woken, extension: Some(Box::default()) }
     }
 
+    /// Looks for the service of `unnamed`.
+    #[must_use]
+    pub fn seek(&self, unnamed: &NodeKey) -> Seeker {
+        let mut state = self.0.write();
+        let woken = state.seekers.entry(unnamed.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
+        Seeker { table: self.clone(), unnamed: unnamed.clone(), woken }
+    }
+
     /// Whether all streams of `node` are for its extension configuration: its listeners are another control plane's.
     #[must_use]
     pub fn is_attached(&self, node: &NodeKey) -> bool {
@@ -252,6 +277,12 @@ impl State {
     fn wake(&self, node: &NodeKey) {
         if let Some(streams) = self.watchers.get(node) {
             streams.send_modify(|wakes| *wakes += 1);
+        }
+    }
+
+    fn wake_seekers(&self, node: &NodeKey) {
+        if let Some(seekers) = self.seekers.get(&NodeKey::unnamed(node.namespace(), node.pod())) {
+            seekers.send_modify(|wakes| *wakes += 1);
         }
     }
 
@@ -300,6 +331,62 @@ impl Watcher {
         self.woken.mark_unchanged();
         let state = self.table.0.read();
         (state.nodes.get(&self.node).cloned().unwrap_or_default(), state.marks.get(&self.node).cloned())
+    }
+}
+
+impl Seeker {
+    /// The proxy with the service that its pod stands behind: of several the first by name, so that every replica and every start
+    /// says the same.
+    #[must_use]
+    pub fn found(&mut self) -> Option<NodeKey> {
+        self.woken.mark_unchanged();
+        let state = self.table.0.read();
+        let (namespace, pod) = (self.unnamed.namespace(), self.unnamed.pod());
+        let first = ServiceKey { namespace: namespace.to_owned(), name: String::new() };
+        let of_namespace = state.services.range(first..).take_while(|(service, _)| service.namespace == namespace);
+        of_namespace.map(|(service, nodes)| (NodeKey::of(service, pod), nodes)).find_map(|(node, nodes)| {
+            let is_there = nodes.binary_search(&node).is_ok();
+            is_there.then_some(node)
+        })
+    }
+
+    /// Whether its pod has come to a service or left one since it was looked for.
+    #[must_use]
+    pub fn is_woken(&self) -> bool {
+        self.woken.has_changed().unwrap_or_default()
+    }
+
+    /// Waits until its pod stands behind a service.
+    pub async fn find(&mut self) -> NodeKey {
+        loop {
+            if let Some(node) = self.found() {
+                return node;
+            }
+            self.changed().await;
+        }
+    }
+
+    /// Waits until it is of another service than `node` says. Of none is no other: there may be one again.
+    pub async fn moved(&mut self, node: &NodeKey) {
+        while self.found().is_none_or(|found| found == *node) {
+            self.changed().await;
+        }
+    }
+
+    async fn changed(&mut self) {
+        if self.woken.changed().await.is_err() {
+            // The sender lives in the table as long as any seeker of the node does, so this is never reached.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Seeker {
+    fn drop(&mut self) {
+        let mut state = self.table.0.write();
+        if state.seekers.get(&self.unnamed).is_some_and(|streams| streams.receiver_count() <= 1) {
+            state.seekers.remove(&self.unnamed);
+        }
     }
 }
 

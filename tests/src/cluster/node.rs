@@ -4,11 +4,12 @@
 //! overlays of its own, with the pod's volumes in them. Images are programs of this machine by a table. Services answer at their
 //! ClusterIPs, and by name, which stands in every pod's `/etc/hosts`.
 //!
-//! What is missing: liveness and startup probes, resource limits, volumes that change while they are mounted, UDP.
+//! What is missing: liveness and startup probes, `exec` hooks, resource limits, volumes that change while they are mounted, UDP.
 
 mod bridge;
 mod container;
 mod environment;
+mod hook;
 mod pod;
 mod pods;
 mod probe;

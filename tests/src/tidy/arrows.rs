@@ -28,7 +28,7 @@ const ROOMS: &[Room] = &[
     Room { name: "xds", rooms: &["identity", "intent"], crates: &["limiter", "tokio", "envoy_types"] },
     Room {
         name: "metrics",
-        rooms: &["identity", "intent", "xds::names", "xds::node"],
+        rooms: &["identity", "intent", "xds::names", "xds::node", "xds::table"],
         crates: &["kube", "limiter", "tokio"],
     },
     Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["k8s_openapi", "kube", "limiter", "tokio"] },
@@ -44,10 +44,11 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "admission",
-        rooms: &["build", "caret", "identity", "index", "intent", "metrics", "watch::decode"],
+        rooms: &["build", "caret", "identity", "index", "inject", "intent", "metrics", "watch::decode"],
         crates: &["limiter", "k8s_openapi", "kube", "tokio"],
     },
-    Room { name: "identity", rooms: &["watch::kubernetes"], crates: &["k8s_openapi", "kube", "tokio"] },
+    Room { name: "identity", rooms: &["watch::kubernetes", "watch::live"], crates: &["k8s_openapi", "kube", "tokio"] },
+    Room { name: "inject", rooms: &["identity", "xds"], crates: &["limiter"] },
     Room { name: "caret", rooms: &[], crates: &["limiter"] },
 ];
 
@@ -55,11 +56,13 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 21] = [
+const PURE: [&[&str]; 23] = [
+    &["admission", "pods"],
     &["admission", "review"],
     &["admission", "warnings"],
     &["caret"],
     &["index"],
+    &["inject"],
     &["translate"],
     &["identity", "caller"],
     &["identity", "certificate"],

@@ -187,7 +187,8 @@ fn every_example_validates_explains_and_translates() {
             &["translate", "--stage=status"],
         ];
         // Without endpoints, which a cluster makes, there is nothing to translate.
-        let known = if folder.ends_with("kubernetes") { &stages[..2] } else { &stages };
+        let in_cluster = folder.ends_with("kubernetes") || folder.ends_with("injection");
+        let known = if in_cluster { &stages[..2] } else { &stages };
         for arguments in known {
             let (code, text) = said(weir::command(*arguments).arg(&folder));
             assert_eq!(code, 0, "{arguments:?} {}: {text}", folder.display());
@@ -344,4 +345,32 @@ async fn status_says_in_words_what_is_in_force() {
     ] {
         assert!(text.contains(words), "no {words:?} in\n{text}");
     }
+}
+
+/// By systemd itself: it knows every setting of the unit, and finds little that the process may do.
+#[test]
+fn the_unit_of_systemd_is_sound_and_starts_what_it_says() {
+    let unit = std::fs::read_to_string(project_root().join("examples/weir.service")).unwrap();
+    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let program = line.split(' ').next().unwrap();
+    let args = <operator::args::Args as clap::Parser>::try_parse_from(line.split(' ')).unwrap();
+    let operator::args::Command::Run(run) = args.command else { panic!("{line}") };
+    for (setting, used) in [("StateDirectory", run.state_dir.unwrap()), ("RuntimeDirectory", "/run/weir".into())] {
+        assert!(unit.contains(&format!("\n{setting}={}\n", used.file_name().unwrap().to_string_lossy())), "{setting}");
+    }
+    assert_eq!(run.xds_address.to_string(), "unix:/run/weir/xds.sock");
+
+    let folder = temp_dir();
+    let file = folder.path().join("weir.service");
+    std::fs::write(&file, unit.replace(program, weir::binary().to_str().unwrap())).unwrap();
+    let ask = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("systemd-analyze");
+        let output = command.args(arguments).arg(&file).output().expect("systemd-analyze of the package systemd");
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (sound, said) = ask(&["verify", "--man=no", "--recursive-errors=no"]);
+    assert!(sound && !said.contains("weir.service"), "{said}");
+    // Tenths of its measure of exposure, of which 100 is everything.
+    let (guarded, said) = ask(&["security", "--offline=true", "--no-pager", "--threshold=15"]);
+    assert!(guarded, "{said}");
 }

@@ -16,6 +16,7 @@ mod restart; // what a restart keeps: limits in force, releases; damaged, locked
 mod simulate; // rules played against the queueing model
 mod sotw; // state of the world: a real Envoy takes, refuses, comes back
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
+mod tenants; // what objects of a namespace may do beyond it: PromQL, limits at callers
 mod tidy; // the repository itself: arrows between rooms, orphan modules, generated files, examples, documents
 mod traces; // OpenTelemetry: from a decision to the answer of a proxy; a collector that is away
-mod trust; // certificates and plain text without Kubernetes
+mod trust; // who a proxy is, without Kubernetes

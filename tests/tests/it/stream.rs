@@ -1,6 +1,13 @@
 //! The whole process, seen by a delta ADS client: what Envoy would get, and what a hostile peer would.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use operator::xds::{
     ResourceType::{self, Cluster, Endpoints, Listener, Route, Runtime},
@@ -258,6 +265,62 @@ async fn a_flood_ends_its_own_stream_and_leaves_the_neighbour_alone() {
         })
         .await;
     world.streams(1.0).await;
+}
+
+/// Bytes of memory that a process has had at most.
+fn most_memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gigabyte_of_requests_fills_no_memory_and_holds_up_nobody() {
+    const REQUEST: usize = 2_000_000;
+    let world = world(2).await;
+    let name = world.service.resource(0);
+    let mut neighbour = world.client(0).await;
+    start(&mut neighbour, &name).await;
+    let mut talker = world.client(1).await;
+    start(&mut talker, &world.service.resource(1)).await;
+    let before = most_memory(world.weir.id().unwrap());
+    let done = Arc::new(AtomicBool::new(false));
+    let flood = tokio::spawn({
+        let done = done.clone();
+        async move {
+            let names: Vec<String> =
+                (0..4_000).map(|number| format!("{number}-{}", "x".repeat(REQUEST / 4_000))).collect();
+            for round in 0..1_000_000_000 / REQUEST {
+                let mut request = DeltaDiscoveryRequest { type_url: Route.type_url().to_owned(), ..Default::default() };
+                // Nothing that is answered: who does not read its answers is not read either.
+                match round % 2 {
+                    0 => request.resource_names_unsubscribe.clone_from(&names),
+                    _ => {
+                        request.response_nonce = "none of Weir's".to_owned();
+                        request.error_detail = Some(Default::default());
+                        request.error_detail.as_mut().unwrap().message = "x".repeat(REQUEST);
+                    }
+                }
+                talker.send(request).await.unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            talker
+        }
+    });
+    let mut per_second = 100;
+    while !done.load(Ordering::Relaxed) {
+        per_second += 1;
+        world.limit(per_second);
+        let pushed = std::time::Instant::now();
+        let (resource_type, response) = next(&mut neighbour).await;
+        assert_eq!(resource_type, Route);
+        assert!(pushed.elapsed() < Duration::from_secs(5), "the neighbour waited {:?}", pushed.elapsed());
+        neighbour.ack(&response).await.unwrap();
+    }
+    drop(flood.await.unwrap());
+    let more = most_memory(world.weir.id().unwrap()) - before;
+    assert!(more < 100 << 20, "{} MB more than before", more >> 20);
+    assert!(per_second > 105, "{per_second}");
 }
 
 #[tokio::test]

@@ -1,18 +1,19 @@
 //! Without Kubernetes: Weir's certificate and those of its clients come from files, and a client certificate names its pod.
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use operator::xds::{
     ResourceType,
+    bootstrap::Upstream,
     client::{DeltaClient, Error},
 };
 use testkit::{
     authority::{Authority, Signed},
     dial, eventually,
-    http::Connection,
+    http::{self, Connection},
     mesh::{Service, limiter, put},
     mount::Mount,
-    ports,
+    ports::{self, Network},
     proxy::Proxy,
     temp_dir,
     weir::{self, Weir},
@@ -106,6 +107,123 @@ async fn a_client_certificate_names_its_pod() {
     assert!(stream(&weir, stranger.pem(), Some(&new), &node).await.is_ok());
 }
 
+/// Open files of a process.
+fn open_files(weir: &Weir) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", weir.id().unwrap())).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_stream_that_is_let_in_are_closed() {
+    const STRANGERS: usize = 200;
+    let (config, certificates) = (temp_dir(), temp_dir());
+    let service = Service::start("ns-a", "checkout", 1).await;
+    service.write(config.path());
+    let (servers, authority) = (Authority::new("servers"), Authority::new("clients"));
+    write(certificates.path(), &servers.server(NAME, -1, 30));
+    put(certificates.path(), "clients.crt", authority.pem());
+    let [folder, clients] = [certificates.path().to_owned(), certificates.path().join("clients.crt")];
+    let arguments = ["--certificate-dir", folder.to_str().unwrap(), "--xds-client-ca", clients.to_str().unwrap()];
+    let weir = Weir::start(config.path(), &arguments).await;
+    let own = authority.client("x", Some(CART));
+    let channel = dial::dial(weir.xds, NAME, servers.pem(), Some(&own)).await.unwrap();
+    let mut good = DeltaClient::open_with(channel, &service.node(0), MetadataMap::new()).await.unwrap();
+    good.subscribe(ResourceType::Cluster, &[]).await.unwrap();
+    good.next().await.unwrap();
+    let before = open_files(&weir);
+    let mut strangers = Vec::new();
+    for number in 0..STRANGERS {
+        let channel = dial::dial(weir.xds, NAME, servers.pem(), None).await.unwrap();
+        if number % 2 == 0 {
+            // It asks, and is refused.
+            let client = DeltaClient::open_with(channel.clone(), &service.node(0), MetadataMap::new()).await;
+            drop(client);
+        }
+        strangers.push(channel);
+    }
+    assert!(open_files(&weir) >= before + STRANGERS, "they are there");
+    eventually(Duration::from_secs(60), "they are closed", async || {
+        let now = open_files(&weir);
+        if now < before + STRANGERS / 10 { Ok(()) } else { Err(now - before) }
+    })
+    .await;
+    good.subscribe(ResourceType::Listener, &[]).await.unwrap();
+    assert!(!good.next().await.unwrap().resources.is_empty(), "who was let in stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_comes_in_by_a_unix_socket() {
+    let (config, run) = (temp_dir(), temp_dir());
+    let socket = run.path().join("xds.sock");
+    let service = Service::start("ns-a", "checkout", 1).await;
+    service.write(config.path());
+    let rule = |limit: u32| format!("- name: calm\n  limit: {limit} requests per hour per pod");
+    put(config.path(), "policy.yaml", &limiter("ns-a", "checkout", &rule(5)));
+    let mut weir = Weir::spawn_on_socket(config.path(), &socket, &[]);
+    weir.ready().await;
+    eventually(SOON, "it listens", async || socket.exists().then_some(()).ok_or("no socket")).await;
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+
+    // What `weir bootstrap` writes is what the proxy is given.
+    let upstream = format!("unix:{}", socket.display());
+    let written =
+        weir::command(["bootstrap", "--service", "checkout", "--pod", "checkout-0", "--xds-address", &upstream]);
+    let written = String::from_utf8({ written }.output().unwrap().stdout).unwrap();
+    assert!(written.contains("pipe:") && written.contains(socket.to_str().unwrap()), "{written}");
+    let node = ("ns-a", "checkout", service.pods[0].name.as_str());
+    let proxy = Proxy::start_trusting(Upstream::Unix(socket.clone()), node, None, |_| {}).await;
+    let key = "smartlimiters.weir.dev/ns-a/checkout";
+    weir.until(SOON, "it is programmed", |status| status.programmed(key, 1).map(drop)).await;
+    let (admitted, refused) =
+        Connection::open(service.pods[0].inbound, None).await.unwrap().burst("/", 20).await.unwrap();
+    assert!(admitted >= 1 && refused >= 10, "{admitted} admitted, {refused} refused");
+
+    // Nobody takes it away from who listens.
+    let (status, log) = Weir::spawn_on_socket(config.path(), &socket, &[]).ended().await.unwrap();
+    assert!(!status.success() && log.contains("another process listens there"), "{log}");
+    // One that was killed leaves its socket behind, which is none to the next.
+    weir.kill().await.unwrap();
+    assert!(socket.exists());
+    put(config.path(), "policy.yaml", &limiter("ns-a", "checkout", &rule(7)));
+    let mut weir = Weir::spawn_on_socket(config.path(), &socket, &[]);
+    weir.ready().await;
+    weir.until(SOON, "the proxy is back", |status| status.programmed(key, 1).map(drop)).await;
+    assert_eq!(proxy.stat("control_plane.connected_state").await, 1);
+    weir.stop().await.unwrap();
+    assert!(!socket.exists(), "one that ends takes it along");
+    put(run.path(), "xds.sock", "precious");
+    let (status, log) = Weir::spawn_on_socket(config.path(), &socket, &[]).ended().await.unwrap();
+    assert!(!status.success() && log.contains("something else than a socket stands there"), "{log}");
+    assert_eq!(std::fs::read_to_string(&socket).unwrap(), "precious");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_page_of_a_folder_tells_others_health_alone() {
+    let config = temp_dir();
+    let network = Network::routable();
+    let admin = SocketAddr::new(network.address(1), network.port());
+    let mut weir = Weir::spawn(config.path(), ports::free(), admin, &[]);
+    weir.ready().await;
+    for (path, expected) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 403), ("/status", 403), ("/pause", 403)]
+    {
+        let answer = http::get(admin, path).await.unwrap();
+        let said = String::from_utf8_lossy(answer.body()).into_owned();
+        assert!(
+            answer.status() == expected && (expected == 200 || said.contains("this machine alone")),
+            "{path}: {said}"
+        );
+    }
+    weir.stop().await.unwrap();
+    // At every address the machine itself still gets all.
+    let anywhere = SocketAddr::new([0, 0, 0, 0].into(), network.port());
+    let mut weir = Weir::spawn(config.path(), ports::free(), anywhere, &[]);
+    weir.ready().await;
+    let here = SocketAddr::new([127, 0, 0, 1].into(), anywhere.port());
+    let admin = SocketAddr::new(admin.ip(), anywhere.port());
+    assert_eq!(http::get(here, "/status").await.unwrap().status(), 200);
+    assert_eq!(http::get(admin, "/status").await.unwrap().status(), 403);
+    weir.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn nothing_but_loopback_is_served_in_plain_text() {
     let folder = temp_dir();
@@ -120,7 +238,7 @@ async fn nothing_but_loopback_is_served_in_plain_text() {
     let anywhere = |more: &[&'static str]| [&anywhere[..], more].concat();
     for (arguments, words) in [
         (anywhere(&[]), "is not loopback: whoever reaches it could pretend to be any proxy; give --certificate-dir"),
-        (anywhere(&["--xds-plaintext"]), "--xds-plaintext is for loopback alone"),
+        (anywhere(&["--xds-plaintext"]), "--xds-plaintext is for loopback or a Unix socket alone"),
         (vec!["--xds-client-ca", "/nowhere"], "--xds-client-ca needs a certificate of Weir's own"),
         (vec!["--xds-plaintext", "--xds-client-ca", "/nowhere"], "exclude each other"),
         (vec!["--certificate-secret", "a"], "is for --kubernetes: without an API server give --certificate-dir"),

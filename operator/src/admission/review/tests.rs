@@ -39,7 +39,7 @@ fn asked(
 }
 
 fn answered(request: &AdmissionRequest<DynamicObject>) -> AdmissionResponse {
-    answer(request, &judge(request), Vec::new()).0
+    answer(request, &judge(request, &Tenants::default()), Vec::new()).0
 }
 
 #[test]
@@ -61,10 +61,10 @@ fn the_nearest_word_is_told() {
 #[test]
 fn a_good_one_is_admitted_and_its_policy_known() {
     let request = request("CREATE", "cpu > 80%", None);
-    assert!(matches!(judge(&request), Verdict::Good(policy) if policy.key.name == "cart"));
-    let (response, result) = answer(&request, &judge(&request), vec!["odd".to_owned()]);
+    assert!(matches!(judge(&request, &Tenants::default()), Verdict::Good(policy) if policy.key.name == "cart"));
+    let (response, result) = answer(&request, &judge(&request, &Tenants::default()), vec!["odd".to_owned()]);
     assert_eq!((response.allowed, response.warnings, result), (true, Some(vec!["odd".to_owned()]), "warned"));
-    assert_eq!(answer(&request, &judge(&request), Vec::new()).1, "allowed");
+    assert_eq!(answer(&request, &judge(&request, &Tenants::default()), Vec::new()).1, "allowed");
 }
 
 #[test]

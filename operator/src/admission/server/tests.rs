@@ -8,7 +8,9 @@ use super::*;
 fn reviewer(namespaces: &[&str]) -> (Reviewer, mpsc::Receiver<Ask>) {
     let (asks_tx, asks_rx) = mpsc::channel(1);
     let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
-    (Reviewer { asks_tx, meters: Meters::default(), namespaces, turn: Arc::default() }, asks_rx)
+    let sidecars = Arc::new(Sidecars { settings: crate::inject::tests::settings(&[]), trusting: vec!["a".to_owned()] });
+    let tenants = Arc::default();
+    (Reviewer { asks_tx, meters: Meters::default(), namespaces, tenants, sidecars, turn: Arc::default() }, asks_rx)
 }
 
 fn review() -> Vec<u8> {

@@ -1,3 +1,5 @@
+use limiter::policy::tenants::Tenants;
+
 use super::*;
 use crate::{index::Change, watch::decode};
 
@@ -94,6 +96,28 @@ fn a_limit_at_callers_touches_those_of_its_namespace() {
     assert_eq!(callers(&index), [("job-0".to_owned(), false), ("page-0".to_owned(), true)]);
     assert_eq!(delete(&mut index, &policy("a", "cart", "Client", 20)), ["a/cart", "a/job", "a/page"]);
     assert_eq!(callers(&index), []);
+}
+
+#[test]
+fn a_limit_at_callers_reaches_over_when_it_may() {
+    let client_limits = Namespaces::Of(["a".to_owned()].into());
+    let mut index = Index::of(Tenants { client_limits, ..Tenants::default() });
+    let [cart, own, other] = [("a", "cart"), ("a", "page"), ("b", "far")]
+        .map(|(namespace, name)| ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() });
+    for (key, calls) in [(&cart, false), (&own, true), (&other, true)] {
+        apply(&mut index, &service(&key.namespace, &key.name, calls));
+    }
+    assert_eq!(apply(&mut index, &policy("a", "cart", "Client", 10)), ["a/cart", "a/page", "b/far"]);
+    assert_eq!(index.enforcing(&cart, EnforceAt::Client), [own.clone(), other.clone()].into());
+    assert_eq!(index.unlimited_callers(&cart).count(), 0);
+    // A caller elsewhere leaves its share to the others.
+    assert_eq!(apply(&mut index, &slice("b", "far", false)), ["a/cart", "a/page", "b/far"]);
+    // The other way there is no such right.
+    apply(&mut index, &service("b", "cart", false));
+    assert_eq!(apply(&mut index, &policy("b", "cart", "Client", 10)), ["b/cart", "b/far"]);
+    let theirs = ServiceKey { namespace: "b".to_owned(), name: "cart".to_owned() };
+    assert_eq!(index.enforcing(&theirs, EnforceAt::Client), [other].into());
+    assert_eq!(index.unlimited_callers(&theirs).collect::<Vec<_>>(), [("a", "page-0")]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ async fn weir() -> Weir {
     let (wanted, wanted_rx) = watch::channel(wanting());
     let (samples_tx, samples) = mpsc::channel(1);
     let (health, shutdown) = (HealthBoard::default(), CancellationToken::new());
-    let (routes, _) = spawn(wanted_rx, samples_tx, health.clone(), Gate::open(), shutdown.clone());
+    let (routes, _) = spawn(wanted_rx, samples_tx, health.clone(), Gate::open(), Table::new(), shutdown.clone());
     let server = Server::builder().add_routes(routes).serve_with_incoming(TcpIncoming::from(listener));
     tokio::spawn(server);
     Weir { address, wanted, samples, health, shutdown }

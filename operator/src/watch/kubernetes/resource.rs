@@ -40,6 +40,8 @@ pub(super) enum Seen {
         object: Box<Object>,
         /// What the API server says of it besides, if it is a policy.
         live: Option<LiveObject>,
+        /// Its `metadata.uid`, if it is a pod.
+        pod: Option<String>,
     },
     /// An object is gone.
     Gone(ObjectKey),
@@ -138,6 +140,11 @@ impl Resource {
         Some((policy, GroupVersionKind::gvk(group, version, kind)))
     }
 
+    /// Whose pods it watches, if it does: `None` stands for all namespaces.
+    pub(super) fn pods(&self) -> Option<&Option<String>> {
+        (self.kind == ObjectKind::Pod).then_some(&self.namespace)
+    }
+
     fn key(&self, metadata: &ObjectMeta) -> ObjectKey {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         ObjectKey { kind: self.kind, namespace: text(&metadata.namespace), name: text(&metadata.name) }
@@ -147,6 +154,7 @@ impl Resource {
         metadata.managed_fields = None;
         let key = self.key(&metadata);
         let live = matches!(self.kind, ObjectKind::Policy(_)).then(|| LiveObject::new(&metadata, &data));
+        let pod = metadata.uid.clone().filter(|_| self.kind == ObjectKind::Pod);
         let object = match (data, serde_json::to_value(&metadata)) {
             (Value::Object(mut fields), Ok(metadata)) => {
                 fields.insert("metadata".to_owned(), metadata);
@@ -154,7 +162,7 @@ impl Resource {
             }
             _ => Object::Undecodable(Vec::new()),
         };
-        Seen::Object { key, object: Box::new(object), live }
+        Seen::Object { key, object: Box::new(object), live, pod }
     }
 
     /// `PLURAL.GROUP`, which is also the name of the definition.

@@ -1,16 +1,20 @@
 //! Where a proxy finds Weir.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use serde_json::{Value, json};
 
-/// An address, or a name that the proxy looks up, again and again: `weir.weir-system.svc:15010`.
+use crate::identity::socket_path;
+
+/// An address, a Unix socket, or a name that the proxy looks up, again and again: `weir.weir-system.svc:15010`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// IP address and port.
     Address(SocketAddr),
     /// DNS name and port.
     Name(String, u16),
+    /// Path of a socket on the proxy's machine.
+    Unix(PathBuf),
     /// Several replicas, one of which each proxy talks to: `10.0.0.7:18000,10.0.0.8:18000`.
     Several(Vec<Upstream>),
 }
@@ -24,7 +28,8 @@ impl From<SocketAddr> for Upstream {
 /// What was given is neither an address nor a name, with a port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected ADDRESS:PORT or NAME:PORT, such as weir.weir-system.svc:15010, or several of them with commas between"
+    "expected ADDRESS:PORT, NAME:PORT, such as weir.weir-system.svc:15010, or unix:/PATH, such as unix:/run/weir/xds.sock; or several of \
+     them with commas between"
 )]
 pub struct NoUpstream;
 
@@ -37,6 +42,9 @@ impl FromStr for Upstream {
         }
         if let Ok(address) = text.parse() {
             return Ok(Self::Address(address));
+        }
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket_path(path).map(Self::Unix).map_err(|_| NoUpstream);
         }
         let (name, port) = text.split_once(':').ok_or(NoUpstream)?;
         match port.parse() {
@@ -63,6 +71,7 @@ impl Upstream {
         let (host, port) = match self {
             Self::Address(address) => (address.ip().to_string(), address.port()),
             Self::Name(name, port) => (name.clone(), *port),
+            Self::Unix(path) => return vec![json!({"pipe": {"path": path}})],
             Self::Several(several) => return several.iter().flat_map(Self::addresses).collect(),
         };
         vec![json!({"socket_address": {"address": host, "port_value": port}})]
@@ -71,7 +80,7 @@ impl Upstream {
     /// Whether one of them is a name, which has to be looked up.
     pub(super) fn has_name(&self) -> bool {
         match self {
-            Self::Address(_) => false,
+            Self::Address(_) | Self::Unix(_) => false,
             Self::Name(..) => true,
             Self::Several(several) => several.iter().any(Self::has_name),
         }
@@ -81,7 +90,7 @@ impl Upstream {
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
-            Self::Address(_) => None,
+            Self::Address(_) | Self::Unix(_) => None,
             Self::Name(name, _) => Some(name),
             Self::Several(several) => several.iter().find_map(Self::name),
         }
@@ -102,7 +111,10 @@ mod tests {
         let two: Upstream = "127.0.0.1:1,weir.example:2".parse().unwrap();
         assert_eq!((two.addresses().len(), two.name()), (2, Some("weir.example")));
         assert_eq!("weir.example.:1".parse(), name("weir.example.", 1));
+        assert_eq!("unix:/run/xds.sock".parse(), Ok(Upstream::Unix("/run/xds.sock".into())));
         for bad in [
+            "unix:xds.sock",
+            "unix:/run/",
             "",
             "weir",
             "weir:",

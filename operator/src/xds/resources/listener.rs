@@ -122,14 +122,17 @@ fn filters(slots: &Slots, names: [&str; 3]) -> Vec<HttpFilter> {
     http
 }
 
-pub(super) fn build(name: &str, inbound: &Inbound, filters: &Filters) -> Listener {
+/// `intercepted`: connections for its address come from the listener to which iptables hands them, so it does not bind the port,
+/// which is the application's.
+pub(super) fn build(name: &str, inbound: &Inbound, intercepted: bool, filters: &Filters) -> Listener {
     let stat_prefix = names::inbound_stat_prefix(inbound);
     let network_filter = match inbound.protocol {
         // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
         Protocol::Http | Protocol::Http2 => http(name, &stat_prefix, true, filters),
         Protocol::Tcp => tcp(name, inbound),
     };
-    listener(name, inbound.listener, stat_prefix, TrafficDirection::Inbound, network_filter)
+    let built = listener(name, inbound.listener, stat_prefix, TrafficDirection::Inbound, network_filter);
+    Listener { bind_to_port: intercepted.then_some(BoolValue { value: false }), ..built }
 }
 
 /// A listener for requests to other services.

@@ -24,13 +24,13 @@ struct Weir {
 
 async fn weir() -> Weir {
     let (table, proxies, shutdown) = (Table::new(), Proxies::new(), CancellationToken::new());
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = crate::identity::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let server = tokio::spawn(serve(
         table.clone(),
         proxies.clone(),
         Routes::default(),
-        listener,
+        listener.into(),
         Door::open(),
         Leaving::at_once(shutdown.clone()),
     ));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::xds::wire;
+use crate::{intent::PodIntent, xds::wire};
 
 fn service() -> ServiceKey {
     ServiceKey { namespace: "ns-a".into(), name: "checkout".into() }
@@ -114,4 +114,31 @@ fn an_untraced_difference_is_not_told_in_the_name_of_an_older_one() {
     assert!(watcher.marked_view().1.is_some(), "no difference");
     table.replace(&service(), vec![route("p-0", "2")]);
     assert!(watcher.marked_view().1.is_none());
+}
+
+#[tokio::test]
+async fn a_proxy_without_the_name_of_its_service_is_told_when_there_is_one_and_when_it_is_another() {
+    let table = Table::new();
+    let of = |service: &str| ServiceKey { namespace: "ns-a".into(), name: service.into() };
+    let put = |service: &str, pods: &[&str]| {
+        let pods = pods.iter().map(|pod| ((*pod).to_owned(), PodIntent::default())).collect();
+        let intent = ServiceIntent { pods, ..ServiceIntent::default() };
+        table.replace(&of(service), crate::xds::resources::build(&of(service), &intent));
+    };
+    let node = |service: &str| NodeKey::new("ns-a", service, "pod-1");
+    let mut seeker = table.seek(&NodeKey::unnamed("ns-a", "pod-1"));
+    assert_eq!(seeker.found(), None);
+    put("beta", &["pod-0"]);
+    assert!(!seeker.is_woken(), "that is another pod's");
+    put("beta", &["pod-0", "pod-1"]);
+    assert!(seeker.is_woken());
+    assert_eq!(seeker.find().await, node("beta"));
+    put("gamma", &["pod-1"]);
+    let stays = tokio::time::timeout(std::time::Duration::from_millis(20), seeker.moved(&node("beta"))).await;
+    assert!(stays.is_err(), "the first by name is still the same");
+    put("beta", &["pod-0"]);
+    seeker.moved(&node("beta")).await;
+    assert_eq!(seeker.found(), Some(node("gamma")));
+    drop(seeker);
+    assert!(table.0.read().seekers.is_empty());
 }

@@ -9,29 +9,23 @@ pub(crate) mod server;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
-use operator::xds::{
-    ResourceType,
-    client::{DeltaClient, versions},
-};
+use operator::xds::client::DeltaClient;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
 
 use crate::{
-    clock, mesh,
+    mesh,
     report::{Durations, Row, ms, us},
+    streams::{self, Arrivals},
 };
 
 const STREAMS: usize = 1000;
@@ -45,54 +39,25 @@ pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(measure())
 }
 
-/// What all clients together have seen in a round.
-#[derive(Debug, Default)]
-struct Arrivals {
-    count: AtomicUsize,
-    last_ns: AtomicU64,
-    all: Notify,
-}
-
-impl Arrivals {
-    fn begin(&self) {
-        self.count.store(0, Ordering::Relaxed);
-        self.last_ns.store(0, Ordering::Relaxed);
-    }
-
-    fn arrived(&self) {
-        let now = u64::try_from(clock::now().as_nanos()).unwrap_or(u64::MAX);
-        self.last_ns.fetch_max(now, Ordering::Relaxed);
-        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == STREAMS {
-            self.all.notify_one();
-        }
-    }
-
-    /// When the last client had it.
-    async fn all(&self) -> anyhow::Result<Duration> {
-        let waited = timeout(PATIENCE, self.all.notified()).await;
-        waited.with_context(|| format!("only {} of {STREAMS} clients have it", self.count.load(Ordering::Relaxed)))?;
-        Ok(Duration::from_nanos(self.last_ns.load(Ordering::Relaxed)))
-    }
-}
-
 async fn measure() -> anyhow::Result<Vec<Row>> {
     let (mut server, address) = Server::start().await?;
     let empty = server.number("memory").await?;
     eprintln!("connecting {STREAMS} streams");
-    let arrivals = Arc::new(Arrivals::default());
+    let arrivals = Arc::new(Arrivals::new(STREAMS));
     let mut clients = JoinSet::new();
     for pod in 0..STREAMS {
         let node = format!("{}/{}/{}-{pod}", mesh::NAMESPACE, mesh::SERVICE, mesh::SERVICE);
         let arrivals = arrivals.clone();
         clients.spawn(async move {
-            let outcome = client(address, &node, arrivals).await;
+            let client = DeltaClient::connect(address, &node).await?;
+            let outcome = streams::follow(client, &arrivals).await;
             outcome.with_context(|| format!("the client of {node}"))
         });
     }
     tokio::select! {
         all = arrivals.all() => drop(all?),
         Some(ended) = clients.join_next() => {
-            let seen = arrivals.count.load(Ordering::Relaxed);
+            let seen = arrivals.count();
             ended?.with_context(|| format!("{seen} of {STREAMS} clients have the first state"))?;
         }
     }
@@ -151,32 +116,6 @@ async fn measure() -> anyhow::Result<Vec<Row>> {
         ),
         Row::plain(format!("the same after {} changes", WARM_UP + ROUNDS), format!("{:.1} KB", kb(busy))),
     ])
-}
-
-/// Subscribes as Envoy does, takes everything and acknowledges it, for ever.
-async fn client(address: SocketAddr, node: &str, arrivals: Arc<Arrivals>) -> anyhow::Result<()> {
-    let mut client = DeltaClient::connect(address, node).await?;
-    client.subscribe(ResourceType::Cluster, &[]).await?;
-    client.subscribe(ResourceType::Listener, &[]).await?;
-    loop {
-        let response = client.next().await?;
-        let follows = match ResourceType::from_type_url(&response.type_url) {
-            Some(ResourceType::Cluster) => Some(ResourceType::Endpoints),
-            Some(ResourceType::Listener) => Some(ResourceType::Route),
-            Some(ResourceType::Route) => {
-                arrivals.arrived();
-                None
-            }
-            _ => None,
-        };
-        client.ack(&response).await?;
-        if let Some(follows) = follows {
-            // Everything that belongs to one port has one name.
-            let names = versions(&response);
-            let names: Vec<&str> = names.iter().map(|(name, _)| name.as_str()).collect();
-            client.subscribe(follows, &names).await?;
-        }
-    }
 }
 
 /// The other process. It ends when its stdin does.

@@ -12,11 +12,14 @@ mod gov;
 mod http;
 mod mesh;
 mod rates;
+mod reconnect;
 mod replicas;
 mod report;
 mod rig;
 mod scale;
 mod step;
+mod streams;
+mod trust;
 
 use std::{io::Write, process::ExitCode};
 
@@ -41,6 +44,10 @@ enum Name {
     Build,
     /// One changed limit to 1,000 connected delta streams: time to the last, CPU of a push, memory of a stream.
     Fanout,
+    /// 1,000 delta streams over TLS come back after Weir was killed: time to the last, resources that are sent again.
+    Reconnect,
+    /// What TLS and tokens cost: CPU of a connection and of a push, memory of a stream, beside plain text.
+    Trust,
     /// From a push to the first 429 on a real Envoy, and connections closed by changes.
     Enforce,
     /// Requests that a real Envoy admits against limit x time + burst, from 1 per day to 20,000 per second.
@@ -113,6 +120,8 @@ fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
     let rows = match name {
         Name::Build => build::run(),
         Name::Fanout => fanout::run(),
+        Name::Reconnect => reconnect::run(),
+        Name::Trust => trust::run(),
         Name::Enforce => enforce::run(),
         Name::Rates => rates::run(),
         Name::Step => step::run(),

@@ -93,13 +93,13 @@ impl Rig {
         let folder = testkit::temp_dir();
         let (serving, folder_of_envoy) = (proxies.clone(), &folder);
         let envoy = runtime.block_on(async move {
-            let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+            let listener = operator::identity::bind((Ipv4Addr::LOCALHOST, 0).into())?;
             let xds_address = listener.local_addr()?;
             tokio::spawn(server::serve(
                 table,
                 serving,
                 Default::default(),
-                listener,
+                listener.into(),
                 operator::identity::Door::open(),
                 server::Leaving::at_once(CancellationToken::new()),
             ));

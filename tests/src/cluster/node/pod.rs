@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Host,
     bridge::Sandbox,
-    container, probe,
+    container, hook, probe,
     status::{self, One, State, States},
     volumes,
 };
@@ -113,18 +113,18 @@ impl Place {
         let mut failed = false;
         for init in self.spec().init_containers.iter().flatten() {
             if init.restart_policy.as_deref() == Some("Always") {
-                sidecars.push(self.supervise(init, Restart::Always, &stop_sidecars));
+                sidecars.push(self.supervise(init, Restart::Always, [stop, &stop_sidecars]));
                 beside(&mut sidecars, self.running(&init.name)).await;
             } else {
                 let restart = if restart == Restart::Never { Restart::Never } else { Restart::OnFailure };
-                failed |= beside(&mut sidecars, self.supervise(init, restart, stop)).await != 0;
+                failed |= beside(&mut sidecars, self.supervise(init, restart, [stop, stop])).await != 0;
             }
             if failed || stop.is_cancelled() {
                 break;
             }
         }
         if !failed {
-            let all = self.spec().containers.iter().map(|container| self.supervise(container, restart, stop));
+            let all = self.spec().containers.iter().map(|container| self.supervise(container, restart, [stop, stop]));
             beside(&mut sidecars, join_all(all)).await;
         }
         stop_sidecars.cancel();
@@ -143,13 +143,15 @@ impl Place {
         self.states.send_modify(|states| change(states.entry(container.name.clone()).or_default()));
     }
 
-    /// Runs a container as often as it is to be: the status of its last end.
-    async fn supervise(&self, container: &Container, restart: Restart, stop: &CancellationToken) -> i32 {
+    /// Runs a container as often as it is to be: the status of its last end. As the pod is to end its hook runs, and when it is its turn
+    /// it ends.
+    async fn supervise(&self, container: &Container, restart: Restart, ends: [&CancellationToken; 2]) -> i32 {
+        let [_, stop] = ends;
         let mut pause = FIRST_PAUSE;
         let mut code = 0;
         while !stop.is_cancelled() {
             let began = Instant::now();
-            code = match self.once(container, stop).await {
+            code = match self.once(container, ends).await {
                 Ok(code) => {
                     self.change(container, |one| one.end(code));
                     code
@@ -179,7 +181,7 @@ impl Place {
     }
 
     /// Runs a container once.
-    async fn once(&self, container: &Container, stop: &CancellationToken) -> anyhow::Result<i32> {
+    async fn once(&self, container: &Container, [pod_ends, turn]: [&CancellationToken; 2]) -> anyhow::Result<i32> {
         let mut child = container::spawn(self, container).await?;
         let process = child.id().unwrap_or_default();
         let key = [self.namespace(), self.name(), &container.name].map(str::to_owned);
@@ -190,7 +192,11 @@ impl Place {
         let status = tokio::select! {
             status = child.wait() => status?,
             never = probe::follow(container, self.sandbox.address, |ready| self.change(container, |one| one.ready = ready)) => never,
-            () = stop.cancelled() => {
+            () = async {
+                pod_ends.cancelled().await;
+                hook::before_stop(container, self.sandbox.address).await;
+                turn.cancelled().await;
+            } => {
                 // An error says that it has just ended by itself.
                 let _ = kill(Pid::from_raw(i32::try_from(process)?), Signal::SIGTERM);
                 match timeout(Duration::from_secs(grace.unsigned_abs()), child.wait()).await {

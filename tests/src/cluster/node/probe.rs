@@ -71,7 +71,7 @@ async fn look(container: &Container, probe: &Probe, address: IpAddr) -> bool {
 }
 
 /// A port may be named.
-fn number(container: &Container, port: &IntOrString) -> Option<u16> {
+pub(super) fn number(container: &Container, port: &IntOrString) -> Option<u16> {
     match port {
         IntOrString::Int(number) => u16::try_from(*number).ok(),
         IntOrString::String(name) => {

@@ -77,7 +77,8 @@ impl Place {
         let kubeconfig = self.cluster.service_account_kubeconfig(&self.namespace, "weir").await;
         let configuration = self.configuration();
         let address = address.to_string();
-        let mut arguments = vec!["--namespace", &self.namespace, "--webhook-address", &address];
+        let mut arguments =
+            vec!["--namespace", &self.namespace, "--webhook-address", &address, "--allow-promql", &self.namespace];
         let made = [
             "--certificate-service",
             "weir",

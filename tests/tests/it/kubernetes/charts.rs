@@ -26,14 +26,17 @@ const NO_WEBHOOK: &str = "webhook.enabled=false";
 const TWO: &str = "namespaces={charts-a,charts-b}";
 const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeInterval=1s,\
     prometheus.url=http://prometheus.monitoring:9090,prometheus.token.secretName=token,prometheus.headers.X-Scope-OrgID=a: b,\
+    prometheus.allowNamespaces={shop,billing},prometheus.namespaceLabel=namespace,clientLimits.allowNamespaces={*},\
     otlp.endpoint=http://collector:4317,otlp.sample=0.5,networkPolicy.httpFrom={monitoring},serviceMonitor.enabled=true,\
     serviceMonitor.labels.release=prometheus,grafanaDashboard.enabled=true,imagePullSecrets[0].name=pull,\
     podAnnotations.a=b,podLabels.c=d,nodeSelector.e=f,tolerations[0].operator=Exists,priorityClassName=high,\
     affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey=a,\
-    extraArgs[0]=--prometheus-header=A: b,extraEnv[0].name=RUST_BACKTRACE,extraEnv[0].value=\"1\",webhook.annotations.a=b";
+    injection.interception=None,injection.image=envoy:1,injection.resources.limits.cpu=1,injection.applicationDrain=0s,\
+    injection.excludedNamespaces={kube-flannel},extraArgs[0]=--prometheus-header=A: b,extraEnv[0].name=RUST_BACKTRACE,extraEnv[0].value=\"1\",webhook.annotations.a=b";
 
 /// The main values in all their combinations, and everything else that can be said in one.
-const COMBINATIONS: [&[&str]; 10] = [
+const COMBINATIONS: [&[&str]; 11] = [
+    &["injection.enabled=false"],
     &[WEBHOOK],
     &[NO_WEBHOOK],
     &[OWN_CERTIFICATE],
@@ -147,12 +150,20 @@ async fn a_wrong_value_is_refused_by_its_field() {
         ("scrapeInterval=3", "at '/scrapeInterval': got number, want string"),
         ("prometheus.interval=fast", "at '/prometheus/interval': 'fast' does not match pattern"),
         ("prometheus.url=prometheus:9090", "at '/prometheus/url': 'prometheus:9090' does not match pattern"),
+        ("prometheus.allowNamespaces=shop", "at '/prometheus/allowNamespaces': got string, want array"),
+        (
+            "prometheus.namespaceLabel=name-space",
+            "at '/prometheus/namespaceLabel': 'name-space' does not match pattern",
+        ),
+        ("clientLimits.allowNamespaces={**}", "at '/clientLimits/allowNamespaces/0': '**' does not match pattern"),
         ("otlp.endpoint=https://collector:4317", "at '/otlp/endpoint': 'https://collector:4317' does not match"),
         ("otlp.sample=2", "at '/otlp/sample': maximum: got 2, want 1"),
         ("namespaces=default", "at '/namespaces': got string, want array"),
         ("namespaces={Default}", "at '/namespaces/0': 'Default' does not match pattern"),
         ("webhook.timeoutSeconds=60", "at '/webhook/timeoutSeconds': maximum: got 60, want 30"),
         ("certificate.caBundle=-----BEGIN CERTIFICATE-----", "at '/certificate/secretName': minLength"),
+        ("injection.interception=Tproxy", "at '/injection/interception': value must be one of 'Redirect', 'None'"),
+        ("injection.applicationDrain=1.5s", "at '/injection/applicationDrain': '1.5s' does not match pattern"),
         ("image.tag=a b", "at '/image/tag': 'a b' does not match pattern"),
         ("extraArgs=--log=debug", "at '/extraArgs': got string, want array"),
     ] {

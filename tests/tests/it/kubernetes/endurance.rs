@@ -218,7 +218,8 @@ async fn an_api_server_that_is_away_for_minutes_stops_neither_limits_nor_decisio
     let pages = [Page { address: gauge.address, labels: Vec::new() }];
     let prometheus = Prometheus::start(&pages, Duration::from_millis(500)).await;
     let url = prometheus.url();
-    let arguments = ["--scrape-interval", "250ms", "--prometheus", &url, "--prometheus-lookback", "2s"];
+    let arguments =
+        ["--scrape-interval", "250ms", "--prometheus", &url, "--prometheus-lookback", "2s", "--allow-promql", "*"];
     let weir = Weir::watch(cluster.kubeconfig(), &arguments).await;
     let mut proxies = Proxy::start_all(&weir, &service).await;
     let phase = async |rule: &str, phase: &str| {

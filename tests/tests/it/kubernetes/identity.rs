@@ -355,6 +355,33 @@ async fn the_certificate_is_renewed_while_streams_stay() {
     let proxy = place.proxy(&mount).await;
     place.connected(&proxy, true).await;
     let connections = proxy.stat("cluster.weir.upstream_cx_total").await;
+    // Under load: requests through the proxy, and streams that come and go.
+    let (inbound, over) = (place.service.pods[0].inbound, tokio_util::sync::CancellationToken::new());
+    let load = tokio::spawn({
+        let over = over.clone();
+        async move {
+            let mut connection = Connection::open(inbound, None).await.unwrap();
+            let mut answered = 0;
+            while !over.is_cancelled() {
+                let (admitted, refused) = connection.burst("/", 50).await.unwrap();
+                assert_eq!(admitted + refused, 50, "each is answered 200 or 429");
+                answered += 50;
+            }
+            answered
+        }
+    });
+    let callers = tokio::spawn({
+        let (over, xds, name, both) = (over.clone(), place.weir.xds, place.name(), both.clone());
+        let (token, node) = (dial::bearer(&place.token(0).await), place.service.node(0));
+        async move {
+            let mut streams = 0;
+            while !over.is_cancelled() {
+                stream(xds, &name, &both, token.clone(), &node).await.unwrap();
+                streams += 1;
+            }
+            streams
+        }
+    });
 
     // As if two thirds were.
     let Signed { certificate, key } = authority.server(&place.name(), -80, 10);
@@ -374,6 +401,9 @@ async fn the_certificate_is_renewed_while_streams_stay() {
     // A proxy that was told long ago still trusts it.
     let late = place.proxy(&mount).await;
     place.connected(&late, true).await;
+    over.cancel();
+    let (answered, streams) = (load.await.unwrap(), callers.await.unwrap());
+    assert!(answered > 100 && streams > 5, "{answered} requests, {streams} streams");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -451,8 +481,40 @@ async fn while_the_api_server_is_away_its_keys_tell_who_is_who() {
     let ask = async |token: &str| {
         stream(place.weir.xds, &place.name(), &authorities, dial::bearer(token), &node).await.map(drop)
     };
+    // The second pod is gone, and another one has its name: a manifest by which it is known to have been seen.
+    let (gone, name) = (place.token(1).await, &place.service.pods[1].name);
+    let second = async |token: &str| {
+        let node = place.service.node(1);
+        stream(place.weir.xds, &place.name(), &authorities, dial::bearer(token), &node).await.map(drop)
+    };
+    let delete = ["delete", "pod", name, "--namespace", &place.namespace, "--grace-period=0", "--force"];
+    cluster.kubectl(&delete).await.unwrap();
+    let again = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {}, annotations: {{inbound.weir.dev/8080: seen}}}}\n\
+         spec: {{containers: [{{name: app, image: app}}]}}\n",
+        place.namespace
+    );
+    cluster.apply(&again).await.unwrap();
+    place
+        .weir
+        .until(SOON, "it is seen", |status| match status.0["problems"].to_string() {
+            problems if problems.contains("the value \\\"seen\\\"") => Ok(()),
+            problems => Err(problems),
+        })
+        .await;
+    let new = place.token(1).await;
     cluster.stop(Server::ApiServer);
     assert!(ask(&token).await.is_ok());
+    let refused = second(&gone).await.unwrap_err();
+    assert!(
+        refused.code() == Code::Unauthenticated && refused.message().contains("another one has its name"),
+        "{refused:?}"
+    );
+    // The one that is there now comes in, though nothing is there for it: it is no endpoint of the Service.
+    let channel = dial::dial(place.weir.xds, &place.name(), &authorities, None).await.unwrap();
+    let mut client = DeltaClient::open_with(channel, &place.service.node(1), dial::bearer(&new)).await.unwrap();
+    client.subscribe(ResourceType::Cluster, &[]).await.unwrap();
+    assert!(client.next().await.unwrap().resources.is_empty());
     assert_eq!(ask(&forged).await.unwrap_err().code(), Code::Unauthenticated);
     let expired = cluster.resigned(&token, |claims| claims["exp"] = json!(1_700_000_000));
     assert_eq!(ask(&expired).await.unwrap_err().code(), Code::Unauthenticated);

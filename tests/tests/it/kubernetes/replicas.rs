@@ -49,7 +49,6 @@ async fn one_decides_both_carry_it_out_and_the_other_takes_over() {
         })
         .await;
     let took = killed.elapsed();
-    println!("the next decision came {took:?} after the leader was killed");
     assert!(took < Duration::from_secs(30), "{took:?}");
     assert_eq!(pair.leader().await, follower);
     pair.until(follower, "Idle").await;

@@ -217,7 +217,7 @@ fn pods_that_come_and_go_are_written_every_ten_seconds() {
     let (mut plan, mut server) = (Plan::default(), Server::default());
     for step in 0..400_i64 {
         let total = 9 + step % 2;
-        let proxies = Some(ProxyCounts { total, programmed: total });
+        let proxies = Some(ProxyCounts { total, programmed: total, unlimited: None });
         plan.want(key(), SmartLimiterStatus { proxies, ..status(true, "30", 0.0, at(0)) });
         server.run(&mut plan, at(step * 250));
     }

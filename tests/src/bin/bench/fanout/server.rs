@@ -39,7 +39,7 @@ pub(crate) fn serve(pods: usize) -> anyhow::Result<()> {
 
 async fn run(pods: usize, mut commands_rx: mpsc::Receiver<String>) -> anyhow::Result<()> {
     let table = Table::new();
-    let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    let listener = operator::identity::bind((Ipv4Addr::LOCALHOST, 0).into())?;
     let port = listener.local_addr()?.port();
     let mut builder = Builder::new(table.clone());
     builder.apply(mesh::changes(&mesh::service(mesh::SERVICE, pods))?, Timestamp::now());
@@ -54,7 +54,7 @@ async fn run(pods: usize, mut commands_rx: mpsc::Receiver<String>) -> anyhow::Re
         table,
         Proxies::new(),
         tonic::service::Routes::default(),
-        listener,
+        listener.into(),
         operator::identity::Door::open(),
         server::Leaving::at_once(CancellationToken::new()),
     ));
