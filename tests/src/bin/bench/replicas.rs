@@ -17,18 +17,19 @@ use jiff::Timestamp;
 use testkit::{
     cluster::Cluster,
     eventually,
+    mesh::limiter,
     replicas::{Pair, held},
 };
 use tokio::task::JoinSet;
 
-use self::load::Load;
+use self::load::{Count, Load};
 use crate::{
     clock,
     http::{Connection, request},
     report::{Durations, Row, ms},
 };
 
-const STEPS: usize = 100;
+const STEPS: usize = 30;
 const ROUNDS: usize = 10;
 const SOON: Duration = Duration::from_secs(40);
 /// On each proxy; refused is what is above the limit.
@@ -77,8 +78,11 @@ fn wall() -> i64 {
 
 /// From a decision, as the leader's log dates it, to the first 429 at its own proxy and at the follower's.
 async fn link(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
-    let rules = "- name: hot\n  when: cpu > 60% until cpu < 30%\n  limit: 1 request per day per pod\n  burst: 1";
-    let mut pair = Pair::install(cluster, rules).await;
+    // A new name in each step: a rule that is gone takes its limit away at once, where a release takes six seconds.
+    let rule = |step: usize| {
+        format!("- name: hot-{step}\n  when: cpu > 60% until cpu < 30%\n  limit: 1 request per day per pod\n  burst: 1")
+    };
+    let mut pair = Pair::install(cluster, &rule(0)).await;
     let _proxies = pair.proxies().await;
     let leader = pair.leader().await;
     pair.linked(1 - leader).await;
@@ -88,11 +92,11 @@ async fn link(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
         tasks.spawn(watch(pair.service.pods[pod].inbound, seen.clone()));
         seen
     });
-    // The day's only request is spent in a round that does not count.
+    // The first step does not count: it warms everything up.
     let (mut own, mut other, mut apart) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..=STEPS {
-        // At a moment that has no fixed place between two reads of the page.
-        tokio::time::sleep(Duration::from_millis(600 + (step as u64 * 97) % 250)).await;
+        // Rates are taken over half a second; then at a moment that has no fixed place between two reads of the page.
+        tokio::time::sleep(Duration::from_millis(1000 + (step as u64 * 97) % 250)).await;
         seen.iter().for_each(|seen| seen.limited.store(0, Relaxed));
         pair.service.burn(0.9);
         let limited = both(&seen, |seen| &seen.limited, &tasks).await?;
@@ -105,6 +109,7 @@ async fn link(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
         }
         seen.iter().for_each(|seen| seen.admitted.store(0, Relaxed));
         pair.service.burn(0.0);
+        cluster.apply(&limiter(&pair.namespace, "cart", &rule(step + 1))).await?;
         both(&seen, |seen| &seen.admitted, &tasks).await?;
     }
     let all = |times: &Durations| {
@@ -142,7 +147,7 @@ async fn both(
 
 /// When a rule last began to limit.
 fn decided(log: &str) -> Option<i64> {
-    let line = log.lines().rev().find(|line| line.contains("a rule moved"))?;
+    let line = log.lines().rev().find(|line| line.contains("a rule moved") && line.contains("to=Limiting"))?;
     let time = line.split_whitespace().find_map(|word| word.parse::<Timestamp>().ok())?;
     i64::try_from(time.as_nanosecond()).ok()
 }
@@ -154,6 +159,8 @@ async fn taken_over(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
     let proxies = pair.proxies().await;
     let load = Load::start(pair.service.pods.iter().map(|pod| pod.inbound), OFFERED);
     let (mut next, mut changed) = (Vec::new(), 0);
+    limiting(&pair).await;
+    let began = load.counts();
     for _ in 0..ROUNDS {
         let leader = limiting(&pair).await;
         let (other, before) = (1 - leader, held(&proxies).await);
@@ -198,8 +205,9 @@ async fn taken_over(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
         changed += held(&proxies).await.iter().zip(&before).filter(|(now, before)| now != before).count();
         pair.start(leader).await;
     }
-    let failed: u64 = load.counts().iter().map(|count| count.failed).sum();
-    let asked: u64 = load.counts().iter().map(|count| count.admitted + count.refused + count.failed).sum();
+    let sum =
+        |of: fn(&Count) -> u64| load.counts().iter().zip(&began).map(|(now, began)| of(now) - of(began)).sum::<u64>();
+    let (failed, asked) = (sum(|count| count.failed), sum(|count| count.admitted + count.refused + count.failed));
     let (next, leads, there) = (Durations::new(next)?, Durations::new(leads)?, Durations::new(there)?);
     let worst = |times: &Durations| {
         let seconds = |time: Duration| format!("{:.2} s", time.as_secs_f64());
