@@ -31,6 +31,7 @@ use crate::{
 
 const STEPS: usize = 30;
 const ROUNDS: usize = 10;
+const COOL: Duration = Duration::from_millis(1200);
 const SOON: Duration = Duration::from_secs(40);
 /// On each proxy; refused is what is above the limit.
 const OFFERED: u32 = 100;
@@ -95,8 +96,8 @@ async fn link(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
     // The first step does not count: it warms everything up.
     let (mut own, mut other, mut apart) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..=STEPS {
-        // Rates are taken over half a second; then at a moment that has no fixed place between two reads of the page.
-        tokio::time::sleep(Duration::from_millis(1000 + (step as u64 * 97) % 250)).await;
+        // At a moment that has no fixed place between two reads of the page.
+        tokio::time::sleep(Duration::from_millis(500 + (step as u64 * 97) % 250)).await;
         seen.iter().for_each(|seen| seen.limited.store(0, Relaxed));
         pair.service.burn(0.9);
         let limited = both(&seen, |seen| &seen.limited, &tasks).await?;
@@ -109,6 +110,8 @@ async fn link(cluster: &Cluster) -> anyhow::Result<Vec<Row>> {
         }
         seen.iter().for_each(|seen| seen.admitted.store(0, Relaxed));
         pair.service.burn(0.0);
+        // Rates are taken over half a second: a rule that comes sooner finds the CPU still busy, and limits at once.
+        tokio::time::sleep(COOL).await;
         cluster.apply(&limiter(&pair.namespace, "cart", &rule(step + 1))).await?;
         both(&seen, |seen| &seen.admitted, &tasks).await?;
     }
