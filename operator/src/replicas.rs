@@ -26,9 +26,14 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
 
-pub use self::{follower::Uplink, lease::Candidate, meters::Meters, peers::Peers, role::Standing};
+pub use self::{
+    follower::Uplink,
+    lease::{Candidate, Ends},
+    meters::Meters,
+    peers::Peers,
+    role::Standing,
+};
 use self::{
     role::Standings,
     wire::{Down, Switch},
@@ -121,7 +126,7 @@ pub fn epochs(replicas: Option<&Replicas>) -> watch::Receiver<Option<u64>> {
     epoch_rx
 }
 
-/// Starts the tasks, which end with `shutdown`; the Lease is laid down when the builder has `drained`, too.
+/// Starts the tasks, which end as `ends` says.
 ///
 /// # Errors
 ///
@@ -132,9 +137,9 @@ pub fn spawn(
     held: Held,
     shared: Shared,
     tasks: &mut JoinSet<()>,
-    shutdown: &CancellationToken,
-    drained: CancellationToken,
+    ends: Ends,
 ) -> Result<Replicas, crate::identity::tls::Error> {
+    let shutdown = &ends.shutdown.clone();
     let link = Link::new(held);
     let tls = link.tls()?;
     let (standing_tx, standing) = watch::channel(Standing::default());
@@ -160,7 +165,10 @@ pub fn spawn(
     let stop = shutdown.clone();
     tasks.spawn(async move { stop.run_until_cancelled(follower.run()).await.unwrap_or_default() });
     match config.vote {
-        Vote::Lease(candidate) => tasks.spawn(candidate.run(standing_tx, shutdown.clone(), drained)),
+        Vote::Lease(candidate) => {
+            let followers = meters.followers.clone();
+            tasks.spawn(candidate.run(standing_tx, move || followers.get() > 0, ends))
+        }
         Vote::Peers(peers) => tasks.spawn(peers.run(standing_tx, link, meters, shutdown.clone())),
     };
     Ok(Replicas { standing, uplink })

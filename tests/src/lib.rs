@@ -2,7 +2,7 @@
 //!
 //! Real parts only: the built `weir` binary ([`weir`]) or its xDS server alone ([`xds`]), Envoy ([`proxy`]), [`prometheus`] and
 //! the load generator as the demo ships them (`operator::demo`), scripted applications ([`app`]) with their manifests ([`mesh`]), a
-//! trace [`collector`], a wall [`clock`] that jumps, a Kubernetes control plane ([`cluster`]) and its [`metrics_api`], free [`ports`], [`http`] requests, and [`wait::eventually`] in
+//! trace [`collector`], a wall [`clock`] that jumps, a Kubernetes control plane ([`cluster`]) and its [`metrics_api`], two [`replicas`] of Weir on it, free [`ports`], [`http`] requests, and [`wait::eventually`] in
 //! place of every sleep. [`tidy`] holds the checks of the repository itself, as functions of what they read, so that each can be shown a made-up tree that it must refuse.
 //!
 //! Nothing here decides what is right; the tests in `tests/it` do.
@@ -20,6 +20,8 @@ pub mod mount;
 pub mod ports;
 pub mod prometheus;
 pub mod proxy;
+pub mod relay;
+pub mod replicas;
 pub mod status;
 pub mod tidy;
 pub mod wait;

@@ -10,7 +10,7 @@ use crds::conditions::ConditionType;
 use super::{admin, say};
 use crate::{
     args::{AdminArgs, StatusArgs},
-    status::Status,
+    status::{ReplicaReport, Status},
 };
 
 /// How long a Weir may take to answer.
@@ -45,7 +45,7 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<bytes::Bytes> {
 }
 
 fn lines(status: &Status) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<_> = status.replica.iter().map(replica).collect();
     if status.paused.all {
         lines.push("PAUSED by an operator: nothing is enforced anywhere until `weir resume`".to_owned());
     } else if !status.paused.is_empty() {
@@ -80,12 +80,35 @@ fn lines(status: &Status) -> Vec<String> {
     lines
 }
 
+/// Which of several replicas was asked.
+fn replica(ReplicaReport { leads, leader, epoch }: &ReplicaReport) -> String {
+    match (leads, leader) {
+        (true, _) => format!("this replica leads, epoch {epoch}"),
+        (false, Some(leader)) => format!("this replica follows {leader}, epoch {epoch}"),
+        (false, None) => format!("this replica follows, nobody leads now, epoch {epoch}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crds::status::{RulePhase, RuleStatus};
 
     use super::*;
     use crate::status::PolicyReport;
+
+    #[test]
+    fn one_of_several_replicas_says_what_it_is() {
+        let first = |replica| lines(&Status { replica, ..Status::default() }).remove(0);
+        assert_eq!(first(None), "no policies");
+        for (leads, leader, line) in [
+            (true, None, "this replica leads, epoch 7"),
+            (false, Some("weir-1"), "this replica follows weir-1, epoch 7"),
+            (false, None, "this replica follows, nobody leads now, epoch 7"),
+        ] {
+            let leader = leader.map(str::to_owned);
+            assert_eq!(first(Some(ReplicaReport { leads, leader, epoch: 7 })), line);
+        }
+    }
 
     #[test]
     fn a_pause_stands_first_and_a_bound_beside_its_limit() {

@@ -96,14 +96,18 @@ impl Observed {
         self.highest
     }
 
-    /// What `me` does now, leading as `epoch` or not.
+    /// What `me` does now, leading as `epoch` or not, as one of several or the `sole` one.
     #[must_use]
-    pub fn step(&self, me: &str, leads_as: Option<u64>, now: Instant) -> Step {
+    pub fn step(&self, me: &str, leads_as: Option<u64>, sole: bool, now: Instant) -> Step {
         let over = self.since.unwrap_or(now) + self.record.holds;
         match (&self.record.holder, leads_as) {
             (Some(holder), Some(epoch)) if holder == me && epoch == self.record.transitions => Step::Renew,
-            // Ours from before a restart, or written there by a person: a new epoch, since another may have led meanwhile.
-            (Some(holder), _) if holder == me => Step::Take(self.highest + 1),
+            // Ours, but not as we wrote it: a new epoch, since another may have led meanwhile.
+            (Some(holder), Some(_)) if holder == me => Step::Take(self.highest + 1),
+            // Ours from before a restart. Who followed remembers what we decided last, which the checkpoint may lack, so it takes the Lease
+            // before us.
+            (Some(holder), None) if holder == me && !sole && now < over + RETRY => Step::Wait(over + RETRY),
+            (Some(holder), None) if holder == me => Step::Take(self.highest + 1),
             (Some(_), _) if now < over => Step::Wait(over),
             _ => Step::Take(self.highest + 1),
         }
@@ -161,12 +165,12 @@ mod tests {
         let start = Instant::now();
         let mut seen = Observed::default();
         seen.look(record("a", 3, "10"), start);
-        assert_eq!(seen.step("b", None, after(start, 5.9)), Step::Wait(after(start, 6.0)));
+        assert_eq!(seen.step("b", None, false, after(start, 5.9)), Step::Wait(after(start, 6.0)));
         // Renewed meanwhile.
         seen.look(record("a", 3, "11"), after(start, 5.9));
-        assert_eq!(seen.step("b", None, after(start, 7.0)), Step::Wait(after(start, 11.9)));
+        assert_eq!(seen.step("b", None, false, after(start, 7.0)), Step::Wait(after(start, 11.9)));
         seen.look(record("a", 3, "11"), after(start, 11.0));
-        assert_eq!(seen.step("b", None, after(start, 11.9)), Step::Take(4));
+        assert_eq!(seen.step("b", None, false, after(start, 11.9)), Step::Take(4));
     }
 
     #[test]
@@ -174,16 +178,18 @@ mod tests {
         let start = Instant::now();
         let mut seen = Observed::default();
         seen.look(record("", 7, "1"), start);
-        assert_eq!(seen.step("b", None, start), Step::Take(8));
+        assert_eq!(seen.step("b", None, false, start), Step::Take(8));
     }
 
     #[test]
-    fn its_own_is_renewed_and_after_a_restart_taken_anew() {
+    fn its_own_is_renewed_and_after_a_restart_left_to_who_followed() {
         let start = Instant::now();
         let mut seen = Observed::default();
         seen.look(record("a", 3, "1"), start);
-        assert_eq!(seen.step("a", Some(3), start), Step::Renew);
-        assert_eq!(seen.step("a", None, start), Step::Take(4));
+        assert_eq!(seen.step("a", Some(3), false, start), Step::Renew);
+        assert_eq!(seen.step("a", None, false, start), Step::Wait(after(start, 7.0)));
+        assert_eq!(seen.step("a", None, false, after(start, 7.0)), Step::Take(4), "nobody followed");
+        assert_eq!(seen.step("a", None, true, start), Step::Take(4), "nobody can have followed");
     }
 
     #[test]
@@ -192,10 +198,10 @@ mod tests {
         let mut seen = Observed::default();
         seen.look(record("a", 9, "1"), start);
         seen.look(record("a", 0, "2"), start);
-        assert_eq!(seen.step("a", Some(9), start), Step::Take(10), "it leads as nine no more");
+        assert_eq!(seen.step("a", Some(9), false, start), Step::Take(10), "it leads as nine no more");
         seen.look(record("somebody", 0, "3"), start);
-        assert_eq!(seen.step("a", Some(9), after(start, 1.0)), Step::Wait(after(start, 6.0)));
-        assert_eq!(seen.step("a", None, after(start, 6.0)), Step::Take(10));
+        assert_eq!(seen.step("a", Some(9), false, after(start, 1.0)), Step::Wait(after(start, 6.0)));
+        assert_eq!(seen.step("a", None, false, after(start, 6.0)), Step::Take(10));
     }
 
     #[test]

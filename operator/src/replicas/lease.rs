@@ -54,14 +54,17 @@ struct Campaign {
     said: String,
     /// Since when there is no Lease.
     missing: Option<Instant>,
+    /// It leads no more, whatever the Lease says: it is leaving.
+    resigned: bool,
 }
 
 /// A Lease that somebody has deleted is made again after this.
 const MISSING: Duration = Duration::from_secs(3);
 
 impl Candidate {
-    /// Stands for election until `shutdown`, and lays the Lease down then, once `drained` has nothing more to decide.
-    pub async fn run(self, standing: watch::Sender<Standing>, shutdown: CancellationToken, drained: CancellationToken) {
+    /// Stands for election until it is to leave. Then it lays the Lease down: at once where somebody `follows`, who remembers everything, else at
+    /// the end, when the last decisions are kept.
+    pub async fn run(self, standing: watch::Sender<Standing>, follows: impl Fn() -> bool, ends: Ends) {
         let leases = Api::<Lease>::default_namespaced(self.client.clone());
         let mut campaign = Campaign {
             candidate: self,
@@ -72,11 +75,16 @@ impl Candidate {
             standing,
             said: String::new(),
             missing: None,
+            resigned: false,
         };
+        let _ = ends.leaving.run_until_cancelled(campaign.run()).await;
+        if follows() {
+            campaign.lay_down().await;
+        }
         let stop = async {
-            shutdown.cancelled().await;
+            ends.shutdown.cancelled().await;
             // The last decisions are kept before anybody else decides.
-            let _ = tokio::time::timeout(RENEW_WITHIN, drained.cancelled()).await;
+            let _ = tokio::time::timeout(RENEW_WITHIN, ends.drained.cancelled()).await;
         };
         tokio::select! {
             () = stop => {}
@@ -84,6 +92,17 @@ impl Candidate {
         }
         campaign.lay_down().await;
     }
+}
+
+/// When what ends, in this order.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// Proxies begin to leave.
+    pub leaving: CancellationToken,
+    /// They have left, and everything ends.
+    pub shutdown: CancellationToken,
+    /// The last decisions are kept.
+    pub drained: CancellationToken,
 }
 
 impl Campaign {
@@ -138,7 +157,11 @@ impl Campaign {
                 self.seen.look(Record { holds: HOLDS, ..Record::default() }, Instant::now());
             }
         }
-        let (epoch, takes) = match self.seen.step(&self.candidate.name, self.leads.map(|(epoch, _)| epoch), began) {
+        if self.resigned {
+            return Ok(RETRY / 2);
+        }
+        let leads_as = self.leads.map(|(epoch, _)| epoch);
+        let (epoch, takes) = match self.seen.step(&self.candidate.name, leads_as, self.candidate.sole, began) {
             Step::Wait(until) => {
                 self.leads = None;
                 // Just after it is over, if nobody renews it.
@@ -200,15 +223,24 @@ impl Campaign {
         });
     }
 
-    async fn lay_down(mut self) {
+    /// Leads no more from this moment on, and has another one lead.
+    async fn lay_down(&mut self) {
+        self.resigned = true;
         if self.leads.take().is_none() {
             return;
         }
-        let lease = election::laid_down(self.lease.clone(), Timestamp::now());
-        let (name, parameters) = (&self.candidate.lease, PostParams::default());
-        let written = tokio::time::timeout(RETRY, self.leases.replace(name, &parameters, &lease)).await;
-        match written {
-            Ok(Ok(_)) => info!("the Lease is laid down; another replica leads from now on"),
+        self.publish();
+        let name = &self.candidate.lease;
+        let laying_down = async {
+            let lease = self.leases.get(name).await?;
+            if Record::of(&lease).holder.as_ref() == Some(&self.candidate.name) {
+                let lease = election::laid_down(lease, Timestamp::now());
+                self.leases.replace(name, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        match tokio::time::timeout(RETRY, laying_down).await {
+            Ok(Ok(())) => info!("the Lease is laid down; another replica leads from now on"),
             _ => warn!("the Lease could not be laid down; another replica takes it when it is over"),
         }
     }

@@ -13,6 +13,7 @@ mod http;
 mod mesh;
 mod rates;
 mod reconnect;
+mod replicas;
 mod report;
 mod rig;
 mod scale;
@@ -57,25 +58,30 @@ enum Name {
     Scale,
     /// On a real API server: from `kubectl apply` to the first 429, and what 1,000 Services with 500 limiters cost.
     Cluster,
+    /// Two replicas: what the link between them costs, and how soon the other takes over from one that is killed or told to end.
+    Replicas,
     /// GOV-1: a service above its capacity without protection, under Envoy's own, and under each of Weir's.
     Gov,
 }
 
-/// Processes that the benchmarks start for themselves.
+/// What is no benchmark.
 #[derive(Debug, Subcommand)]
 enum Part {
-    /// Weir with this many pods, told what to do on stdin.
+    /// A process that `fanout` starts: Weir with this many pods, told what to do on stdin.
     #[command(hide = true)]
     FanoutServer {
         /// Pods of the service.
         pods: usize,
     },
+    /// Kills either of two replicas again and again under load, and fails when anything comes of it: `make soak`.
+    Soak(replicas::soak::SoakArgs),
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.part {
         Some(Part::FanoutServer { pods }) => fanout::server::serve(pods),
+        Some(Part::Soak(args)) => replicas::soak::run(&args),
         None if args.names.is_empty() => measure(Name::value_variants(), &args.gov),
         None => measure(&args.names, &args.gov),
     };
@@ -121,6 +127,7 @@ fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
         Name::Step => step::run(),
         Name::Scale => scale::run(),
         Name::Cluster => cluster::run(),
+        Name::Replicas => replicas::run(),
         // Its table has columns of its own.
         Name::Gov => return gov::run(gov).map(|table| format!("\n{table}\n")),
     };

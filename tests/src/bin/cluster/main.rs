@@ -5,21 +5,32 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
+use clap::Parser;
 use testkit::{
     cluster::{
         Cluster,
         node::{Node, Programs},
     },
-    envoy_bin, project_root, weir,
+    envoy_bin, eventually, project_root, weir,
 };
 
 const NAMESPACE: &str = "weir-system";
 
+/// A Kubernetes control plane with a node, Weir, and a Service behind Envoys, until Ctrl-C.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Replicas of Weir.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    replicas: u8,
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let Args { replicas } = Args::parse();
     say("starting etcd, kube-apiserver and kube-controller-manager");
     let cluster = Cluster::start().await;
     let node = Node::start(&cluster, programs(&cluster)?).await;
@@ -29,7 +40,10 @@ async fn main() -> anyhow::Result<()> {
     say("installing Weir by helm");
     let install = ["upgrade", "--install", "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "2m"];
     for chart in ["weir-crds", "weir"] {
-        let chart = [chart.to_owned(), format!("charts/{chart}")];
+        let mut chart = vec![chart.to_owned(), format!("charts/{chart}")];
+        if chart[0] == "weir" {
+            chart.extend(["--set".to_owned(), format!("replicas={replicas}")]);
+        }
         let arguments: Vec<_> = install.iter().copied().chain(chart.iter().map(String::as_str)).collect();
         if let Err(error) = cluster.helm(&arguments).await {
             say(&format!("what containers wrote:\n{}", written(&node)));
@@ -40,8 +54,9 @@ async fn main() -> anyhow::Result<()> {
     say("starting examples/kubernetes/workload.yaml: a Service on three pods behind Envoys");
     cluster.kubectl(&["apply", "-f", "examples/kubernetes/workload.yaml"]).await?;
     cluster.kubectl(&["rollout", "status", "deployment/a", "--timeout=2m"]).await?;
+    let several = if replicas > 1 { several(replicas, &leader(&cluster).await) } else { String::new() };
 
-    say("it runs. In another terminal, in this folder:
+    say(&format!("it runs. In another terminal, in this folder:
 
   scripts/in-cluster                                  a shell in it, with kubectl and helm
   scripts/in-cluster kubectl get pods --all-namespaces
@@ -50,13 +65,36 @@ async fn main() -> anyhow::Result<()> {
   scripts/in-cluster kubectl get weir --all-namespaces
   scripts/in-cluster kubectl describe smartlimiters.microservice.netease.com a
   scripts/in-cluster curl -si http://a.default.svc    one request, through Envoy
-  scripts/in-cluster curl -sZ --parallel-max 40 -o /dev/null -w '%{http_code}\\n' 'http://a.default.svc/?[1-2000]' | sort | uniq -c
-
-The output of containers is in .cache/cluster/logs, since a node without a kubelet has no `kubectl logs`. Ctrl-C ends it all.");
+  scripts/in-cluster curl -sZ --parallel-max 40 -o /dev/null -w '%{{http_code}}\\n' 'http://a.default.svc/?[1-2000]' | sort | uniq -c
+{several}
+The output of containers is in .cache/cluster/logs, since a node without a kubelet has no `kubectl logs`. Ctrl-C ends it all."));
     tokio::signal::ctrl_c().await?;
     say("ending");
     drop(state);
     Ok(())
+}
+
+/// The pod of Weir that decides, once there is one.
+async fn leader(cluster: &Cluster) -> String {
+    let lease = ["get", "lease", "weir", "--namespace", NAMESPACE, "--output=jsonpath={.spec.holderIdentity}"];
+    eventually(Duration::from_secs(30), "a replica leads", async || match cluster.kubectl(&lease).await {
+        Ok(holder) if !holder.is_empty() => Ok(holder),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+}
+
+/// What can be tried with several replicas.
+fn several(replicas: u8, leader: &str) -> String {
+    format!(
+        "
+Weir has {replicas} replicas; {leader} leads. Kill the one that leads: after eight seconds another does, limits stand, no request fails.
+
+  scripts/in-cluster kubectl --namespace {NAMESPACE} get lease weir
+  scripts/in-cluster sh -c 'pkill -KILL -f \"replica-nam[e]=$(kubectl --namespace {NAMESPACE} get lease weir --output=jsonpath={{.spec.holderIdentity}})\"'
+  scripts/in-cluster kubectl --namespace {NAMESPACE} get lease weir --watch
+"
+    )
 }
 
 fn say(text: &str) {
