@@ -1,6 +1,6 @@
 //! What is decided, kept in a ConfigMap of Weir's own, for a start at which no replica is left that remembers.
 //!
-//! Every replica holds what it would write; only the one that leads writes it, at most every [`PACE`], and first at once. Whoever led before and
+//! Every replica holds what it would write; only the one that leads writes it, at most every 30 s, and first at once. Whoever led before and
 //! does not know yet that it leads no more meets a newer version of the object, and gives way.
 
 use std::{
