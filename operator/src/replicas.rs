@@ -81,7 +81,12 @@ pub enum Event {
     /// The kill switch was moved at a replica that follows.
     Switch(Switch),
     /// The leader says what it has decided.
-    Told(Down),
+    Told {
+        /// All of it.
+        down: Down,
+        /// Answered when it is carried out, or dropped.
+        taken_tx: oneshot::Sender<()>,
+    },
 }
 
 /// What is shared with the rest.

@@ -118,14 +118,15 @@ impl Among {
                 }
             }
             Event::Switch(switch) => turn(builder, proxies, switch),
-            Event::Told(Down { epoch, services, pauses, .. }) => {
+            Event::Told { down: Down { epoch, services, pauses, .. }, taken_tx } => {
                 let known = replicas.standing.borrow().epoch;
                 if epoch < known || builder.decides() == Decides::All {
                     debug!(epoch, known, "what another replica has decided is dropped");
-                    return;
+                } else {
+                    builder.take_up(services.into_iter().collect(), pauses, now);
+                    self.settled = true;
                 }
-                builder.take_up(services.into_iter().collect(), pauses, now);
-                self.settled = true;
+                let _ = taken_tx.send(());
             }
         }
     }

@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -137,10 +137,13 @@ impl Follower {
                     services = down.services.len(),
                     "told by the leader"
                 );
-                self.shared.meters.taken.inc();
-                if self.shared.events_tx.send(Event::Told(down)).await.is_err() {
+                let (taken_tx, taken_rx) = oneshot::channel();
+                let sent = self.shared.events_tx.send(Event::Told { down, taken_tx }).await;
+                if sent.is_err() || taken_rx.await.is_err() {
                     return Status::unavailable("weir is stopping");
                 }
+                // Only now: among peers, who has taken it may begin to lead.
+                self.shared.meters.taken.inc();
             }
         };
         let ended = tokio::select! {

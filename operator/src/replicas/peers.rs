@@ -20,7 +20,7 @@ use super::{
 };
 use crate::identity::Link;
 
-/// For the decisions of whoever has led meanwhile to come.
+/// For whoever has led meanwhile to say so, and for its decisions to come.
 const MEMORY: Duration = Duration::from_secs(3);
 
 /// The list, and which of it we are.
@@ -71,7 +71,7 @@ impl Peers {
         };
         // Whoever has led meanwhile remembers more than we do, also if it comes later in the list.
         let others = (0..self.list.len()).filter(|one| *one != self.own);
-        if let Some(leader) = self.leading(others, link).await {
+        if let Some(leader) = self.leading(others, link, MEMORY).await {
             set(follows(leader));
             let remembers = async {
                 while meters.taken.get() == 0 {
@@ -82,7 +82,7 @@ impl Peers {
         }
         let mut alone_since = Instant::now();
         loop {
-            match self.leading(0..self.own, link).await {
+            match self.leading(0..self.own, link, RETRY).await {
                 Some(leader) => {
                     set(follows(leader));
                     alone_since = Instant::now();
@@ -96,10 +96,10 @@ impl Peers {
         }
     }
 
-    /// The first of these that leads.
-    async fn leading(&self, places: impl Iterator<Item = usize>, link: &Link) -> Option<String> {
+    /// The first of these that leads. Each has so long to say so.
+    async fn leading(&self, places: impl Iterator<Item = usize>, link: &Link, patience: Duration) -> Option<String> {
         for address in places.map(|place| &self.list[place]) {
-            if matches!(timeout(RETRY, probe(link, address)).await, Ok(true)) {
+            if matches!(timeout(patience, probe(link, address)).await, Ok(true)) {
                 return Some(address.clone());
             }
         }
