@@ -149,13 +149,7 @@ impl<'a> Pair<'a> {
 
     /// Whom proxies are told to trust.
     async fn authorities(&self) -> String {
-        let text = r#"--output=go-template={{index .data "ca.crt"}}"#;
-        let map = ["get", "configmap", "weir-ca", "--namespace", &self.namespace, text];
-        eventually(SOON, "proxies are told whom to trust", async || match self.cluster.kubectl(&map).await {
-            Ok(text) if text.contains("BEGIN CERTIFICATE") => Ok(text),
-            other => Err(format!("{other:?}")),
-        })
-        .await
+        self.cluster.authorities(&self.namespace).await
     }
 
     /// The proxy of a pod, which begins with this replica and knows the other.

@@ -1,6 +1,9 @@
 //! Kubeconfigs: of the administrator by certificate, of service accounts by token. Tokens, also such as no API server gives.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use k8s_openapi::api::{
@@ -16,6 +19,10 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 use serde_json::{Value, json};
 
 use super::Cluster;
+use crate::eventually;
+
+/// As long as a Weir that has just started may take until proxies know whom to trust.
+const TOLD: Duration = Duration::from_secs(40);
 
 /// Writes the administrator's.
 pub(super) fn admin(home: &Path, port: u16, to: &Path) {
@@ -43,6 +50,21 @@ impl Cluster {
     /// When there is no such account.
     pub async fn token(&self, namespace: &str, name: &str, audiences: &[&str]) -> String {
         self.requested(namespace, name, audiences, None).await
+    }
+
+    /// Whom proxies of a namespace are told to trust by its ConfigMap `weir-ca`, once they are.
+    ///
+    /// # Panics
+    ///
+    /// When nobody tells them in time.
+    pub async fn authorities(&self, namespace: &str) -> String {
+        let text = r#"--output=go-template={{index .data "ca.crt"}}"#;
+        let map = ["get", "configmap", "weir-ca", "--namespace", namespace, text];
+        eventually(TOLD, "proxies are told whom to trust", async || match self.kubectl(&map).await {
+            Ok(text) if text.contains("BEGIN CERTIFICATE") => Ok(text),
+            other => Err(format!("{other:?}")),
+        })
+        .await
     }
 
     /// The token for Weir that a pod would have mounted, of its namespace's default service account.

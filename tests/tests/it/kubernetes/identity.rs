@@ -78,13 +78,7 @@ impl<'a> Place<'a> {
 
     /// Whom proxies are told to trust.
     async fn authorities(&self) -> String {
-        let text = r#"--output=go-template={{index .data "ca.crt"}}"#;
-        let map = ["get", "configmap", "weir-ca", "--namespace", &self.namespace, text];
-        eventually(SOON, "proxies are told whom to trust", async || match self.cluster.kubectl(&map).await {
-            Ok(text) if text.contains("BEGIN CERTIFICATE") => Ok(text),
-            other => Err(format!("{other:?}")),
-        })
-        .await
+        self.cluster.authorities(&self.namespace).await
     }
 
     async fn token(&self, pod: usize) -> String {
