@@ -12,6 +12,7 @@ pub mod adapt;
 pub mod condition;
 pub mod engine;
 pub mod language;
+pub mod lazy;
 pub mod metric;
 pub mod policy;
 pub mod problem;
