@@ -110,6 +110,33 @@ pub enum Callee {
     Everything,
 }
 
+impl Callee {
+    /// Whether it means a port of this Service, or of this host outside, whose `namespace` is empty.
+    #[must_use]
+    pub fn names(&self, namespace: &str, name: &str) -> bool {
+        match self {
+            Self::Service { namespace: of, name: wanted, .. } => of == namespace && wanted == name,
+            Self::Domain { name: wanted, .. } => namespace.is_empty() && wanted == name,
+            Self::Domains(suffix) => {
+                let below = name.strip_suffix(suffix.as_str()).and_then(|before| before.strip_suffix('.'));
+                namespace.is_empty() && below.is_some_and(|label| !label.is_empty())
+            }
+            Self::Namespace(of) => of == namespace,
+            Self::Everything => !namespace.is_empty(),
+        }
+    }
+
+    /// Whether it means this port of a Service, or of a host outside, whose `namespace` is empty.
+    #[must_use]
+    pub fn covers(&self, namespace: &str, name: &str, port: u16) -> bool {
+        let wanted = match self {
+            Self::Service { port, .. } | Self::Domain { port, .. } => *port,
+            Self::Namespace(_) | Self::Domains(_) | Self::Everything => None,
+        };
+        self.names(namespace, name) && wanted.is_none_or(|wanted| wanted == port)
+    }
+}
+
 /// What becomes of calls to hosts that nothing is known of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum UnknownHosts {

@@ -44,6 +44,7 @@ use crate::{
     telemetry::traces::{self, Traces},
     watch::{Batch, files, kubernetes, live::Live},
     xds::{
+        asks::Ask,
         proxies::Proxies,
         server::{self, Leaving},
         table::Table,
@@ -142,6 +143,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     let (pause_tx, pause_rx) = mpsc::channel(16);
     let (looks_tx, looks_rx) = mpsc::channel(1);
     let (asks_tx, asks_rx) = mpsc::channel(16);
+    let (wishes_tx, wishes_rx) = mpsc::channel(1024);
     let refusals = writer::Refusals::default();
     let (ready_tx, ready_rx) = watch::channel(false);
     let (events_tx, events_rx) = mpsc::channel(16);
@@ -266,6 +268,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
         pause_rx,
         looks_rx,
         asks_rx,
+        wishes_rx,
         wanted_tx,
         ready_tx,
         events_rx,
@@ -283,7 +286,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
         }
         build(builder, of_builder, inputs, stop).await;
     });
-    tasks.spawn(serve_when_ready(ready_rx, table, proxies, streams, xds, door, leaving));
+    tasks.spawn(serve_when_ready(ready_rx, table, proxies, wishes_tx, streams, xds, door, leaving));
     info!(xds = %xds_address, admin = %admin_address, "weir is running");
 
     let mut failure = None;
@@ -334,6 +337,7 @@ async fn serve_when_ready(
     mut ready_rx: watch::Receiver<bool>,
     table: Table,
     proxies: Proxies,
+    wishes_tx: mpsc::Sender<Ask>,
     streams: Routes,
     listener: identity::Listener,
     door: Door,
@@ -343,7 +347,7 @@ async fn serve_when_ready(
         () = leaving.begins.cancelled() => return,
         ready = ready_rx.wait_for(|ready| *ready) => if ready.is_err() { return },
     }
-    if let Err(error) = server::serve(table, proxies, streams, listener, door, leaving).await {
+    if let Err(error) = server::serve(table, proxies, wishes_tx, streams, listener, door, leaving).await {
         warn!(%error, "the xDS server ended");
     }
 }
@@ -367,6 +371,7 @@ struct Inputs {
     pause_rx: mpsc::Receiver<PauseRequest>,
     looks_rx: mpsc::Receiver<writer::Look>,
     asks_rx: mpsc::Receiver<admission::Ask>,
+    wishes_rx: mpsc::Receiver<Ask>,
     events_rx: mpsc::Receiver<replicas::Event>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
@@ -418,6 +423,14 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                     among.switched(&builder, replicas::wire::Switch { pause: switch == pauses::Switch::Pause, service });
                 }
                 let _ = reply_tx.send(answer);
+            }
+            // A request is held for each of these.
+            Some(wish) = inputs.wishes_rx.recv() => {
+                let mut wishes = vec![wish];
+                while let Ok(wish) = inputs.wishes_rx.try_recv() {
+                    wishes.push(wish);
+                }
+                builder.ask(wishes, Timestamp::now());
             }
             Some(mut samples) = inputs.samples_rx.recv() => {
                 for _ in 0..inputs.samples_rx.len() {
@@ -589,6 +602,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
         let (health, counters) = (HealthBoard::default(), Arc::default());
         let (_looks_tx, looks_rx) = mpsc::channel(1);
         let (_asks_tx, asks_rx) = mpsc::channel(1);
+        let (_wishes_tx, wishes_rx) = mpsc::channel(1);
         let (_events_tx, events_rx) = mpsc::channel(1);
         let refusals = writer::Refusals::default();
         let inputs = Inputs {
@@ -598,6 +612,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
             pause_rx,
             looks_rx,
             asks_rx,
+            wishes_rx,
             wanted_tx,
             ready_tx,
             health,

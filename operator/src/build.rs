@@ -3,6 +3,7 @@
 //! In: changes, samples and the passing of time. Out: resources in the mesh-wide table, targets to scrape, a status on request.
 //! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
 
+mod asks;
 mod follow;
 mod pace;
 mod wanted;
@@ -361,14 +362,17 @@ impl Builder {
     fn plan(&mut self, key: &ServiceKey, now: Timestamp) -> bool {
         let Some(view) = self.index.service(key) else {
             self.forget(key, now);
+            self.index.forget_asks_of(key, |_| false);
             return false;
         };
         let built = self.built.entry(key.clone()).or_default();
         built.ready = view.ready_pods().map(str::to_owned).collect();
         built.wanted = wanted::of(&view, self.annotated_pages);
         let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
+        let gone = built.rules.plan(&view, resumed(&mut self.kept, &view, now));
+        self.index.forget_asks_of(key, |pod| pods.iter().any(|there| there == pod));
         built.store.set_pods(pods);
-        built.rules.plan(&view, resumed(&mut self.kept, &view, now))
+        gone
     }
 
     /// Forgets a service that is not there any more.

@@ -4,6 +4,7 @@
 //! Pure: a replayed list of changes gives the same index. A bad object costs only itself; the last good policy of an object
 //! that was edited badly stays in force and the object's status says so.
 
+pub mod asked;
 mod edges;
 pub mod gateway;
 pub mod model;
@@ -175,6 +176,7 @@ pub struct Index {
     /// Accepted policies with a selector, by namespace.
     selecting: BTreeMap<String, BTreeSet<PolicyKey>>,
     edges: Edges,
+    asks: asked::Asks,
     /// What objects may do beyond their own services.
     tenants: Tenants,
     /// Where each object that is not a policy stands, and what is wrong with it.

@@ -208,19 +208,55 @@ pub struct Outbound {
     pub listener: SocketAddr,
     /// Hosts, each with domains that no other one has. Shared by pods with the same numbers.
     pub hosts: Vec<Arc<Host>>,
+    /// Only some hosts are there, and how others come; `None`: all are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partial: Option<Partial>,
+}
+
+/// A way out on which only some hosts are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Partial {
+    /// Counts how often hosts were taken away: with a higher number the proxy asks again for what it has asked before.
+    pub round: u32,
+    /// The longest that a request is held, in seconds.
+    pub hold_seconds: u32,
+    /// What becomes of requests for hosts that are not there.
+    pub others: Others,
+}
+
+impl Partial {
+    /// Whether requests for hosts that are not there go to the host that they name.
+    #[must_use]
+    pub fn passes_on(&self) -> bool {
+        self.others == Others::PassedOn
+    }
+}
+
+/// See [`Partial::others`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Others {
+    /// They are held, and the proxy asks.
+    Asked,
+    /// They are answered 404.
+    Refused,
+    /// They go there.
+    Sent(DestinationKey),
+    /// They go to the host that they name.
+    PassedOn,
 }
 
 /// Requests for some hosts. Complete in itself, so that a proxy may be given one without the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Host {
-    /// Name, unique in the listener.
+    /// Name, unique in the listener; of one that a caller's proxy has asked for, what it displays as [`Called`].
     pub name: String,
-    /// What the host of a request may be: a name, a name with a port, `*.` and a name, or `*`.
+    /// What the host of a request may be: a name, a name with a port, `*.` and a name, or `*`. None: it is what a proxy is told of hosts
+    /// that can be none.
     pub domains: Vec<String>,
     /// Limits that routes may name by position; a bucket that several hosts name is the same one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitShape>,
-    /// The first one that matches applies.
+    /// The first one that matches applies. None: nothing is known by this host, and it is answered 404.
     pub routes: Vec<Forward>,
     /// This pod's numbers, by position in `limits`; `None`: not in force now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -239,10 +275,60 @@ pub struct Forward {
 /// A port of a Service, by the number that callers use. Displays as `namespace/name/port`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct DestinationKey {
-    /// The Service.
+    /// The Service; a host outside has no namespace.
     pub service: ServiceKey,
     /// Its port.
     pub port: u16,
+}
+
+impl DestinationKey {
+    /// A host outside, which has a name in DNS.
+    #[must_use]
+    pub fn outside(host: &str, port: u16) -> Self {
+        Self { service: ServiceKey { namespace: String::new(), name: host.to_owned() }, port }
+    }
+
+    /// Whether it is a host outside.
+    #[must_use]
+    pub fn is_outside(&self) -> bool {
+        self.service.namespace.is_empty()
+    }
+}
+
+/// What an application calls. Displays as the destination does, or as `=HOST`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Called {
+    /// Something that is known.
+    Destination(DestinationKey),
+    /// A host that nothing was known of, as the request named it.
+    Host(String),
+}
+
+impl fmt::Display for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Destination(key) => key.fmt(f),
+            Self::Host(host) => write!(f, "={host}"),
+        }
+    }
+}
+
+impl FromStr for Called {
+    type Err = NotAService;
+
+    fn from_str(text: &str) -> Result<Self, NotAService> {
+        if let Some(host) = text.strip_prefix('=') {
+            return Ok(Self::Host(host.to_owned()));
+        }
+        let not = || NotAService(text.chars().take(100).collect());
+        let (service, port) = text.rsplit_once('/').ok_or_else(not)?;
+        let port = port.parse().map_err(|_| not())?;
+        let key = match service.strip_prefix('/') {
+            Some(host) => DestinationKey::outside(host, port),
+            None => DestinationKey { service: service.parse()?, port },
+        };
+        Ok(Self::Destination(key))
+    }
 }
 
 impl fmt::Display for DestinationKey {
@@ -260,6 +346,9 @@ pub struct Destination {
     pub protocol: Protocol,
     /// Ready pods, in order.
     pub endpoints: Vec<SocketAddr>,
+    /// It is found by this name in DNS instead, at this port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<(String, u16)>,
 }
 
 /// What is spoken on a port.

@@ -7,6 +7,7 @@
 //! In: [`crate::intent`]. Out: streams to proxies, and in [`proxies`] what they answered. This room decides nothing: it
 //! must never invent, drop or delay a limit, and never knows policies, metrics or Kubernetes.
 
+pub mod asks;
 pub mod attachment;
 pub mod bootstrap;
 pub mod client;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use limiter::{
+    lazy::Lazy,
     policy::{EnforceAt, Policy, tenants::Namespaces},
     problem::{Problem, Reason},
 };
@@ -18,7 +19,7 @@ use limiter::{
 use super::{
     Dirty, Index, ObjectKey, ObjectKind,
     gateway::{GatewayModel, RouteModel},
-    model::{EndpointSliceModel, OUTBOUND, ServiceModel},
+    model::{EndpointSliceModel, OUTBOUND, ServiceModel, Unfit},
     view::Ports,
 };
 use crate::intent::{Destination, DestinationKey, ServiceKey};
@@ -50,6 +51,10 @@ struct Face {
     callers: BTreeMap<String, bool>,
     /// Its pods when it is a Gateway's, and whether they are ready.
     gateway: BTreeMap<String, bool>,
+    /// One of the pods that call has everything from the start.
+    eager: bool,
+    /// What holds for the others.
+    lazies: Vec<Arc<Lazy>>,
 }
 
 /// What is known beside the objects themselves. Written by `widen` and when a Gateway or HTTPRoute changes.
@@ -150,7 +155,7 @@ impl Index {
                 self.edges.faces.insert(key.clone(), new);
             }
             if destinations_differ {
-                more.extend(self.edges.callers.values().flatten().cloned());
+                more.extend(self.calling(key).cloned().collect::<Vec<_>>());
             }
             if destinations_differ || gateway {
                 more.extend(self.gateways_to(key));
@@ -188,6 +193,13 @@ impl Index {
         for endpoint in slices.into_iter().flat_map(BTreeMap::values).flat_map(|slice| &slice.endpoints) {
             let pod = self.pods.get(&(key.namespace.clone(), endpoint.pod.clone()));
             let calls = pod.is_some_and(|pod| ports.way_out(&endpoint.pod, pod).is_some());
+            if calls {
+                match self.lazy(key, &endpoint.pod) {
+                    None => face.eager = true,
+                    Some(lazy) if !face.lazies.contains(lazy) => face.lazies.push(Arc::clone(lazy)),
+                    Some(_) => {}
+                }
+            }
             for (wanted, list) in [(calls, &mut face.callers), (is_gateway, &mut face.gateway)] {
                 if wanted {
                     *list.entry(endpoint.pod.clone()).or_insert(true) &= endpoint.ready;
@@ -195,6 +207,19 @@ impl Index {
             }
         }
         face
+    }
+
+    /// Services with pods that call, to whose proxies it matters what is known of `service`.
+    fn calling(&self, service: &ServiceKey) -> impl Iterator<Item = &ServiceKey> {
+        let lists = |lazy: &Arc<Lazy>| lazy.always.iter().any(|callee| callee.names(&service.namespace, &service.name));
+        let faces = self.edges.callers.values().flatten().filter_map(|key| self.edges.faces.get_key_value(key));
+        let listing = faces.filter(move |(_, face)| face.eager || face.lazies.iter().any(lists));
+        listing.map(|(key, _)| key).chain(self.lazy_callers(service))
+    }
+
+    /// The TCP ports of a service, in order.
+    pub(crate) fn ports_of(&self, service: &ServiceKey) -> &[Arc<Destination>] {
+        self.edges.faces.get(service).map_or(&[], |face| &face.destinations)
     }
 
     /// Services that have limits for callers of the namespace.
@@ -399,6 +424,15 @@ fn destinations(
     service: &ServiceModel,
     slices: Option<&BTreeMap<String, EndpointSliceModel>>,
 ) -> Vec<Arc<Destination>> {
+    if let Some(Unfit::ExternalName(name)) = &service.unfit {
+        let alias = |port: u16, protocol| {
+            let key = DestinationKey { service: key.clone(), port };
+            Arc::new(Destination { key, protocol, endpoints: Vec::new(), dns: Some((name.clone(), port)) })
+        };
+        let ports = service.ports.iter().map(|port| alias(port.port, port.protocol));
+        let without = service.ports.is_empty().then(|| alias(80, crate::intent::Protocol::Http));
+        return ports.chain(without).collect();
+    }
     let slices = || slices.into_iter().flat_map(BTreeMap::values);
     // A pod's proxy listens on the first address that it has with a port, and takes requests when all of its slices say so.
     let mut listeners: BTreeMap<(&str, u16), SocketAddr> = BTreeMap::new();
@@ -432,14 +466,14 @@ fn destinations(
         let (endpoints, protocol) = endpoints(&|of_slice| of_slice.name == port.name);
         let key = DestinationKey { service: key.clone(), port: port.port };
         let protocol = protocol.unwrap_or(port.protocol);
-        all.entry(port.port).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints }));
+        all.entry(port.port).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None }));
     }
     if service.ports.is_empty() {
         for number in slices().flat_map(|slice| &slice.ports).map(|port| port.port) {
             let (endpoints, protocol) = endpoints(&|of_slice| of_slice.port == number);
             let key = DestinationKey { service: key.clone(), port: number };
             let protocol = protocol.unwrap_or(crate::intent::Protocol::Http);
-            all.entry(number).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints }));
+            all.entry(number).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None }));
         }
     }
     all.into_values().collect()

@@ -3,8 +3,11 @@
 //! Every listener routes by host. The limits of a service that are enforced here come as shapes and numbers of its own
 //! decisions; a total is divided among all pods that enforce it, wherever they are.
 
+mod lazy;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -14,8 +17,8 @@ use super::{Report, RuleKey, Trouble, build_routes, decide::Rules, gateway, limi
 use crate::{
     index::{Enforcer, Index, ServiceView},
     intent::{
-        Bounds, Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, Protocol, ServiceIntent,
-        ServiceKey,
+        Bounds, Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, PodIntent, Protocol,
+        ServiceIntent, ServiceKey,
     },
 };
 
@@ -28,53 +31,84 @@ pub fn outbound<'a>(
     decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
     intent: &mut ServiceIntent,
 ) -> Vec<Report> {
-    let mut listeners = Vec::new();
     let mut troubles = Troubles::default();
-    if view.endpoints.values().any(|endpoint| endpoint.outbound.is_some()) {
-        let hosts = calls(&view.key.namespace, index, decided, &mut troubles);
-        listeners.push((EnforceAt::Client, 0, hosts));
+    let caller = Caller { service: view.key, index, decided };
+    let calling = view.endpoints.iter().filter_map(|(pod, endpoint)| Some((*pod, endpoint.outbound?)));
+    let (lazy, eager): (Vec<_>, Vec<_>) = calling.partition(|(pod, _)| index.lazy(view.key, pod).is_some());
+    if !eager.is_empty() {
+        let all = Listener::new(EnforceAt::Client, caller.calls(&mut troubles), index);
+        for (pod, listener) in eager {
+            all.add(view.key, pod, listener, intent);
+        }
     }
+    lazy::add(&caller, &lazy, intent, &mut troubles);
     for (port, hosts) in gateway::listeners(view, index, decided, &mut troubles) {
-        listeners.push((EnforceAt::Gateway, port, hosts));
-    }
-    for (place, port, hosts) in listeners {
-        let used: BTreeSet<&DestinationKey> = hosts.iter().flat_map(Plan::destinations).collect();
-        let bounds: BTreeMap<&DestinationKey, Bounds> = hosts.iter().flat_map(Plan::bounds).collect();
+        let all = Listener::new(EnforceAt::Gateway, hosts, index);
         for (pod, endpoint) in &view.endpoints {
-            let listener = match place {
-                EnforceAt::Client => endpoint.outbound,
-                _ => Some((endpoint.address, port).into()),
-            };
-            let (Some(listener), Some(pod_intent)) = (listener, intent.pods.get_mut(*pod)) else { continue };
-            let hosts = hosts.iter().map(|plan| plan.of_pod(&view.key.namespace, pod)).collect();
-            pod_intent.outbound.push(Outbound { place, listener, hosts });
-            // Bytes have no proxy of theirs that speaks HTTP: the status says that they are answered 503.
-            let known = used.iter().map(|key| {
-                let known = index.destination(key).filter(|known| known.protocol != Protocol::Tcp);
-                known.cloned().unwrap_or_else(|| nowhere(key))
-            });
-            pod_intent.destinations.extend(known);
-            pod_intent.destinations.sort_by(|one, other| one.key.cmp(&other.key));
-            pod_intent.destinations.dedup_by(|one, other| one.key == other.key);
-            // Two places may bound one destination: what both allow.
-            let bounds = bounds.iter().map(|(key, bounds)| (DestinationKey::clone(key), *bounds));
-            pod_intent.outbound_bounds.extend(bounds);
-            pod_intent.outbound_bounds.sort_by(|(one, _), (other, _)| one.cmp(other));
-            pod_intent.outbound_bounds.dedup_by(|(key, bounds), (kept, both)| {
-                let same = key == kept;
-                if same {
-                    *both = both.and(*bounds);
-                }
-                same
-            });
+            all.add(view.key, pod, (endpoint.address, port).into(), intent);
         }
     }
     troubles.0.into_values().collect()
 }
 
+/// A listener with all that leads on from it, the same for several pods but for their numbers.
+struct Listener {
+    place: EnforceAt,
+    hosts: Vec<Plan>,
+    destinations: Vec<Arc<Destination>>,
+    bounds: BTreeMap<DestinationKey, Bounds>,
+}
+
+impl Listener {
+    fn new(place: EnforceAt, hosts: Vec<Plan>, index: &Index) -> Self {
+        let used: BTreeSet<&DestinationKey> = hosts.iter().flat_map(Plan::destinations).collect();
+        let destinations = used.into_iter().map(|key| destination(index, key)).collect();
+        let bounds = hosts.iter().flat_map(Plan::bounds).map(|(key, bounds)| (key.clone(), bounds)).collect();
+        Self { place, hosts, destinations, bounds }
+    }
+
+    fn add(&self, service: &ServiceKey, pod: &str, listener: SocketAddr, intent: &mut ServiceIntent) {
+        let Some(pod_intent) = intent.pods.get_mut(pod) else { return };
+        let hosts = self.hosts.iter().map(|plan| plan.of_pod(&service.namespace, pod)).collect();
+        pod_intent.outbound.push(Outbound { place: self.place, listener, hosts, partial: None });
+        lead(pod_intent, self.destinations.iter().cloned(), self.bounds.iter().map(|(key, of)| (key.clone(), *of)));
+    }
+}
+
+/// Gives a pod these destinations too, and these bounds.
+fn lead(
+    pod: &mut PodIntent,
+    destinations: impl Iterator<Item = Arc<Destination>>,
+    bounds: impl Iterator<Item = (DestinationKey, Bounds)>,
+) {
+    pod.destinations.extend(destinations);
+    pod.destinations.sort_by(|one, other| one.key.cmp(&other.key));
+    pod.destinations.dedup_by(|one, other| one.key == other.key);
+    pod.outbound_bounds.extend(bounds);
+    pod.outbound_bounds.sort_by(|(one, _), (other, _)| one.cmp(other));
+    // Two places may bound one destination: what both allow.
+    pod.outbound_bounds.dedup_by(|(key, bounds), (kept, both)| {
+        let same = key == kept;
+        if same {
+            *both = both.and(*bounds);
+        }
+        same
+    });
+}
+
+/// What is behind a destination that a proxy has. Bytes have no proxy of theirs that speaks HTTP: the status says that they are answered 503.
+fn destination(index: &Index, key: &DestinationKey) -> Arc<Destination> {
+    if key.is_outside() {
+        let dns = Some((key.service.name.clone(), key.port));
+        return Arc::new(Destination { key: key.clone(), protocol: Protocol::Http, endpoints: Vec::new(), dns });
+    }
+    let known = index.destination(key).filter(|known| known.protocol != Protocol::Tcp);
+    known.cloned().unwrap_or_else(|| nowhere(key))
+}
+
 /// A cluster that is named and is not there for HTTP: its requests are answered 503, and the status says which route names it.
 fn nowhere(key: &DestinationKey) -> Arc<Destination> {
-    Arc::new(Destination { key: key.clone(), protocol: Protocol::Http, endpoints: Vec::new() })
+    Arc::new(Destination { key: key.clone(), protocol: Protocol::Http, endpoints: Vec::new(), dns: None })
 }
 
 /// Rules that could not be carried out here.
@@ -216,39 +250,66 @@ pub(super) fn forwards(
     routes.into_iter().map(|route| Forward { route, to: to.to_vec() }).collect()
 }
 
-/// Hosts for every service that speaks HTTP, as an application of `namespace` may name it.
-fn calls<'a>(
-    namespace: &str,
+/// The pods of a service, as they call others.
+struct Caller<'a, 'd> {
+    service: &'d ServiceKey,
     index: &'a Index,
-    decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
-    troubles: &mut Troubles,
-) -> Vec<Plan> {
-    let mut plans = Vec::new();
-    // Envoy refuses a domain that two hosts have. The nearer name wins: the caller's own namespace comes first.
-    let mut taken = BTreeSet::new();
-    let (near, far): (Vec<_>, Vec<_>) = index.destinations().partition(|(service, _)| service.namespace == namespace);
-    for (service, ports) in near.into_iter().chain(far) {
-        let near = service.namespace == namespace;
-        let limits = index.limits_callers(service, namespace);
-        let rules = if limits { charged(service, EnforceAt::Client, index, decided) } else { Vec::new() };
-        for destination in ports.iter().filter(|destination| destination.protocol != Protocol::Tcp) {
-            let port = destination.key.port;
-            // A host without a port means 80, as everywhere in HTTP; with a single port there is no doubt either.
-            let without_port = ports.len() == 1 || port == 80;
-            let mut domains = Vec::new();
-            for name in names(service, near) {
-                let full = format!("{name}:{port}");
-                domains.extend(without_port.then_some(name));
-                domains.push(full);
+    decided: &'d dyn Fn(&ServiceKey) -> Option<&'a Rules>,
+}
+
+impl Caller<'_, '_> {
+    /// Hosts for every service that speaks HTTP, as an application may name it.
+    fn calls(&self, troubles: &mut Troubles) -> Vec<Plan> {
+        let namespace = &self.service.namespace;
+        let mut plans = Vec::new();
+        // Envoy refuses a domain that two hosts have. The nearer name wins: the caller's own namespace comes first.
+        let mut taken = BTreeSet::new();
+        let (near, far): (Vec<_>, Vec<_>) =
+            self.index.destinations().partition(|(service, _)| service.namespace == *namespace);
+        for (service, ports) in near.into_iter().chain(far) {
+            let rules = self.charged(service);
+            for destination in ports.iter().filter(|destination| destination.protocol != Protocol::Tcp) {
+                let mut domains = self.domains(&destination.key, ports.len());
+                domains.retain(|domain| taken.insert(domain.clone()));
+                if !domains.is_empty() {
+                    plans.push(plan(&destination.key, domains, &rules, troubles));
+                }
             }
-            domains.retain(|domain| taken.insert(domain.clone()));
-            let to = [(destination.key.clone(), 1)];
-            let routes = forwards(Vec::new(), &rules, |_| true, &to, troubles);
-            plans.push(Plan::new(destination.key.to_string(), domains, &rules, routes));
+        }
+        plans
+    }
+
+    /// The rules of `service` that its callers here enforce.
+    fn charged(&self, service: &ServiceKey) -> Vec<Charged<'_>> {
+        match self.index.limits_callers(service, &self.service.namespace) {
+            true => charged(service, EnforceAt::Client, self.index, self.decided),
+            false => Vec::new(),
         }
     }
-    plans.retain(|plan| !plan.host.domains.is_empty());
-    plans
+
+    /// How an application may name a destination, of whose service `ports` carry TCP.
+    fn domains(&self, key: &DestinationKey, ports: usize) -> Vec<String> {
+        let names = if key.is_outside() {
+            vec![key.service.name.clone()]
+        } else {
+            names(&key.service, key.service.namespace == self.service.namespace)
+        };
+        // A host without a port means 80, as everywhere in HTTP; with a single port there is no doubt either.
+        let without_port = key.port == 80 || (ports == 1 && !key.is_outside());
+        let mut domains = Vec::new();
+        for name in names {
+            let full = format!("{name}:{}", key.port);
+            domains.extend(without_port.then_some(name));
+            domains.push(full);
+        }
+        domains
+    }
+}
+
+/// A host that leads to one destination.
+fn plan(key: &DestinationKey, domains: Vec<String>, rules: &[Charged<'_>], troubles: &mut Troubles) -> Plan {
+    let routes = forwards(Vec::new(), rules, |_| true, &[(key.clone(), 1)], troubles);
+    Plan::new(key.to_string(), domains, rules, routes)
 }
 
 /// The names by which cluster DNS knows a Service, shortest first.

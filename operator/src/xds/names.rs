@@ -1,7 +1,9 @@
 //! The only place that spells resource names, stat prefixes and metadata keys. A changed name is a breaking change.
 
+use std::sync::Arc;
+
 use crate::{
-    intent::{DestinationKey, Inbound, Outbound, Priority},
+    intent::{Called, DestinationKey, Inbound, Outbound, Priority},
     xds::NodeKey,
 };
 
@@ -21,15 +23,24 @@ pub enum ResourceType {
     Listener,
     /// RDS.
     Route,
+    /// VHDS: parts of route configurations, of which a proxy has those that it asked for. Delta only.
+    VirtualHost,
 }
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::Runtime, Self::Cluster, Self::Endpoints, Self::Extension, Self::Listener, Self::Route];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Runtime,
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Extension,
+        Self::Listener,
+        Self::Route,
+        Self::VirtualHost,
+    ];
 
     /// How many there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// Position in [`Self::ALL`].
     #[must_use]
@@ -41,6 +52,7 @@ impl ResourceType {
             Self::Extension => 3,
             Self::Listener => 4,
             Self::Route => 5,
+            Self::VirtualHost => 6,
         }
     }
 
@@ -54,6 +66,7 @@ impl ResourceType {
             Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -73,6 +86,7 @@ impl ResourceType {
             Self::Extension => "extension",
             Self::Listener => "listener",
             Self::Route => "route",
+            Self::VirtualHost => "virtual_host",
         }
     }
 
@@ -81,7 +95,7 @@ impl ResourceType {
     pub const fn has_wildcard(self) -> bool {
         match self {
             Self::Cluster | Self::Listener => true,
-            Self::Runtime | Self::Endpoints | Self::Extension | Self::Route => false,
+            Self::Runtime | Self::Endpoints | Self::Extension | Self::Route | Self::VirtualHost => false,
         }
     }
 }
@@ -146,6 +160,40 @@ pub fn outbound_stat_prefix(outbound: &Outbound) -> String {
     format!("out_{}", outbound.listener.port())
 }
 
+/// Name of a virtual host that is sent by itself: that of the route configuration, and the host's own with colons for its slashes, as Envoy
+/// takes what comes before the last slash for the configuration.
+#[must_use]
+pub fn virtual_host(configuration: &str, host: &str) -> String {
+    format!("{configuration}/{}", host.replace('/', ":"))
+}
+
+/// What a cluster or a virtual host of this name, on the way out of `node`, is there for; `None`: it is none of those.
+#[must_use]
+pub fn called(node: &NodeKey, resource_type: ResourceType, name: &str) -> Option<Called> {
+    let rest = way_out(node, name)?;
+    if resource_type != ResourceType::VirtualHost {
+        return rest.parse().ok();
+    }
+    let (_port, host) = rest.split_once('/')?;
+    if host.starts_with('=') {
+        return host.parse().ok();
+    }
+    let (namespace, rest) = host.split_once(':')?;
+    let (name, port) = rest.rsplit_once(':')?;
+    format!("{namespace}/{name}/{port}").parse().ok()
+}
+
+fn way_out<'a>(node: &NodeKey, name: &'a str) -> Option<&'a str> {
+    name.strip_prefix("out/")?.strip_prefix(&node.to_string())?.strip_prefix('/')
+}
+
+/// What Envoy asks for by the name of a virtual host: the port of the listener, and the host of a request. `None`: it is not `node`'s.
+#[must_use]
+pub fn asked<'a>(node: &NodeKey, name: &'a str) -> Option<(u16, &'a str)> {
+    let (port, host) = way_out(node, name)?.split_once('/')?;
+    Some((port.parse().ok()?, host))
+}
+
 /// Name of the cluster and the load assignment of another service's port:
 /// `out/<namespace>/<service>/<pod>/<its namespace>/<its name>/<its port>`.
 #[must_use]
@@ -153,11 +201,12 @@ pub fn destination(node: &NodeKey, destination: &DestinationKey) -> String {
     format!("out/{node}/{destination}")
 }
 
-/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`.
+/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`, with `dns` for the namespace of a host outside.
 #[must_use]
 pub fn destination_stat_name(destination: &DestinationKey) -> String {
     let DestinationKey { service, port } = destination;
-    format!("out_{}_{}_{port}", service.namespace, service.name)
+    let namespace = if destination.is_outside() { "dns" } else { &service.namespace };
+    format!("out_{namespace}_{}_{port}", service.name)
 }
 
 /// Whether a resource belongs to the way out.
@@ -166,6 +215,20 @@ pub fn is_outbound(name: &str) -> bool {
     name.starts_with("out/")
 }
 
+/// Version of a route configuration that is in this round of asking, whose content has the version `of`.
+#[must_use]
+pub fn version_of_round(of: &str, round: u32) -> Arc<str> {
+    format!("{of}.{round}").into()
+}
+
+/// The round in a version of [`version_of_round`].
+#[must_use]
+pub fn round(version: &str) -> Option<u32> {
+    version.split_once('.')?.1.parse().ok()
+}
+
+/// Cluster of requests that go to the host that they name.
+pub const PASSTHROUGH_CLUSTER: &str = "out/passthrough";
 /// Name of the virtual host for hosts that nothing takes.
 pub const UNKNOWN_HOST: &str = "unknown-host";
 /// Name of a virtual host's last route, for requests that no other one takes.
@@ -219,7 +282,7 @@ mod tests {
         sorted.sort();
         assert_eq!(sorted, ResourceType::ALL);
         let labels: Vec<_> = ResourceType::ALL.iter().map(|t| t.label()).collect();
-        assert_eq!(labels, ["runtime", "cluster", "endpoints", "extension", "listener", "route"]);
+        assert_eq!(labels, ["runtime", "cluster", "endpoints", "extension", "listener", "route", "virtual_host"]);
         for (position, t) in ResourceType::ALL.into_iter().enumerate() {
             assert_eq!(t.index(), position);
             assert_eq!(ResourceType::from_type_url(t.type_url()), Some(t));
@@ -241,7 +304,23 @@ mod tests {
         assert_eq!(inbound_stat_prefix(&port), "in_15080");
         let node = NodeKey::new("ns-a", "checkout", "checkout-0");
         assert_eq!(extension(&node), "limits/ns-a/checkout/checkout-0");
-        assert_eq!(extension_node(&extension(&node)), Some(node));
+        assert_eq!(extension_node(&extension(&node)), Some(node.clone()));
+        let rc = "out/ns-a/checkout/checkout-0/15001";
+        for text in ["b/cart/80", "/api.stripe.example/443", "/[::1]/80", "=cart:80", "="] {
+            let what: Called = text.parse().expect("something that is called");
+            assert_eq!(what.to_string(), text);
+            let name = virtual_host(rc, text);
+            assert_eq!(name.rsplit_once('/').map(|(configuration, _)| configuration), Some(rc));
+            assert_eq!(called(&node, ResourceType::VirtualHost, &name), Some(what.clone()));
+            if let Called::Destination(key) = what {
+                let what = Some(Called::Destination(key.clone()));
+                assert_eq!(called(&node, ResourceType::Cluster, &destination(&node, &key)), what);
+            }
+        }
+        assert_eq!(called(&NodeKey::new("ns-a", "checkout", "other"), ResourceType::VirtualHost, rc), None);
+        assert_eq!(asked(&node, &format!("{rc}/a/b")), Some((15001, "a/b")));
+        assert_eq!(asked(&node, "out/ns-a/checkout/checkout-1/15001/a"), None);
+        assert_eq!(round(&version_of_round("x", 7)), Some(7));
         assert_eq!(runtime(&NodeKey::new("ns-a", "checkout", "checkout-0")), "rt/ns-a/checkout/checkout-0");
         assert_eq!(max_requests_runtime_key("in/a", Priority::High), "circuit_breakers.in/a.high.max_requests");
     }

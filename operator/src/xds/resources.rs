@@ -57,7 +57,12 @@ pub struct Resource {
     pub version: Arc<str>,
     /// The encoded `envoy.service.discovery.v3.Resource`.
     pub encoded: Bytes,
+    /// Clusters of the node that must be ready before it is there. Only of virtual hosts, since requests wait for them.
+    pub needs: Needs,
 }
+
+/// Names of clusters; `None`: none.
+pub type Needs = Option<Arc<[Arc<str>]>>;
 
 /// Builds all resources of a service, ordered by pod, then port, then push order.
 #[must_use]
@@ -211,6 +216,7 @@ impl Old {
             node: node.clone(),
             encoded: encode(resource_type, name, &version, encode_value()),
             version,
+            needs: None,
         })
     }
 }
@@ -231,8 +237,17 @@ fn encode(resource_type: ResourceType, name: &str, version: &str, value: Vec<u8>
         version: version.into(),
         resource: Some(wire::Any { type_url: resource_type.type_url().into(), value: value.into() }),
         name: name.into(),
+        aliases: Vec::new(),
     };
     resource.encode_to_vec().into()
+}
+
+/// An encoded `Resource` as it was, by which what was asked for under the names of `aliases` is answered too. The encodings of a message's fields,
+/// one after the other, are the encoding of the message.
+pub(crate) fn also_named(encoded: &Bytes, aliases: &[impl AsRef<str>]) -> Bytes {
+    let aliases = aliases.iter().map(|alias| alias.as_ref().to_owned()).collect();
+    let more = wire::Resource { aliases, ..wire::Resource::default() };
+    [encoded.as_ref(), &more.encode_to_vec()].concat().into()
 }
 
 fn any<M: prost::Name>(message: &M) -> Any {

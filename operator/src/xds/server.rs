@@ -1,9 +1,15 @@
 //! The gRPC server: one task per stream, as thin as possible around [`Session`].
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Server};
@@ -12,7 +18,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::identity::{Door, Gate, Listener, Shown, tls};
 use crate::xds::{
-    NodeKey, ResourceType, names,
+    NodeKey, ResourceType,
+    asks::{Answer, Ask, Pace, Wish},
+    names,
     proxies::{Connection, Proxies, Refusal, said},
     session::{Meaning, Protocol, Push, Session},
     sotw::SotwSession,
@@ -90,6 +98,7 @@ impl Leaving {
 pub async fn serve(
     table: Table,
     proxies: Proxies,
+    asks_tx: mpsc::Sender<Ask>,
     beside: Routes,
     listener: Listener,
     door: Door,
@@ -100,7 +109,7 @@ pub async fn serve(
     let Door { gate, tls } = door;
     let begins = leaving.begins.clone();
     let drain = leaving.within + DRAIN;
-    let streams = Streams { table, proxies, gate, leaving };
+    let streams = Streams { table, proxies, asks_tx, gate, leaving };
     let ads = AggregatedDiscoveryServiceServer::new(streams.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
     let ecds = ExtensionConfigDiscoveryServiceServer::new(streams).max_decoding_message_size(MAX_REQUEST_BYTES);
     let incoming = tls::incoming(listener, tls, begins.clone());
@@ -126,6 +135,7 @@ pub async fn serve(
 struct Streams {
     table: Table,
     proxies: Proxies,
+    asks_tx: mpsc::Sender<Ask>,
     gate: Gate,
     leaving: Leaving,
 }
@@ -254,7 +264,7 @@ async fn open<P: Protocol>(
     mut inbound: Streaming<P::Request>,
     response_tx: &ResponseTx<P>,
 ) -> Result<(), Status> {
-    let Streams { table, proxies, gate, leaving: _ } = streams;
+    let Streams { table, proxies, asks_tx, gate, leaving: _ } = streams;
     let caller = gate.admit(shown).await?;
     let first = match timeout(FIRST_REQUEST, inbound.message()).await {
         Ok(first) => first?,
@@ -283,12 +293,16 @@ async fn open<P: Protocol>(
     let connection = proxies.connect(&node, user_agent, Timestamp::now());
     let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
     let stream_node = node.clone();
-    let mut stream = ProxyStream { session: P::default(), watcher, connection, proxies, node, trail };
+    let mut session = P::default();
+    session.is_of(&node);
+    let (reply_tx, answers_rx) = mpsc::unbounded_channel();
+    let questions = Questions { asks_tx, reply_tx, pace: Pace::new(Instant::now()) };
+    let mut stream = ProxyStream { session, watcher, connection, proxies, node, trail, questions };
     stream.request(&first)?;
     // A stream lives for days: what it keeps, it keeps a thousand times.
     drop(first);
     let outcome = tokio::select! {
-        outcome = stream.run(&mut inbound, response_tx) => outcome,
+        outcome = stream.run(&mut inbound, answers_rx, response_tx) => outcome,
         expired = caller.expired() => Err(expired),
         () = moved(seeker.as_mut(), &stream_node) => {
             Err(Status::unavailable("the pod stands behind another Service now; connect again"))
@@ -313,12 +327,26 @@ struct ProxyStream<P> {
     proxies: Proxies,
     node: NodeKey,
     trail: Trail,
+    questions: Questions,
+}
+
+/// A stream's way to the builder.
+struct Questions {
+    asks_tx: mpsc::Sender<Ask>,
+    reply_tx: mpsc::UnboundedSender<Answer>,
+    pace: Pace,
 }
 
 impl<P: Protocol> ProxyStream<P> {
-    async fn run(&mut self, inbound: &mut Streaming<P::Request>, response_tx: &ResponseTx<P>) -> Result<(), Status> {
+    async fn run(
+        &mut self,
+        inbound: &mut Streaming<P::Request>,
+        mut answers_rx: mpsc::UnboundedReceiver<Answer>,
+        response_tx: &ResponseTx<P>,
+    ) -> Result<(), Status> {
         let mut may_have_news = true;
         loop {
+            let asks = self.put_questions().await?;
             tokio::select! {
                 // The response is computed only when the transport can take it, from the state of that moment.
                 permit = response_tx.reserve(), if may_have_news => {
@@ -356,9 +384,33 @@ impl<P: Protocol> ProxyStream<P> {
                     may_have_news = true;
                 }
                 () = self.watcher.changed() => may_have_news = true,
+                Some(answer) = answers_rx.recv() => {
+                    if let Some(wishes) = self.session.wishes() {
+                        wishes.answered(answer);
+                    }
+                    may_have_news = true;
+                }
+                () = sleep(self.questions.pace.wait()), if asks => {}
                 () = response_tx.closed() => return Ok(()),
             }
         }
+    }
+
+    /// Puts to the builder what may be asked now; whether more waits for its turn.
+    async fn put_questions(&mut self) -> Result<bool, Status> {
+        let Some(wishes) = self.session.wishes() else { return Ok(false) };
+        let Questions { asks_tx, reply_tx, pace } = &mut self.questions;
+        while let Some(wish) = wishes.next(pace, Instant::now()) {
+            if let Wish::Host(name) = &wish
+                && names::asked(&self.node, name).is_none()
+            {
+                return Err(Status::permission_denied("a proxy may ask for hosts of its own route configurations alone"));
+            }
+            let ask = Ask { node: self.node.clone(), wish, reply_tx: reply_tx.clone() };
+            // The builder ends only with the process.
+            let _ = asks_tx.send(ask).await;
+        }
+        Ok(wishes.is_waiting())
     }
 
     fn request(&mut self, request: &P::Request) -> Result<(), Status> {

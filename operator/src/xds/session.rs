@@ -3,15 +3,20 @@
 //! Order: the runtime layer, changed clusters, endpoints, extension configurations, listeners, routes; then removals, the
 //! other way round. Envoy warms a changed EDS cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is
 //! followed by its endpoints, changed or not. Envoy ignores the removal of endpoints, so they are emptied instead.
+//!
+//! Virtual hosts that are sent by themselves come last, each once the proxy has taken the endpoints of its clusters: requests are held for it, and
+//! would be answered 503 before that. What comes and what goes is one response, since two hosts may not have the same domain.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::xds::{
-    ResourceType, resources,
+    NodeKey, ResourceType,
+    asks::{self, Wishes},
+    names, resources,
     subscription::{Held, MAX_NAMES, Outcome, Subscription, TooManyNames},
-    table::{Names, View},
+    table::{Entry, Names, View},
     wire::{Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Says},
 };
 
@@ -21,7 +26,9 @@ const MAX_WAITING: usize = 16;
 /// See the module.
 #[derive(Debug)]
 pub struct Session {
+    node: Option<NodeKey>,
     subscriptions: [Subscription; ResourceType::COUNT],
+    wishes: Wishes,
     last_nonce: u64,
     /// Answers for unknown types.
     waiting: VecDeque<DeltaDiscoveryResponse>,
@@ -60,6 +67,14 @@ pub trait Protocol: Default {
     fn learned(&mut self) -> Vec<(ResourceType, Outcome)> {
         Vec::new()
     }
+
+    /// Whose stream it is.
+    fn is_of(&mut self, _: &NodeKey) {}
+
+    /// What the proxy asks for that is not there yet, if the protocol has words for it.
+    fn wishes(&mut self) -> Option<&mut Wishes> {
+        None
+    }
 }
 
 /// What a request meant.
@@ -73,7 +88,13 @@ pub enum Meaning {
 
 impl Default for Session {
     fn default() -> Self {
-        Self { subscriptions: ResourceType::ALL.map(Subscription::new), last_nonce: 0, waiting: VecDeque::new() }
+        Self {
+            node: None,
+            subscriptions: ResourceType::ALL.map(Subscription::new),
+            wishes: Wishes::default(),
+            last_nonce: 0,
+            waiting: VecDeque::new(),
+        }
     }
 }
 
@@ -81,12 +102,21 @@ impl Protocol for Session {
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 
-    fn request(&mut self, request: &DeltaDiscoveryRequest, _: &View) -> Result<Meaning, TooManyNames> {
+    fn request(&mut self, request: &DeltaDiscoveryRequest, view: &View) -> Result<Meaning, TooManyNames> {
+        self.look_at_held(request, view);
         self.take(request)
     }
 
     fn takes_requests(&self) -> bool {
-        self.waiting.len() < MAX_WAITING
+        self.waiting.len() < MAX_WAITING && !self.wishes.is_full()
+    }
+
+    fn is_of(&mut self, node: &NodeKey) {
+        self.node = Some(node.clone());
+    }
+
+    fn wishes(&mut self) -> Option<&mut Wishes> {
+        Some(&mut self.wishes)
     }
 
     fn next(&mut self, view: &View) -> Option<Push> {
@@ -105,8 +135,53 @@ impl Session {
             self.unknown(request);
             return Ok(Meaning::Unknown);
         };
-        let outcome = self.subscriptions[resource_type.index()].request(request)?;
+        let subscription = &mut self.subscriptions[resource_type.index()];
+        let outcome = match resource_type {
+            ResourceType::VirtualHost => {
+                // All that is seen is sent; what is asked for by name is not seen yet, or it would not be asked for.
+                let resource_names_subscribe =
+                    if subscription.is_wildcard() { Vec::new() } else { vec!["*".to_owned()] };
+                let request = DeltaDiscoveryRequest {
+                    resource_names_subscribe,
+                    resource_names_unsubscribe: Vec::new(),
+                    ..request.clone()
+                };
+                subscription.request(&request)?
+            }
+            _ => subscription.request(request)?,
+        };
+        if resource_type == ResourceType::VirtualHost {
+            let again = !request.initial_resource_versions.is_empty();
+            let asked = request.resource_names_subscribe.iter().filter(|name| *name != "*");
+            asked.for_each(|name| self.wishes.ask(name, again));
+        }
         Ok(Meaning::Known(resource_type, outcome))
+    }
+
+    /// A proxy that comes from another stream has what its application called there, of which nothing may be known here.
+    fn look_at_held(&mut self, request: &DeltaDiscoveryRequest, view: &View) {
+        let (Some(node), Some(resource_type)) = (&self.node, ResourceType::from_type_url(&request.type_url)) else {
+            return;
+        };
+        let seen = &view[resource_type.index()];
+        let held = &request.initial_resource_versions;
+        match resource_type {
+            ResourceType::Cluster | ResourceType::VirtualHost => {
+                let names = held.keys().map(String::as_str);
+                let called = asks::unknown(node, resource_type, names, |name| seen.contains_key(name));
+                if !called.is_empty() {
+                    self.wishes.has(called, None);
+                }
+            }
+            ResourceType::Route => {
+                let other = |name: &str, version: &str| seen.get(name).is_some_and(|entry| *entry.version != *version);
+                let others = held.iter().filter(|(name, version)| other(name, version));
+                if let Some(round) = others.filter_map(|(_, version)| names::round(version)).max() {
+                    self.wishes.has(Vec::new(), Some(round));
+                }
+            }
+            _ => {}
+        }
     }
 
     /// State of a type.
@@ -121,8 +196,19 @@ impl Session {
         if let Some(response) = self.waiting.pop_front() {
             return Some(Push { resource_type: None, response });
         }
+        if self.wishes.is_looking() {
+            return None;
+        }
         let mut held_back = false;
         for resource_type in ResourceType::ALL {
+            if resource_type == ResourceType::VirtualHost {
+                match self.next_hosts(view) {
+                    Hosts::Push(push) => return Some(push),
+                    Hosts::Wait => held_back = true,
+                    Hosts::None => {}
+                }
+                continue;
+            }
             let mut names = self.subscriptions[resource_type.index()].changes(&view[resource_type.index()]);
             if names.is_empty() {
                 continue;
@@ -137,7 +223,7 @@ impl Session {
             }
             return Some(self.push_changes(resource_type, names, &view[resource_type.index()]));
         }
-        for resource_type in ResourceType::ALL.into_iter().rev() {
+        for resource_type in ResourceType::ALL.into_iter().rev().filter(|t| *t != ResourceType::VirtualHost) {
             let names = self.subscriptions[resource_type.index()].removals(&view[resource_type.index()]);
             if names.is_empty() {
                 continue;
@@ -157,6 +243,54 @@ impl Session {
         let unanswered =
             ResourceType::ALL.into_iter().find(|t| self.subscriptions[t.index()].wants_any_answer() && !busy(*t));
         unanswered.map(|resource_type| self.push(resource_type, Vec::new(), Vec::new(), Vec::new()))
+    }
+
+    /// Virtual hosts whose clusters are ready, with those that are gone.
+    fn next_hosts(&mut self, view: &View) -> Hosts {
+        let seen = &view[ResourceType::VirtualHost.index()];
+        self.wishes.ask_again_unless(|host| seen.contains_key(host));
+        let subscription = &mut self.subscriptions[ResourceType::VirtualHost.index()];
+        let has = |host: &str| seen.get(host).is_some_and(|entry| subscription.has_been_told(host, &entry.version));
+        let answers: Vec<Arc<str>> = self.wishes.answers(has).cloned().collect();
+        answers.iter().for_each(|host| subscription.force(host));
+        let mut names = subscription.changes(seen);
+        let removed = subscription.removals(seen);
+        let due = names.len();
+        names.retain(|name| self.is_backed(seen.get(name), view));
+        let waits = names.len() < due;
+        // What goes may have the domain of what waits.
+        let removed = if waits { Vec::new() } else { removed };
+        if names.is_empty() && removed.is_empty() {
+            return if waits { Hosts::Wait } else { Hosts::None };
+        }
+        let mut encoded = Vec::with_capacity(names.len());
+        let mut held: Vec<Held> = Vec::with_capacity(names.len());
+        for name in names {
+            let Some(entry) = seen.get(&name) else { continue };
+            let asked = self.wishes.take_answered_by(&name);
+            encoded.push(if asked.is_empty() { entry.encoded.clone() } else { resources::also_named(&entry.encoded, &asked) });
+            held.push((name, Some(entry.version.clone())));
+        }
+        Hosts::Push(self.push(ResourceType::VirtualHost, encoded, removed, held))
+    }
+
+    /// Whether the proxy has answered for all clusters that a virtual host leads to, and for their endpoints.
+    fn is_backed(&self, host: Option<&Entry>, view: &View) -> bool {
+        let [clusters, endpoints] = [ResourceType::Cluster, ResourceType::Endpoints].map(ResourceType::index);
+        let answered = |of: usize, name: &str| {
+            let entry = view[of].get(name);
+            entry.is_none_or(|entry| self.subscriptions[of].is_answered(name, &entry.version))
+        };
+        let sent = |name: &str| {
+            let entry = view[clusters].get(name);
+            entry.is_none_or(|entry| self.subscriptions[clusters].has_been_told(name, &entry.version))
+        };
+        // Envoy answers for clusters when all that it warms are warm, so one that hangs must not hold up the others.
+        let ready = |name: &Arc<str>| match view[endpoints].contains_key(name) {
+            true => sent(name) && answered(endpoints, name),
+            false => answered(clusters, name),
+        };
+        host.and_then(|host| host.needs.as_ref()).is_none_or(|needs| needs.iter().all(ready))
     }
 
     fn push_changes(&mut self, resource_type: ResourceType, names: Vec<Arc<str>>, view: &Names) -> Push {
@@ -229,6 +363,14 @@ impl Session {
             removed_resources: names.cloned().collect(),
         });
     }
+}
+
+/// What there is to be said of virtual hosts.
+enum Hosts {
+    Push(Push),
+    /// Their clusters are not ready yet.
+    Wait,
+    None,
 }
 
 #[cfg(test)]

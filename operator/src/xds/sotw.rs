@@ -115,7 +115,7 @@ impl Protocol for SotwSession {
             for (at, (name, version)) in sent.iter().enumerate() {
                 let entry = version.clone().zip(response.resources.get(at).cloned());
                 let old = match entry {
-                    Some((version, encoded)) => kept.has.insert(name.clone(), Entry { version, encoded }),
+                    Some((version, encoded)) => kept.has.insert(name.clone(), Entry { version, encoded, needs: None }),
                     None => kept.has.remove(name),
                 };
                 says |= at < response.resources.len() || (resource_type.has_wildcard() && old.is_some());

@@ -205,6 +205,22 @@ impl Subscription {
         self.wildcard
     }
 
+    /// Whether the proxy was told this version of `name` last, or has refused it.
+    #[must_use]
+    pub fn has_been_told(&self, name: &str, version: &str) -> bool {
+        self.names.get(name).is_some_and(|state| {
+            let told = matches!(&state.told, Told::Version(told) if **told == *version);
+            told || state.refused.as_deref() == Some(version)
+        })
+    }
+
+    /// Whether the proxy has answered for what it was told of `name`: it has taken it, or refused it, which it will not be sent again.
+    #[must_use]
+    pub fn is_answered(&self, name: &str, version: &str) -> bool {
+        self.has_been_told(name, version)
+            && !self.in_flight.iter().flat_map(|(_, names)| names).any(|(of, _)| **of == *name)
+    }
+
     /// What the newest response said.
     #[must_use]
     pub fn last_sent(&self) -> &[Held] {

@@ -17,7 +17,7 @@ use crate::{
     intent::{ServiceIntent, ServiceKey},
     xds::{
         NodeKey, ResourceType, names,
-        resources::{Resource, extension},
+        resources::{Needs, Resource, extension},
         trail::{Mark, Traced},
     },
 };
@@ -29,6 +29,8 @@ pub struct Entry {
     pub version: Arc<str>,
     /// The encoded `envoy.service.discovery.v3.Resource`.
     pub encoded: Bytes,
+    /// See [`Resource::needs`].
+    pub needs: Needs,
 }
 
 /// Resources of one type by name.
@@ -264,6 +266,7 @@ impl State {
                     let entry = kept(resource).cloned().unwrap_or_else(|| Entry {
                         version: resource.version.clone(),
                         encoded: resource.encoded.clone(),
+                        needs: resource.needs.clone(),
                     });
                     (resource.name.clone(), entry)
                 })
@@ -316,8 +319,8 @@ impl Watcher {
         let names = &mut view[ResourceType::Extension.index()];
         let same = made_of.as_ref().map(Arc::as_ptr) == intent.as_ref().map(Arc::as_ptr);
         if names.is_empty() || !same {
-            let Resource { name, version, encoded, .. } = extension::build(&self.node, intent.as_deref());
-            *names = Arc::new(Names::from([(name, Entry { version, encoded })]));
+            let Resource { name, version, encoded, needs, .. } = extension::build(&self.node, intent.as_deref());
+            *names = Arc::new(Names::from([(name, Entry { version, encoded, needs })]));
             *made_of = intent;
         }
         view.clone()

@@ -73,6 +73,9 @@ pub struct Resource {
     /// Its name.
     #[prost(string, tag = "3")]
     pub name: String,
+    /// Other names that a proxy may have asked for it by.
+    #[prost(string, repeated, tag = "4")]
+    pub aliases: Vec<String>,
 }
 
 /// `google.protobuf.Any`.

@@ -8,14 +8,20 @@ use envoy_types::pb::{
             cluster::v3::{
                 CircuitBreakers, Cluster,
                 circuit_breakers::Thresholds,
-                cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
+                cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy},
             },
             core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, RoutingPriority},
         },
-        extensions::upstreams::http::v3::{
-            HttpProtocolOptions,
-            http_protocol_options::{
-                ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+        extensions::{
+            clusters::dynamic_forward_proxy::v3::{
+                ClusterConfig, cluster_config::ClusterImplementationSpecifier,
+            },
+            common::dynamic_forward_proxy::v3::DnsCacheConfig,
+            upstreams::http::v3::{
+                HttpProtocolOptions,
+                http_protocol_options::{
+                    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+                },
             },
         },
     },
@@ -26,7 +32,7 @@ use crate::{
     intent::{Destination, Inbound, Protocol},
     xds::{
         names,
-        resources::{any, from_ads},
+        resources::{any, endpoint, from_ads},
     },
 };
 
@@ -42,7 +48,43 @@ pub(super) fn build(name: &str, inbound: &Inbound) -> Cluster {
 /// The cluster of another service's port.
 pub(super) fn destination(name: &str, destination: &Destination) -> Cluster {
     let stat_name = names::destination_stat_name(&destination.key);
-    eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS)
+    let built = eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS);
+    match &destination.dns {
+        None => built,
+        Some((host, port)) => Cluster {
+            // One connection pool for whatever addresses the name has: those of a large service change with every answer.
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
+            eds_cluster_config: None,
+            load_assignment: Some(endpoint::by_name(name, host, *port)),
+            ..built
+        },
+    }
+}
+
+/// The cluster of requests that go to the host that they name, whichever it is.
+pub(super) fn passthrough(name: &str) -> Cluster {
+    let config = ClusterConfig {
+        cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache())),
+        ..ClusterConfig::default()
+    };
+    let kind = CustomClusterType {
+        name: "envoy.clusters.dynamic_forward_proxy".into(),
+        typed_config: Some(any(&config)),
+    };
+    Cluster {
+        name: name.into(),
+        alt_stat_name: "out_passthrough".into(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::ClusterType(kind)),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        connect_timeout: Some(Duration { seconds: CONNECT_ELSEWHERE_SECONDS, nanos: 0 }),
+        circuit_breakers: Some(unlimited()),
+        ..Cluster::default()
+    }
+}
+
+/// The names that [`passthrough`] has looked up; its filter must have the same.
+pub(super) fn dns_cache() -> DnsCacheConfig {
+    DnsCacheConfig { name: names::PASSTHROUGH_CLUSTER.into(), ..DnsCacheConfig::default() }
 }
 
 fn eds(name: &str, stat_name: String, protocol: Protocol, connect_seconds: i64) -> Cluster {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use envoy_types::pb::{
     envoy::config::{
-        core::v3::Locality,
+        core::v3::{Address, Locality, SocketAddress, address, socket_address::PortSpecifier},
         endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
     },
     google::protobuf::UInt32Value,
@@ -42,6 +42,23 @@ pub(super) fn build(name: &str, addresses: &[SocketAddr]) -> ClusterLoadAssignme
         endpoints: (!addresses.is_empty()).then(locality).into_iter().collect(),
         ..ClusterLoadAssignment::default()
     }
+}
+
+/// What answers at this name in DNS.
+pub(super) fn by_name(name: &str, host: &str, port: u16) -> ClusterLoadAssignment {
+    let address = Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: host.into(),
+            port_specifier: Some(PortSpecifier::PortValue(port.into())),
+            ..SocketAddress::default()
+        })),
+    };
+    let endpoint = LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint { address: Some(address), ..Endpoint::default() })),
+        ..LbEndpoint::default()
+    };
+    let locality = LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..LocalityLbEndpoints::default() };
+    ClusterLoadAssignment { cluster_name: name.into(), endpoints: vec![locality], ..ClusterLoadAssignment::default() }
 }
 
 /// An encoded `Resource` without endpoints: what a removed assignment becomes while its cluster stays.

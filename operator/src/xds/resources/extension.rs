@@ -111,6 +111,7 @@ pub fn build(node: &NodeKey, intent: Option<&ServiceIntent>) -> Resource {
         name,
         node: node.clone(),
         version,
+        needs: None,
     }
 }
 

@@ -17,7 +17,12 @@ use envoy_types::pb::{
             },
         },
         extensions::filters::{
-            http::{local_ratelimit::v3::LocalRateLimit, router::v3::Router},
+            http::{
+                dynamic_forward_proxy::v3::{FilterConfig, filter_config::ImplementationSpecifier},
+                local_ratelimit::v3::LocalRateLimit,
+                on_demand::v3::OnDemand,
+                router::v3::Router,
+            },
             network::{
                 http_connection_manager::v3::{
                     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
@@ -43,7 +48,7 @@ use crate::{
     xds::{
         names,
         resources::{
-            any, from_ads, limiter, logger,
+            any, cluster, from_ads, limiter, logger,
             reply::{self, LimitFilter},
             slots::{SlotKind, Slots},
             socket_address,
@@ -128,7 +133,7 @@ pub(super) fn build(name: &str, inbound: &Inbound, intercepted: bool, filters: &
     let stat_prefix = names::inbound_stat_prefix(inbound);
     let network_filter = match inbound.protocol {
         // The client is the peer: what it writes into X-Forwarded-For must not choose its bucket.
-        Protocol::Http | Protocol::Http2 => http(name, &stat_prefix, true, filters),
+        Protocol::Http | Protocol::Http2 => network_filter(HTTP_MANAGER, any(&http(name, &stat_prefix, true, filters))),
         Protocol::Tcp => tcp(name, inbound),
     };
     let built = listener(name, inbound.listener, stat_prefix, TrafficDirection::Inbound, network_filter);
@@ -139,7 +144,22 @@ pub(super) fn build(name: &str, inbound: &Inbound, intercepted: bool, filters: &
 pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Listener {
     let stat_prefix = names::outbound_stat_prefix(outbound);
     // The application speaks for whoever called it; a gateway's clients speak for themselves.
-    let network_filter = http(name, &stat_prefix, outbound.place == EnforceAt::Gateway, filters);
+    let mut manager = http(name, &stat_prefix, outbound.place == EnforceAt::Gateway, filters);
+    if let Some(partial) = &outbound.partial {
+        // Before all others, so that they see the route; it is also what bounds the time that a request is held.
+        manager.http_filters.insert(0, http_filter("envoy.filters.http.on_demand", any(&OnDemand::default())));
+        manager.stream_idle_timeout = Some(Duration { seconds: partial.hold_seconds.into(), nanos: 0 });
+        if partial.passes_on() {
+            let config = FilterConfig {
+                implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(cluster::dns_cache())),
+                ..FilterConfig::default()
+            };
+            let before_router = manager.http_filters.len() - 1;
+            let filter = http_filter("envoy.filters.http.dynamic_forward_proxy", any(&config));
+            manager.http_filters.insert(before_router, filter);
+        }
+    }
+    let network_filter = network_filter(HTTP_MANAGER, any(&manager));
     listener(name, outbound.listener, stat_prefix, TrafficDirection::Outbound, network_filter)
 }
 
@@ -160,9 +180,11 @@ fn listener(
     }
 }
 
-fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) -> Filter {
+const HTTP_MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
+fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) -> HttpConnectionManager {
     let upgrade = http_connection_manager::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() };
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         codec_type: http_connection_manager::CodecType::Auto.into(),
         stat_prefix: stat_prefix.into(),
         http_filters: filters.http.clone(),
@@ -178,8 +200,7 @@ fn http(name: &str, stat_prefix: &str, client_is_peer: bool, filters: &Filters) 
             route_config_name: name.into(),
         })),
         ..HttpConnectionManager::default()
-    };
-    network_filter("envoy.filters.network.http_connection_manager", any(&manager))
+    }
 }
 
 fn tcp(name: &str, inbound: &Inbound) -> Filter {

@@ -3,6 +3,8 @@
 //!
 //! Each host is encoded by itself, as one virtual host: it can also be sent by itself once it is asked for.
 
+mod lazy;
+
 use std::sync::Arc;
 
 use envoy_types::pb::{
@@ -21,7 +23,7 @@ use ::limiter::policy::EnforceAt;
 
 use super::{GENERATOR, Old, Resource, cluster, endpoint, listener, route as routes, slots::Slots, version};
 use crate::{
-    intent::{DestinationKey, Host, Outbound, PodIntent, Priority},
+    intent::{DestinationKey, Host, Outbound, Partial, PodIntent, Priority},
     xds::{NodeKey, ResourceType, names},
 };
 
@@ -40,32 +42,49 @@ impl Builder {
         let mut old = Old::new(old);
         for destination in &pod.destinations {
             let name: Arc<str> = names::destination(node, &destination.key).into();
-            let of_cluster = version(&(GENERATOR, "destination", destination.protocol));
+            let of_cluster = match &destination.dns {
+                None => version(&(GENERATOR, "destination", destination.protocol)),
+                Some(dns) => version(&(GENERATOR, "destination", destination.protocol, dns)),
+            };
             resources.push(old.or_encode(ResourceType::Cluster, node, &name, of_cluster, &mut || {
                 cluster::destination(&name, destination).encode_to_vec()
             }));
+            if destination.dns.is_some() {
+                continue;
+            }
             let of_endpoints = version(&(GENERATOR, "endpoints", &destination.endpoints));
             resources.push(old.or_encode(ResourceType::Endpoints, node, &name, of_endpoints, &mut || {
                 endpoint::build(&name, &destination.endpoints).encode_to_vec()
             }));
         }
+        if pod.outbound.iter().filter_map(|outbound| outbound.partial.as_ref()).any(Partial::passes_on) {
+            let name: Arc<str> = names::PASSTHROUGH_CLUSTER.into();
+            let of_cluster = version(&(GENERATOR, "passthrough"));
+            resources.push(old.or_encode(ResourceType::Cluster, node, &name, of_cluster, &mut || {
+                cluster::passthrough(&name).encode_to_vec()
+            }));
+        }
         for outbound in &pod.outbound {
-            let Outbound { place, listener, hosts } = outbound;
+            let Outbound { place, listener, hosts, partial } = outbound;
             let name: Arc<str> = names::outbound(node, outbound).into();
             let of_hosts = hosts
                 .iter()
                 .flat_map(|host| host.routes.iter().map(|forward| (host.limits.as_slice(), &forward.route)));
             let slots = Slots::needed_by(of_hosts);
-            let of_listener = version(&(GENERATOR, "outbound", place, listener, &slots));
+            let held = partial.as_ref().map(|partial| (partial.hold_seconds, partial.passes_on()));
+            let of_listener = version(&(GENERATOR, "outbound", place, listener, &slots, held));
             resources.push(old.or_encode(ResourceType::Listener, node, &name, of_listener, &mut || {
                 listener::outbound(&name, outbound, self.filters(&slots)).encode_to_vec()
             }));
-            let of_routes = version(&(GENERATOR, "outbound", place, hosts));
-            resources.push(
-                old.or_encode(ResourceType::Route, node, &name, of_routes, &mut || {
-                    configuration(&name, node, outbound)
-                }),
-            );
+            match partial {
+                None => {
+                    let of_routes = version(&(GENERATOR, "outbound", place, hosts));
+                    resources.push(old.or_encode(ResourceType::Route, node, &name, of_routes, &mut || {
+                        configuration(&name, node, outbound)
+                    }));
+                }
+                Some(partial) => lazy::add(node, &name, partial, hosts, &mut old, resources),
+            }
         }
     }
 
@@ -112,6 +131,11 @@ const fn unknown_host(place: EnforceAt) -> &'static str {
 }
 
 fn virtual_host(node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
+    let head = VirtualHost { name: host.name.clone(), domains: host.domains.clone(), ..VirtualHost::default() };
+    named(head, node, place, host)
+}
+
+fn named(head: VirtualHost, node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
     let shared = routes::Shared::new(&host.limits, host.routes.iter().map(|forward| &forward.route), &host.values);
     let mut routes: Vec<(&[u8], Vec<u8>)> = Vec::new();
     for (route, forward) in shared.iter().zip(&host.routes) {
@@ -122,7 +146,6 @@ fn virtual_host(node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
     if place == EnforceAt::Gateway {
         routes.push((&unknown, Vec::new()));
     }
-    let head = VirtualHost { name: host.name.clone(), domains: host.domains.clone(), ..VirtualHost::default() };
     routes::virtual_host(head, routes.iter().map(|(route, action)| (*route, action.as_slice())))
 }
 

@@ -11,14 +11,14 @@ use crate::xds::{
 
 /// A view with these names in each type.
 fn view([clusters, endpoints, listeners, routes]: [&[(&str, &str)]; 4]) -> View {
-    let names: [&[(&str, &str)]; ResourceType::COUNT] = [&[], clusters, endpoints, &[], listeners, routes];
-    names.map(|of_type| {
-        let entry = |name: &str, version: &str| {
-            let resource = wire::Resource { name: name.into(), version: version.into(), resource: None };
-            Entry { version: version.into(), encoded: resource.encode_to_vec().into() }
-        };
-        Arc::new(of_type.iter().map(|(name, version)| (Arc::from(*name), entry(name, version))).collect())
-    })
+    let names: [&[(&str, &str)]; ResourceType::COUNT] = [&[], clusters, endpoints, &[], listeners, routes, &[]];
+    names.map(|of_type| Arc::new(of_type.iter().map(|(name, version)| (Arc::from(*name), entry(name, version))).collect()))
+}
+
+fn entry(name: &str, version: &str) -> Entry {
+    let resource =
+        wire::Resource { name: name.into(), version: version.into(), resource: None, aliases: Vec::new() };
+    Entry { version: version.into(), encoded: resource.encode_to_vec().into(), needs: None }
 }
 
 fn port(version: &str) -> View {
@@ -175,4 +175,125 @@ proptest! {
             }
         }
     }
+}
+
+/// A view with the cluster `c` and its endpoints, and this host, which leads there.
+fn hosts(names: &[&str]) -> View {
+    let mut view = view([&[("c", "1")], &[("c", "1")], &[], &[("rc", "1")]]);
+    let needs: crate::xds::resources::Needs = Some([Arc::from("c")].into());
+    let host = |name: &&str| (Arc::from(*name), Entry { needs: needs.clone(), ..entry(name, "1") });
+    view[ResourceType::VirtualHost.index()] = Arc::new(names.iter().map(host).collect());
+    view
+}
+
+fn acknowledge(session: &mut Session, resource_type: ResourceType, nonce: &str) {
+    let request = DeltaDiscoveryRequest {
+        type_url: resource_type.type_url().into(),
+        response_nonce: nonce.into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    session.take(&request).expect("few names");
+}
+
+/// Names of the resources in a response, each with the other names that it answers.
+fn named(push: &Push) -> Vec<(String, Vec<String>)> {
+    let decode = |bytes: &Bytes| wire::Resource::decode(bytes.clone()).expect("a resource");
+    push.response.resources.iter().map(decode).map(|resource| (resource.name, resource.aliases)).collect()
+}
+
+#[test]
+fn a_host_waits_until_the_endpoints_of_its_clusters_are_taken() {
+    use ResourceType::{Cluster, Endpoints, Route, VirtualHost};
+    let view = hosts(&["rc/a/c/80"]);
+    let mut session = Session::default();
+    subscribe(&mut session, Cluster, &[]);
+    subscribe(&mut session, Route, &["rc"]);
+    subscribe(&mut session, VirtualHost, &[]);
+    assert_eq!(said(&mut session, &view), [(Cluster, 1, 0), (Route, 1, 0)], "endpoints are not asked for yet");
+    subscribe(&mut session, Endpoints, &["c"]);
+    let endpoints = session.next(&view).expect("endpoints");
+    assert_eq!(endpoints.resource_type, Some(Endpoints));
+    assert_eq!(said(&mut session, &view), [], "nor taken");
+    acknowledge(&mut session, Endpoints, &endpoints.response.nonce);
+    assert_eq!(said(&mut session, &view), [(VirtualHost, 1, 0)]);
+
+    // What Envoy refuses it will not get, so nobody waits for that.
+    let mut session = Session::default();
+    subscribe(&mut session, Cluster, &[]);
+    subscribe(&mut session, VirtualHost, &[]);
+    let clusters = session.next(&view).expect("clusters");
+    let refusal = DeltaDiscoveryRequest {
+        type_url: Cluster.type_url().into(),
+        response_nonce: clusters.response.nonce,
+        error_detail: Some(Status { code: 13, message: "no".into() }),
+        ..DeltaDiscoveryRequest::default()
+    };
+    session.take(&refusal).expect("few names");
+    subscribe(&mut session, Endpoints, &["c"]);
+    let endpoints = session.next(&view).expect("endpoints");
+    acknowledge(&mut session, Endpoints, &endpoints.response.nonce);
+    assert_eq!(said(&mut session, &view), [(VirtualHost, 1, 0)]);
+}
+
+#[test]
+fn what_is_asked_for_is_answered_by_the_host_that_the_builder_names() {
+    use ResourceType::VirtualHost;
+    let mut session = Session::default();
+    subscribe(&mut session, VirtualHost, &[]);
+    assert_eq!(said(&mut session, &hosts(&[])), [(VirtualHost, 0, 0)], "Envoy waits for a first answer");
+    subscribe(&mut session, VirtualHost, &["rc/cart"]);
+    let mut pace = asks::Pace::new(std::time::Instant::now());
+    let mut wishes = || session.wishes().expect("delta").next(&mut pace, std::time::Instant::now());
+    assert_eq!(wishes(), Some(asks::Wish::Host("rc/cart".into())));
+    assert_eq!(wishes(), None);
+    let mut view = hosts(&["rc/shop/cart/80"]);
+    Arc::make_mut(&mut view[VirtualHost.index()]).values_mut().for_each(|entry| entry.needs = None);
+    session.wishes().expect("delta").answered(asks::Answer::Host { asked: "rc/cart".into(), host: "rc/shop/cart/80".into() });
+    let push = session.next(&view).expect("the host");
+    assert_eq!(named(&push), [("rc/shop/cart/80".to_owned(), vec!["rc/cart".to_owned()])]);
+    assert_eq!(said(&mut session, &view), []);
+
+    // Asked for under another name, it is sent once more for that.
+    subscribe(&mut session, VirtualHost, &["rc/cart.shop"]);
+    session.wishes().expect("delta").answered(asks::Answer::Host { asked: "rc/cart.shop".into(), host: "rc/shop/cart/80".into() });
+    let push = session.next(&view).expect("the host");
+    assert_eq!(named(&push), [("rc/shop/cart/80".to_owned(), vec!["rc/cart.shop".to_owned()])]);
+
+    // One that goes while another comes goes in the same response: they may have the same domain.
+    let push = session.next(&hosts(&[])).expect("it goes");
+    assert_eq!((push.resource_type, push.response.removed_resources.len()), (Some(VirtualHost), 1));
+}
+
+#[test]
+fn a_proxy_that_comes_back_with_hosts_is_sent_nothing_while_they_are_looked_at_nor_after() {
+    use ResourceType::{Cluster, Route, VirtualHost};
+    let node = NodeKey::new("shop", "page", "page-0");
+    let mut session = Session::default();
+    session.is_of(&node);
+    let first = |resource_type: ResourceType, held: &[(&str, &str)], names: &[&str]| DeltaDiscoveryRequest {
+        type_url: resource_type.type_url().into(),
+        initial_resource_versions: held.iter().map(|(name, version)| ((*name).into(), (*version).into())).collect(),
+        resource_names_subscribe: names.iter().map(|name| (*name).into()).collect(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    let (cluster, rc) = ("out/shop/page/page-0/shop/cart/80", "out/shop/page/page-0/15001");
+    let host = &*format!("{rc}/shop:cart:80");
+    let nothing = view([&[], &[], &[], &[(rc, "x.0")]]);
+    session.request(&first(Cluster, &[(cluster, "1")], &["*"]), &nothing).expect("few names");
+    assert!(session.next(&nothing).is_none(), "the cluster is not taken away");
+    session.request(&first(Route, &[(rc, "x.7")], &[rc]), &nothing).expect("few names");
+    session.request(&first(VirtualHost, &[(host, "1")], &["*", &format!("{rc}/cart")]), &nothing).expect("few names");
+    let mut pace = asks::Pace::new(std::time::Instant::now());
+    let mut wishes = Vec::new();
+    while let Some(wish) = session.wishes().expect("delta").next(&mut pace, std::time::Instant::now()) {
+        wishes.push(wish);
+    }
+    let cart: crate::intent::Called = "shop/cart/80".parse().expect("a destination");
+    assert_eq!(wishes.len(), 4);
+    assert!(wishes.contains(&asks::Wish::Has(vec![cart], None)) && wishes.contains(&asks::Wish::Has(Vec::new(), Some(7))));
+    let mut known = view([&[(cluster, "1")], &[], &[], &[(rc, "x.7")]]);
+    known[VirtualHost.index()] = Arc::new([(Arc::from(host), entry(host, "1"))].into());
+    (0..3).for_each(|_| session.wishes().expect("delta").answered(asks::Answer::Has));
+    session.wishes().expect("delta").answered(asks::Answer::Host { asked: format!("{rc}/cart").into(), host: host.into() });
+    assert_eq!(said(&mut session, &known), []);
 }

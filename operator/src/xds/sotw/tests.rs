@@ -28,7 +28,7 @@ fn view(seen: &Seen) -> View {
         let value = named.encode_to_vec().into();
         let resource = Some(Any { type_url: resource_type.type_url().into(), value });
         let encoded = Resource { version: version.to_string(), resource, name: name.clone() }.encode_to_vec().into();
-        let entry = Entry { version: version.to_string().into(), encoded };
+        let entry = Entry { version: version.to_string().into(), encoded, needs: None };
         view[resource_type.index()].insert(name.as_str().into(), entry);
     }
     view.map(Arc::new)

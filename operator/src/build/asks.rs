@@ -1,0 +1,55 @@
+//! What proxies ask for that is not there yet.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::Builder;
+use crate::{
+    index::asked::Why,
+    intent::ServiceKey,
+    xds::{
+        asks::{Answer, Ask, Wish},
+        names,
+    },
+};
+
+impl Builder {
+    /// Takes in what proxies ask for, publishes it, then answers.
+    pub fn ask(&mut self, asks: Vec<Ask>, now: Timestamp) {
+        let mut services = BTreeSet::new();
+        let mut answers = Vec::new();
+        for Ask { node, wish, reply_tx } in asks {
+            let service = node.service_key();
+            let answer = match wish {
+                Wish::Host(asked) => {
+                    let Some((_, host)) = names::asked(&node, &asked) else { continue };
+                    let found = self.index.ask(&service, node.pod(), host, Why::OnDemand, now);
+                    // A proxy that has everything does not ask; one that did a moment ago asks again.
+                    let Some((called, dirty)) = found else { continue };
+                    services.extend(dirty.services);
+                    let configuration = &asked[..asked.len() - host.len() - 1];
+                    let host = names::virtual_host(configuration, &called.to_string()).into();
+                    Answer::Host { asked, host }
+                }
+                Wish::Has(called, round) => {
+                    let held = called.into_iter().flat_map(|one| self.index.holds(&service, node.pod(), one, now).services);
+                    services.extend(held);
+                    let round = round.map(|round| self.index.holds_round(&service, node.pod(), round));
+                    services.extend(round.into_iter().flat_map(|dirty| dirty.services));
+                    Answer::Has
+                }
+            };
+            answers.push((reply_tx, answer));
+        }
+        self.publish_all(&services);
+        for (reply_tx, answer) in answers {
+            // The stream may have ended.
+            let _ = reply_tx.send(answer);
+        }
+    }
+
+    fn publish_all(&mut self, services: &BTreeSet<ServiceKey>) {
+        services.iter().for_each(|service| self.publish(service, None));
+    }
+}
