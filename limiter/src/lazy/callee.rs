@@ -63,24 +63,6 @@ impl Callee {
         }
         one(&lower, host, port, namespace)
     }
-
-    /// Whether each call to `other` is one to this, too.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Everything, Self::Everything | Self::Service { .. } | Self::Namespace(_)) => true,
-            (Self::Namespace(all), Self::Service { namespace, .. }) => all == namespace,
-            (Self::Service { namespace, name, port: None }, Self::Service { namespace: of, name: other, .. }) => {
-                namespace == of && name == other
-            }
-            (Self::Domain { name, port: None }, Self::Domain { name: other, .. }) => name == other,
-            (Self::Domains(domain), Self::Domain { name, .. } | Self::Domains(name)) => {
-                name == domain && matches!(other, Self::Domains(_))
-                    || name.strip_suffix(domain.as_str()).is_some_and(|before| before.ends_with('.'))
-            }
-            (one, other) => one == other,
-        }
-    }
 }
 
 /// What no entry has, and people write.
