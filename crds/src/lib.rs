@@ -13,20 +13,24 @@
 
 pub mod article;
 pub mod conditions;
+pub mod lazy_config;
 pub mod smart_limiter;
 pub mod status;
+pub mod workload_scope;
 
 pub use article::{ArticleSmartLimiter, ArticleSmartLimiterSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use kube::CustomResourceExt;
+pub use lazy_config::{LazyConfig, LazyConfigSpec, LazyConfigStatus};
 pub use smart_limiter::{SmartLimiter, SmartLimiterSpec};
 pub use status::SmartLimiterStatus;
+pub use workload_scope::{WorkloadScope, WorkloadScopeSpec, WorkloadScopeStatus};
 
 /// Every definition, in a fixed order.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![SmartLimiter::crd(), ArticleSmartLimiter::crd()]
+    vec![SmartLimiter::crd(), ArticleSmartLimiter::crd(), LazyConfig::crd(), WorkloadScope::crd()]
 }
 
 /// The name of the file that holds `definition`: `<group>_<plural>.yaml`.

@@ -43,6 +43,7 @@ fn check_schema(schema: &Value, path: &str) {
     }
     assert!(schema["description"].is_string() || path.is_empty(), "{path} has no description");
     assert!(schema["type"].is_string(), "{path} has no type");
+    assert_ne!(schema["additionalProperties"], false, "{path}: the API server takes no such schema");
     if let Some(properties) = schema["properties"].as_object() {
         assert!(schema.get("additionalProperties").is_none(), "{path} has properties and additionalProperties");
         for (name, property) in properties.iter().filter(|(name, _)| *name != "metadata") {
@@ -90,7 +91,47 @@ fn rules_stand_beside_the_fields_they_guard() {
 }
 
 #[test]
+fn rules_of_a_lazy_config_stand_beside_the_fields_they_guard() {
+    let definition = &LazyConfig::crd();
+    for path in [&["spec"][..], &["spec", "fallback"]] {
+        let rules = schema(definition, path)["x-kubernetes-validations"].clone();
+        assert_eq!(rules.as_array().map(Vec::len), Some(1), "{path:?}");
+        assert!(rules[0]["message"].is_string(), "{path:?}");
+    }
+    for list in ["always", "never"] {
+        let list = schema(definition, &["spec", list]);
+        assert_eq!(list["x-kubernetes-list-type"], "set");
+        assert_eq!((&list["maxItems"], &list["items"]["maxLength"]), (&json!(512), &json!(262)));
+    }
+    let hosts = schema(&WorkloadScope::crd(), &["status", "hosts"]);
+    assert_eq!(hosts["x-kubernetes-list-map-keys"], json!(["host"]));
+    assert_eq!(hosts["maxItems"], json!(workload_scope::MOST_HOSTS));
+}
+
+#[test]
+fn no_two_definitions_share_a_short_name_or_a_kind_of_one_group() {
+    let all = all();
+    let names: Vec<_> = all.iter().flat_map(|it| it.spec.names.short_names.iter().flatten()).collect();
+    assert_eq!(names, ["wsl", "wlc", "wws"]);
+    let files: BTreeSet<_> = all.iter().map(file_name).collect();
+    assert_eq!(files.len(), all.len());
+}
+
+#[test]
 fn defaults_stand_in_the_schema() {
+    let lazy = &LazyConfig::crd();
+    for (field, default) in [
+        ("load", json!("OnDemand")),
+        ("unknownHosts", json!("Refuse")),
+        ("forgetAfter", json!("24h")),
+        ("hold", json!("5m")),
+        ("prewarm", json!(false)),
+    ] {
+        assert_eq!(schema(lazy, &["spec", field])["default"], default, "{field}");
+    }
+    assert_eq!(schema(lazy, &["spec", "fallback", "type"])["default"], "Passthrough");
+    assert!(schema(lazy, &["spec", "fallback"]).get("default").is_none(), "it would stand beside every load");
+    assert_eq!(serde_json::from_value::<LazyConfigSpec>(json!({})).unwrap(), LazyConfigSpec::default());
     let definition = &all()[0];
     assert_eq!(schema(definition, &["spec", "enforceAt"])["default"], "Server");
     assert_eq!(schema(definition, &["spec", "via"])["default"], "Weir");

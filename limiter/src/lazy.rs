@@ -1,11 +1,22 @@
 //! How proxies come to know the services that their applications call: what a `LazyConfig` becomes.
 //!
+//! ```text
+//! LazyConfig (crds) -> weir -> Lazy, or Problems
+//!                       `-> callee: `cart.shop`, `*.shop`, `api.stripe.example`
+//! ```
+//!
 //! Values only. Which configuration holds for a workload is decided by [`Lazy::scope`], then by age.
+
+pub mod callee;
+mod explain;
+pub mod weir;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
+
+pub use self::explain::explain;
 
 /// Identity of the object. Displays as `lazyconfigs.weir.dev/<namespace>/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

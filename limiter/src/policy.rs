@@ -5,7 +5,7 @@
 
 pub mod article;
 mod conflicts;
-mod problems;
+pub(crate) mod problems;
 pub mod tenants;
 pub mod weir;
 

@@ -519,9 +519,10 @@ fn with_unseen(kept: &Unseen, key: &ServiceKey, rules: &Rules) -> Vec<Told> {
 /// What is wrong with an object.
 fn refusals(object: &Object) -> Vec<Problem> {
     match object {
-        Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) => {
-            problems.clone()
-        }
+        Object::Policy { problems, .. }
+        | Object::Lazy { problems, .. }
+        | Object::Gateway(_, problems)
+        | Object::Undecodable(problems) => problems.clone(),
         _ => Vec::new(),
     }
 }

@@ -6,7 +6,10 @@
 
 pub mod asked;
 mod edges;
+mod entry;
 pub mod gateway;
+mod labels;
+mod lazies;
 pub mod model;
 mod view;
 
@@ -16,6 +19,7 @@ use std::{
 };
 
 use limiter::{
+    lazy::{Lazy, LazyKey},
     policy::{Conflict, EnforceAt, Kind, Policy, PolicyKey, Targets, conflicts, tenants::Tenants},
     problem::Problem,
 };
@@ -24,10 +28,15 @@ use serde::Serialize;
 use self::{
     edges::Edges,
     gateway::{GatewayModel, RouteModel},
+    labels::Interner,
+    lazies::Lazies,
     model::{EndpointSliceModel, PodModel, ServiceModel},
 };
 pub use self::{
     edges::{Enforcer, RouteKey},
+    entry::{Entry, LazyEntry, PolicyEntry},
+    labels::Labels,
+    lazies::Standing,
     view::{Endpoint, Page, ServiceView},
 };
 use crate::intent::ServiceKey;
@@ -47,6 +56,8 @@ pub enum ObjectKind {
     HttpRoute,
     /// An object that becomes a policy.
     Policy(Kind),
+    /// `LazyConfig` of `weir.dev/v1alpha1`.
+    Lazy,
 }
 
 /// Identity of an object.
@@ -60,12 +71,39 @@ pub struct ObjectKey {
     pub name: String,
 }
 
+impl ObjectKind {
+    /// Whether it is a kind of ours, which says what Weir is to do and has a status.
+    #[must_use]
+    pub fn is_own(self) -> bool {
+        matches!(self, Self::Policy(_) | Self::Lazy)
+    }
+}
+
 impl ObjectKey {
     /// The policy that an object of this key becomes, if its kind does.
     #[must_use]
     pub fn policy(&self) -> Option<PolicyKey> {
         let ObjectKind::Policy(kind) = self.kind else { return None };
         Some(PolicyKey { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+    }
+
+    /// The key of the object as a `LazyConfig`, if it is one.
+    #[must_use]
+    pub fn lazy(&self) -> Option<LazyKey> {
+        let is_lazy = self.kind == ObjectKind::Lazy;
+        is_lazy.then(|| LazyKey { namespace: self.namespace.clone(), name: self.name.clone() })
+    }
+}
+
+impl From<&PolicyKey> for ObjectKey {
+    fn from(PolicyKey { kind, namespace, name }: &PolicyKey) -> Self {
+        Self { kind: ObjectKind::Policy(*kind), namespace: namespace.clone(), name: name.clone() }
+    }
+}
+
+impl From<&LazyKey> for ObjectKey {
+    fn from(LazyKey { namespace, name }: &LazyKey) -> Self {
+        Self { kind: ObjectKind::Lazy, namespace: namespace.clone(), name: name.clone() }
     }
 }
 
@@ -77,6 +115,7 @@ impl std::fmt::Display for ObjectKey {
             ObjectKind::Pod => "pods",
             ObjectKind::Gateway => "gateways.gateway.networking.k8s.io",
             ObjectKind::HttpRoute => "httproutes.gateway.networking.k8s.io",
+            ObjectKind::Lazy => "lazyconfigs.weir.dev",
             ObjectKind::Policy(kind) => {
                 let (namespace, name) = (self.namespace.clone(), self.name.clone());
                 return PolicyKey { kind, namespace, name }.fmt(f);
@@ -103,6 +142,13 @@ pub enum Object {
     Policy {
         /// The policy, as far as it could be understood.
         policy: Option<Box<Policy>>,
+        /// What is wrong with it. Any problem means that it is not accepted.
+        problems: Vec<Problem>,
+    },
+    /// A `LazyConfig`; `None` when it could not be understood, with the problems that say why.
+    Lazy {
+        /// What it says, as far as it could be understood.
+        lazy: Option<Box<Lazy>>,
         /// What is wrong with it. Any problem means that it is not accepted.
         problems: Vec<Problem>,
     },
@@ -144,21 +190,6 @@ pub struct Dirty {
     pub any: bool,
 }
 
-/// A policy object: what was last accepted, and what its newest text is about.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PolicyEntry {
-    /// Where the object stands.
-    pub origin: String,
-    /// Counts the texts of the object: `metadata.generation`, or 1, 2, … where the source has none.
-    pub generation: i64,
-    /// The newest accepted policy, which is in force.
-    pub accepted: Option<Arc<Policy>>,
-    /// The newest text when it was understood, accepted or not; for explanations.
-    pub newest: Option<Arc<Policy>>,
-    /// Why the newest text is not accepted; empty when it is.
-    pub problems: Vec<Problem>,
-}
-
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
@@ -177,6 +208,9 @@ pub struct Index {
     selecting: BTreeMap<String, BTreeSet<PolicyKey>>,
     edges: Edges,
     asks: asked::Asks,
+    lazies: Lazies,
+    /// Labels of pods, each set of them once.
+    labels: Interner,
     /// What objects may do beyond their own services.
     tenants: Tenants,
     /// Where each object that is not a policy stands, and what is wrong with it.
@@ -245,8 +279,9 @@ impl Index {
                 self.slices.entry(owner).or_default().insert(key.name, model);
                 dirty(touched)
             }
-            Object::Pod(model) => {
+            Object::Pod(mut model) => {
                 let pod = (key.namespace.clone(), key.name.clone());
+                model.labels = self.labels.intern(model.labels);
                 if model.outbound.is_some() {
                     self.edges.origins.insert(key, origin);
                 } else {
@@ -256,7 +291,9 @@ impl Index {
                     return Dirty::default();
                 }
                 let services = self.services_of_pod(&pod);
-                self.pods.insert(pod, model);
+                if let Some(old) = self.pods.insert(pod, model) {
+                    self.labels.release(old.labels);
+                }
                 dirty(services)
             }
             Object::Gateway(model, problems) => {
@@ -278,9 +315,13 @@ impl Index {
                 let key = policy_key(&key);
                 self.apply_policy(key, origin, policy.map(|boxed| *boxed), problems)
             }
+            Object::Lazy { lazy, problems } => self.apply_lazy(&key, origin, lazy.map(|boxed| *boxed), problems),
             Object::Undecodable(problems) => {
                 if let ObjectKind::Policy(_) = key.kind {
                     return self.apply_policy(policy_key(&key), origin, None, problems);
+                }
+                if key.kind == ObjectKind::Lazy {
+                    return self.apply_lazy(&key, origin, None, problems);
                 }
                 // Whoever waits for the pod is to hear of it.
                 let pod = (key.namespace.clone(), key.name.clone());
@@ -314,28 +355,19 @@ impl Index {
         mut problems: Vec<Problem>,
     ) -> Dirty {
         problems.extend(newest.as_mut().map(|policy| self.tenants.hold(policy)).unwrap_or_default());
-        let old = self.policies.get(&key);
-        if let Some(old) = old
-            && old.problems == problems
-            && old.origin == origin
-            && same_policy(old.newest.as_deref(), newest.as_ref())
-        {
+        let Some(entry) = entry::next(self.policies.get(&key), origin, newest, problems) else {
             return Dirty::default();
-        }
-        let given = newest.as_ref().map_or(0, |policy| policy.generation);
-        let generation = if given > 0 { given } else { old.map_or(0, |old| old.generation) + 1 };
-        let newest = newest.map(|policy| Arc::new(Policy { generation, ..policy }));
-        let accepted = if problems.is_empty() { newest.clone() } else { old.and_then(|old| old.accepted.clone()) };
+        };
         let mut touched = Vec::new();
         if let Some(policy) = self.policies.remove(&key).and_then(|old| old.accepted) {
             touched = self.targets(&policy);
             self.unregister(&policy);
         }
-        if let Some(policy) = &accepted {
+        if let Some(policy) = &entry.accepted {
             touched.extend(self.targets(policy));
             self.register(policy);
         }
-        self.policies.insert(key, PolicyEntry { origin, generation, accepted, newest, problems });
+        self.policies.insert(key, entry);
         dirty(touched)
     }
 
@@ -354,7 +386,9 @@ impl Index {
             }
             ObjectKind::Pod => {
                 let pod = (key.namespace.clone(), key.name.clone());
-                found |= self.pods.remove(&pod).is_some();
+                let gone = self.pods.remove(&pod);
+                found |= gone.is_some();
+                gone.into_iter().for_each(|model| self.labels.release(model.labels));
                 self.edges.origins.remove(key);
                 self.services_of_pod(&pod)
             }
@@ -366,6 +400,7 @@ impl Index {
                 found |= self.edges.origins.remove(key).is_some();
                 self.set_route(&service, None).into_iter().collect()
             }
+            ObjectKind::Lazy => return self.delete_lazy(key, found),
             ObjectKind::Policy(_) => {
                 let entry = self.policies.remove(&policy_key(key));
                 found |= entry.is_some();
@@ -559,18 +594,6 @@ fn policy_key(key: &ObjectKey) -> PolicyKey {
 
 fn contains(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
-}
-
-/// Equal but for the generation, which the index itself counts where the source does not.
-fn same_policy(old: Option<&Policy>, new: Option<&Policy>) -> bool {
-    match (old, new) {
-        (Some(old), Some(new)) => {
-            let generation = if new.generation > 0 { new.generation } else { old.generation };
-            *old == Policy { generation, ..new.clone() }
-        }
-        (None, None) => true,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

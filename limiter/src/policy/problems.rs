@@ -59,8 +59,14 @@ impl Problems {
     }
 }
 
-/// The key of the object with this metadata.
+/// The key of the policy object with this metadata.
 pub(crate) fn key(kind: Kind, metadata: &ObjectMeta, problems: &mut Problems) -> Option<PolicyKey> {
+    let (namespace, name) = names(metadata, problems)?;
+    Some(PolicyKey { kind, namespace, name })
+}
+
+/// Namespace and name of the object with this metadata.
+pub(crate) fn names(metadata: &ObjectMeta, problems: &mut Problems) -> Option<(String, String)> {
     let namespace = metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let name = metadata.name.clone().unwrap_or_default();
     if !is_dns_name(&name) {
@@ -76,7 +82,7 @@ pub(crate) fn key(kind: Kind, metadata: &ObjectMeta, problems: &mut Problems) ->
         problems.invalid("metadata.namespace", format!("{namespace:?} is no name of a namespace"));
         return None;
     }
-    Some(PolicyKey { kind, namespace, name })
+    Some((namespace, name))
 }
 
 /// Whether `text` is a label of RFC 1123: `[a-z0-9]([-a-z0-9]*[a-z0-9])?`, at most 63 bytes, as names of namespaces are.

@@ -1,7 +1,7 @@
 //! What objects of a namespace may do beyond the services of their own: whoever runs Weir says it, and nobody else.
 //!
-//! Objects have no field that reaches over to another namespace. Two things do all the same: a query to Prometheus, which knows
-//! the whole cluster, and a limit at callers, whose proxies may be anybody's.
+//! Objects have no field that reaches over to another namespace. Three things do all the same: a query to Prometheus, which knows
+//! the whole cluster, a limit at callers, whose proxies may be anybody's, and what the mesh's own namespace says of all proxies.
 
 use std::collections::BTreeSet;
 
@@ -46,12 +46,14 @@ pub struct Tenants {
     pub promql_label: Option<String>,
     /// Whose limits with `enforceAt: Client` concern callers of every namespace.
     pub client_limits: Namespaces,
+    /// Whose `LazyConfig`s without a selector are for every pod of the mesh. `None`: nobody's.
+    pub mesh: Option<String>,
 }
 
 impl Default for Tenants {
     /// All objects are of the one who runs Weir, as in a folder. Limits at callers still stay in their own namespace.
     fn default() -> Self {
-        Self { promql: Namespaces::All, promql_label: None, client_limits: Namespaces::none() }
+        Self { promql: Namespaces::All, promql_label: None, client_limits: Namespaces::none(), mesh: None }
     }
 }
 

@@ -20,18 +20,23 @@ pub struct TenantArgs {
     /// times, `*` is every namespace. Without it they concern callers of their own.
     #[arg(long = "allow-client-limits", env = "WEIR_ALLOW_CLIENT_LIMITS", value_name = "NAMESPACE", value_delimiter = ',', value_parser = namespace)]
     pub client_limits: Vec<String>,
+    /// Namespace whose LazyConfigs without a workloadSelector are for every pod of the mesh, where its own namespace has none; the
+    /// chart gives Weir's own. Without it there is none.
+    #[arg(long, env = "WEIR_MESH_NAMESPACE", value_name = "NAMESPACE", value_parser = super::namespace)]
+    pub mesh_namespace: Option<String>,
 }
 
 impl TenantArgs {
     /// What was typed, in a cluster or of a folder.
     #[must_use]
     pub fn tenants(self, in_cluster: bool) -> Tenants {
-        let Self { promql, promql_namespace_label: promql_label, client_limits } = self;
+        let Self { promql, promql_namespace_label: promql_label, client_limits, mesh_namespace: mesh } = self;
         let said = in_cluster || !promql.is_empty() || promql_label.is_some();
         Tenants {
             promql: if said { namespaces(promql) } else { Namespaces::All },
             promql_label,
             client_limits: namespaces(client_limits),
+            mesh,
         }
     }
 }

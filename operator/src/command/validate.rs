@@ -67,9 +67,10 @@ pub fn findings(paths: &[PathBuf]) -> anyhow::Result<(Vec<Finding>, usize)> {
                 continue;
             }
             let problems = match &decoded.object {
-                Object::Policy { problems, .. } | Object::Gateway(_, problems) | Object::Undecodable(problems) => {
-                    problems
-                }
+                Object::Policy { problems, .. }
+                | Object::Lazy { problems, .. }
+                | Object::Gateway(_, problems)
+                | Object::Undecodable(problems) => problems,
                 _ => &Vec::new(),
             };
             for problem in problems {

@@ -78,16 +78,6 @@ pub struct Loaded {
 }
 
 impl Index {
-    // STUB until merged
-    pub fn lazy(&self, _service: &ServiceKey, _pod: &str) -> Option<&std::sync::Arc<Lazy>> {
-        static STUB: std::sync::OnceLock<Option<std::sync::Arc<Lazy>>> = std::sync::OnceLock::new();
-        STUB.get_or_init(|| std::env::var("WEIR_LAZY_STUB").ok().map(|w| std::sync::Arc::new(Lazy {
-            key: limiter::lazy::LazyKey { namespace: "shop".into(), name: "x".into() }, generation: 1, created: None, selector: None,
-            load: Load::OnDemand, always: vec![], never: vec![],
-            unknown_hosts: if w == "pass" { UnknownHosts::Passthrough } else { UnknownHosts::Refuse },
-            forget_after: None, hold: limiter::lazy::DEFAULT_HOLD, prewarm: false }))).as_ref()
-    }
-
     /// Takes in that the proxy of a pod asks for `host`, as a request names it. Returns what that is now, and the services touched.
     /// `None`: the pod has everything, or is none that calls.
     pub fn ask(

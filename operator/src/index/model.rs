@@ -20,6 +20,7 @@ use limiter::{
 };
 use serde::Serialize;
 
+use super::Labels;
 use crate::intent::{Protocol, Sidecar};
 
 /// Label of an EndpointSlice that names its Service.
@@ -151,6 +152,8 @@ impl Application {
 /// A Pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodModel {
+    /// Its labels, which selectors of `LazyConfig`s match.
+    pub labels: Labels,
     /// Where the application answers, by the port that clients use.
     pub inbound: BTreeMap<u16, Application>,
     /// Where the proxy takes what the application sends to other services.
@@ -342,7 +345,8 @@ impl TryFrom<Pod> for PodModel {
         let annotations = pod.metadata.annotations.unwrap_or_default();
         let sidecar =
             |mode: &String| Sidecar { intercepts: mode == "Redirect", named: annotations.contains_key(NAMED) };
-        let mut model = Self { sidecar: annotations.get(SIDECAR).map(sidecar), ..Self::default() };
+        let labels = pod.metadata.labels.unwrap_or_default().into_iter().collect();
+        let mut model = Self { labels, sidecar: annotations.get(SIDECAR).map(sidecar), ..Self::default() };
         for (name, value) in annotations {
             let field = format!("metadata.annotations[{name}]");
             if let Some(port) = name.strip_prefix(INBOUND) {

@@ -49,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::plan::{Outcome, Plan, Write};
-use crate::watch::live::Live;
+use crate::{index::ObjectKind, watch::live::Live};
 
 /// Who writes: the field manager of every status, the reporter of every Event.
 const MANAGER: &str = "weir";
@@ -168,8 +168,8 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
                 let Ok(statuses) = reply_rx.await else { continue };
                 if all {
                     looked_at_all = Some(Instant::now());
-                    plan.retain(|key| live.get(key).is_some());
-                    writer.refusals.0.lock().retain(|key, _| live.get(key).is_some());
+                    plan.retain(|key| live.get(&key.into()).is_some());
+                    writer.refusals.0.lock().retain(|key, _| live.get(&key.into()).is_some());
                 }
                 plan.begin(Timestamp::now());
                 for (key, status) in statuses {
@@ -179,7 +179,7 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
         }
         writer.meters.waiting.set(i64::try_from(plan.waiting()).unwrap_or(i64::MAX));
         while under_way.len() < WIDTH
-            && let Some(write) = plan.next(|key| live.get(key), Timestamp::now())
+            && let Some(write) = plan.next(|key| live.get(&key.into()), Timestamp::now())
         {
             let writer = writer.clone();
             under_way.spawn(async move {
@@ -210,7 +210,7 @@ impl Writer {
             "apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": {"name": key.name, "uid": uid}, "status": status,
         });
-        self.live.prune(key.kind, &mut object);
+        self.live.prune(ObjectKind::Policy(key.kind), &mut object);
         let written = api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await;
         let outcome = match written {
             Ok(object) => Outcome::Written(object.data.get("status").cloned().unwrap_or_default()),

@@ -4,12 +4,13 @@
 
 use std::fmt;
 
-use crds::{ArticleSmartLimiter, SmartLimiter};
+use crds::{ArticleSmartLimiter, LazyConfig, SmartLimiter};
 use k8s_openapi::api::{
     core::v1::{Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use limiter::{
+    lazy,
     policy::{self, Kind},
     problem::{Problem, Reason},
 };
@@ -26,7 +27,7 @@ use crate::index::{
 /// Groups in which every kind must be one of ours; a kind of another group is simply not for Weir.
 const OUR_GROUPS: [&str; 2] = ["weir.dev", "microservice.netease.com"];
 /// What is read, as `apiVersion kind`.
-pub(super) const KINDS: [(&str, &str, ObjectKind); 7] = [
+pub(super) const KINDS: [(&str, &str, ObjectKind); 8] = [
     ("v1", "Service", ObjectKind::Service),
     ("discovery.k8s.io/v1", "EndpointSlice", ObjectKind::EndpointSlice),
     ("v1", "Pod", ObjectKind::Pod),
@@ -34,7 +35,10 @@ pub(super) const KINDS: [(&str, &str, ObjectKind); 7] = [
     ("gateway.networking.k8s.io/v1", "HTTPRoute", ObjectKind::HttpRoute),
     ("weir.dev/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::SmartLimiter)),
     ("microservice.netease.com/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::ArticleSmartLimiter)),
+    ("weir.dev/v1alpha1", "LazyConfig", ObjectKind::Lazy),
 ];
+/// A kind of ours that Weir writes and nobody else has to: what stands in a file says nothing.
+const WRITTEN: (&str, &str) = ("weir.dev/v1alpha1", "WorkloadScope");
 
 /// The kind of objects that has this `apiVersion` and `kind`, if Weir reads it.
 #[must_use]
@@ -135,7 +139,7 @@ fn decode_document(value: Value, line: usize, file: &mut File) {
     }
     let Some(object_kind) = self::kind(&api_version, &kind) else {
         let group = api_version.split('/').next().unwrap_or_default();
-        if OUR_GROUPS.contains(&group) {
+        if OUR_GROUPS.contains(&group) && (api_version.as_str(), kind.as_str()) != WRITTEN {
             let known: Vec<_> = KINDS
                 .iter()
                 .filter(|(version, _, _)| version.starts_with(group))
@@ -202,6 +206,10 @@ pub(crate) fn object(kind: ObjectKind, value: Value) -> Object {
         ObjectKind::Policy(Kind::ArticleSmartLimiter) => {
             typed::<ArticleSmartLimiter>(value).map(|object| policy_object(policy::article::policy(&object)))
         }
+        ObjectKind::Lazy => typed::<LazyConfig>(value).map(|object| {
+            let (lazy, problems) = lazy::weir::lazy(&object);
+            Object::Lazy { lazy: lazy.map(Box::new), problems }
+        }),
     };
     result.unwrap_or_else(Object::Undecodable)
 }

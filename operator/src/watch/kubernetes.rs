@@ -204,8 +204,8 @@ impl Source {
                 if pod.is_some() {
                     self.live.set_pod(key.namespace.clone(), key.name.clone(), pod);
                 }
-                if let Some((policy, live)) = key.policy().zip(live) {
-                    self.live.set(policy, live);
+                if let Some(live) = live {
+                    self.live.set(key.clone(), live);
                 }
                 listing.saw(key.clone());
                 self.changes.push(Change::Apply { origin: key.to_string(), key, object: *object });
@@ -282,8 +282,8 @@ impl Source {
     }
 
     fn delete(&mut self, key: ObjectKey) {
-        if let Some(policy) = key.policy() {
-            self.live.remove(&policy);
+        if key.kind.is_own() {
+            self.live.remove(&key);
         }
         if key.kind == ObjectKind::Pod {
             self.live.set_pod(key.namespace.clone(), key.name.clone(), None);

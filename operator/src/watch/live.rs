@@ -9,9 +9,10 @@ use std::{
 };
 
 use kube::core::ObjectMeta;
-use limiter::policy::{Kind, PolicyKey};
 use parking_lot::Mutex;
 use serde_json::Value;
+
+use crate::index::{ObjectKey, ObjectKind};
 
 /// One object, as it stands on the API server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,9 +41,9 @@ pub struct Live(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    objects: BTreeMap<PolicyKey, LiveObject>,
+    objects: BTreeMap<ObjectKey, LiveObject>,
     /// Fields that the definition of a kind does not know.
-    dropped: BTreeMap<Kind, Arc<[String]>>,
+    dropped: BTreeMap<ObjectKind, Arc<[String]>>,
     /// `metadata.uid` of pods, by namespace and name.
     pods: BTreeMap<(String, String), Box<str>>,
     /// Namespaces whose pods are all known; `None`: those of every namespace.
@@ -52,7 +53,7 @@ struct Known {
 impl Live {
     /// The object, if there is one.
     #[must_use]
-    pub fn get(&self, key: &PolicyKey) -> Option<LiveObject> {
+    pub fn get(&self, key: &ObjectKey) -> Option<LiveObject> {
         self.0.lock().objects.get(key).cloned()
     }
 
@@ -67,18 +68,18 @@ impl Live {
     }
 
     /// Takes out of an object what its definition does not know: the API server would refuse to apply it.
-    pub fn prune(&self, kind: Kind, object: &mut Value) {
+    pub fn prune(&self, kind: ObjectKind, object: &mut Value) {
         let dropped = self.0.lock().dropped.get(&kind).cloned();
         for path in dropped.iter().flat_map(|paths| paths.iter()) {
             remove(object, path);
         }
     }
 
-    pub(super) fn set(&self, key: PolicyKey, object: LiveObject) {
+    pub(super) fn set(&self, key: ObjectKey, object: LiveObject) {
         self.0.lock().objects.insert(key, object);
     }
 
-    pub(super) fn remove(&self, key: &PolicyKey) {
+    pub(super) fn remove(&self, key: &ObjectKey) {
         self.0.lock().objects.remove(key);
     }
 
@@ -101,7 +102,7 @@ impl Live {
         };
     }
 
-    pub(super) fn set_dropped(&self, kind: Kind, fields: Vec<String>) {
+    pub(super) fn set_dropped(&self, kind: ObjectKind, fields: Vec<String>) {
         self.0.lock().dropped.insert(kind, fields.into());
     }
 }
@@ -125,9 +126,12 @@ fn remove(value: &mut Value, path: &str) {
 
 #[cfg(test)]
 mod tests {
+    use limiter::policy::Kind;
     use serde_json::json;
 
     use super::*;
+
+    const OURS: ObjectKind = ObjectKind::Policy(Kind::SmartLimiter);
 
     #[test]
     fn a_pod_is_gone_when_there_is_none_or_another_of_its_name() {
@@ -151,13 +155,13 @@ mod tests {
         let live = Live::default();
         let whole = json!({"status": {"left": 1, "rules": [{"name": "a", "shares": "1"}, {"name": "b"}]}});
         let mut object = whole.clone();
-        live.prune(Kind::SmartLimiter, &mut object);
+        live.prune(OURS, &mut object);
         assert_eq!(object, whole);
         let dropped = ["status.left", "status.rules[].shares", "status.absent[].a", "spec.rules[].b", "status.rules.c"];
-        live.set_dropped(Kind::SmartLimiter, dropped.map(str::to_owned).to_vec());
-        live.prune(Kind::ArticleSmartLimiter, &mut object);
+        live.set_dropped(OURS, dropped.map(str::to_owned).to_vec());
+        live.prune(ObjectKind::Lazy, &mut object);
         assert_eq!(object, whole, "of another kind");
-        live.prune(Kind::SmartLimiter, &mut object);
+        live.prune(OURS, &mut object);
         assert_eq!(object, json!({"status": {"rules": [{"name": "a"}, {"name": "b"}]}}));
     }
 }

@@ -27,7 +27,7 @@ fn query(policy: &Policy) -> &str {
 
 fn strict(label: Option<&str>) -> Tenants {
     let promql = Namespaces::Of(["trusted".to_owned()].into());
-    Tenants { promql, promql_label: label.map(str::to_owned), client_limits: Namespaces::none() }
+    Tenants { promql, promql_label: label.map(str::to_owned), client_limits: Namespaces::none(), mesh: None }
 }
 
 #[test]

@@ -11,10 +11,7 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use limiter::{
-    policy::Kind,
-    problem::{Problem, Reason},
-};
+use limiter::problem::{Problem, Reason};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -38,7 +35,7 @@ pub(super) enum Seen {
         key: ObjectKey,
         /// What it is now.
         object: Box<Object>,
-        /// What the API server says of it besides, if it is a policy.
+        /// What the API server says of it besides, if it is one of ours.
         live: Option<LiveObject>,
         /// Its `metadata.uid`, if it is a pod.
         pod: Option<String>,
@@ -134,10 +131,9 @@ impl Resource {
     }
 
     /// What it watches, if the definition of that is Weir's own. A definition is that of all namespaces.
-    pub(super) fn own_kind(&self) -> Option<(Kind, GroupVersionKind)> {
-        let ObjectKind::Policy(policy) = self.kind else { return None };
+    pub(super) fn own_kind(&self) -> Option<(ObjectKind, GroupVersionKind)> {
         let ApiResource { group, version, kind, .. } = &self.resource;
-        Some((policy, GroupVersionKind::gvk(group, version, kind)))
+        self.kind.is_own().then(|| (self.kind, GroupVersionKind::gvk(group, version, kind)))
     }
 
     /// Whose pods it watches, if it does: `None` stands for all namespaces.
@@ -153,7 +149,7 @@ impl Resource {
     fn object(&self, DynamicObject { mut metadata, data, .. }: DynamicObject) -> Seen {
         metadata.managed_fields = None;
         let key = self.key(&metadata);
-        let live = matches!(self.kind, ObjectKind::Policy(_)).then(|| LiveObject::new(&metadata, &data));
+        let live = self.kind.is_own().then(|| LiveObject::new(&metadata, &data));
         let pod = metadata.uid.clone().filter(|_| self.kind == ObjectKind::Pod);
         let object = match (data, serde_json::to_value(&metadata)) {
             (Value::Object(mut fields), Ok(metadata)) => {
