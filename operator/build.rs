@@ -1,5 +1,6 @@
 //! Generates the gRPC services over our own messages: xDS (`xds::wire`), so that a response carries each resource as
-//! bytes that were encoded once, and the metrics service (`metrics::stream`), so that what nobody wants stays undecoded. And
+//! bytes that were encoded once, the metrics service (`metrics::stream`), so that what nobody wants stays undecoded, and
+//! the access log service (`metrics::logs`), so that the rest of an entry is skipped. And
 //! embeds the descriptors of Envoy's messages that we build, for printing them.
 
 use std::{
@@ -15,7 +16,7 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 /// The files that define what `xds::resources` builds; what they import comes with them.
-const ROOTS: [&str; 17] = [
+const ROOTS: [&str; 19] = [
     "envoy/config/cluster/v3/cluster.proto",
     "envoy/config/endpoint/v3/endpoint.proto",
     "envoy/config/listener/v3/listener.proto",
@@ -24,6 +25,8 @@ const ROOTS: [&str; 17] = [
     "envoy/extensions/filters/http/composite/v3/composite.proto",
     "envoy/extensions/filters/http/header_to_metadata/v3/header_to_metadata.proto",
     "envoy/config/accesslog/v3/accesslog.proto",
+    "envoy/extensions/access_loggers/filters/cel/v3/cel.proto",
+    "envoy/extensions/access_loggers/grpc/v3/als.proto",
     "envoy/extensions/access_loggers/stats/v3/stats.proto",
     "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
     "envoy/extensions/filters/http/router/v3/router.proto",
@@ -79,6 +82,20 @@ fn generate_services() {
         .comment("Envoy streams its statistics; nothing is ever answered.")
         .method(stream_metrics)
         .build();
+    let stream_access_logs = tonic_build::manual::Method::builder()
+        .name("stream_access_logs")
+        .route_name("StreamAccessLogs")
+        .input_type("crate::metrics::logs::wire::StreamAccessLogsMessage")
+        .output_type("crate::metrics::logs::wire::StreamAccessLogsResponse")
+        .codec_path("tonic_prost::ProstCodec")
+        .client_streaming()
+        .build();
+    let logs = tonic_build::manual::Service::builder()
+        .name("AccessLogService")
+        .package("envoy.service.accesslog.v3")
+        .comment("Envoy streams entries of its access log; nothing is ever answered.")
+        .method(stream_access_logs)
+        .build();
     let follow = tonic_build::manual::Method::builder()
         .name("follow")
         .route_name("Follow")
@@ -108,6 +125,7 @@ fn generate_services() {
             "ExtensionConfigs",
         ),
         metrics,
+        logs,
         replicas,
     ]);
 }

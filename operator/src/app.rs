@@ -34,7 +34,9 @@ use crate::{
     index::Change,
     metrics::{
         HealthBoard, PodSample, Provider, Wanted,
+        calls::{self, Calls},
         kubernetes::MetricsApi,
+        logs,
         prometheus::{self, Prometheus},
         scrape::Scraper,
         stream,
@@ -241,9 +243,19 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     }
     let scraping = scraper.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
     tasks.spawn(async move { drop(scraping.await) });
+    let calls = Arc::new(calls::Outbox::default());
+    let outlets = stream::Outlets { samples: samples_tx, calls: calls.clone() };
     let (streams, streaming) =
-        stream::spawn(wanted_rx, samples_tx, health.clone(), door.gate.clone(), table.clone(), shutdown.clone());
+        stream::spawn(wanted_rx, outlets, health.clone(), door.gate.clone(), table.clone(), shutdown.clone());
     tasks.spawn(async move { drop(streaming.await) });
+    let meters = logs::Meters::default();
+    meters.register(&mut registry);
+    let streams = logs::beside(streams, calls.clone(), meters, door.gate.clone(), table.clone(), shutdown.clone());
+    let (calls_tx, calls_rx) = mpsc::channel(1);
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        stop.run_until_cancelled(calls.drain(&calls_tx)).await;
+    });
     if let Some((config, listener)) = config.webhook.zip(webhook) {
         let meters = admission::Meters::default();
         meters.register(&mut registry);
@@ -264,6 +276,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     let inputs = Inputs {
         batches_rx,
         samples_rx,
+        calls_rx,
         question_rx,
         pause_rx,
         looks_rx,
@@ -367,6 +380,7 @@ async fn hand_over(leaving: Leaving, proxies: Proxies, shutdown: CancellationTok
 struct Inputs {
     batches_rx: mpsc::Receiver<Batch>,
     samples_rx: mpsc::Receiver<Vec<PodSample>>,
+    calls_rx: mpsc::Receiver<Vec<Calls>>,
     question_rx: mpsc::Receiver<Question>,
     pause_rx: mpsc::Receiver<PauseRequest>,
     looks_rx: mpsc::Receiver<writer::Look>,
@@ -444,6 +458,9 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 if let Ok(event) = inputs.events_rx.try_recv() {
                     among.hear(&mut builder, &proxies, event);
                 }
+                if let Ok(calls) = inputs.calls_rx.try_recv() {
+                    builder.hear_calls(calls, Timestamp::now());
+                }
                 if let Ok(batch) = inputs.batches_rx.try_recv() {
                     is_read |= take(&mut builder, &mut lookup, &inputs, batch);
                 }
@@ -459,6 +476,7 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                     show(&mut builder, &proxies, &inputs, look);
                 }
             }
+            Some(calls) = inputs.calls_rx.recv() => builder.hear_calls(calls, Timestamp::now()),
             Some(event) = inputs.events_rx.recv() => among.hear(&mut builder, &proxies, event),
             () = among.changed() => {}
             () = timer => {
@@ -584,6 +602,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
     async fn looks_wait_for_files_and_the_switch_does_not() {
         let (batches_tx, batches_rx) = mpsc::channel(1);
         let (_samples_tx, samples_rx) = mpsc::channel(1);
+        let (_calls_tx, calls_rx) = mpsc::channel(1);
         let (question_tx, question_rx) = mpsc::channel(1);
         let (pause_tx, pause_rx) = mpsc::channel(1);
         let (wanted_tx, _wanted_rx) = watch::channel(Arc::default());
@@ -608,6 +627,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
         let inputs = Inputs {
             batches_rx,
             samples_rx,
+            calls_rx,
             question_rx,
             pause_rx,
             looks_rx,

@@ -4,6 +4,7 @@
 //! Only services that a change or a sample touches are decided and translated again; [`Counts`] tells how many were.
 
 mod asks;
+pub mod calls;
 mod follow;
 mod pace;
 mod wanted;
@@ -112,6 +113,8 @@ pub struct Builder {
     annotated_pages: bool,
     /// The most requests of each service are kept.
     looks_at_traffic: bool,
+    /// What proxies say of the calls that their applications make.
+    heard: calls::Heard,
 }
 
 /// Decisions about a service or rule that is not there are kept for this long: a folder may be incomplete for a while.
@@ -136,6 +139,7 @@ impl Builder {
             pace: Pace::default(),
             annotated_pages: false,
             looks_at_traffic: false,
+            heard: calls::Heard::default(),
         }
     }
 
@@ -367,16 +371,18 @@ impl Builder {
         };
         let built = self.built.entry(key.clone()).or_default();
         built.ready = view.ready_pods().map(str::to_owned).collect();
-        built.wanted = wanted::of(&view, self.annotated_pages);
+        built.wanted = wanted::of(&view, self.annotated_pages, self.heard.wants_all);
         let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
         let gone = built.rules.plan(&view, resumed(&mut self.kept, &view, now));
         self.index.forget_asks_of(key, |pod| pods.iter().any(|there| there == pod));
+        self.heard.keep(key, &pods);
         built.store.set_pods(pods);
         gone
     }
 
     /// Forgets a service that is not there any more.
     fn forget(&mut self, key: &ServiceKey, now: Timestamp) {
+        self.heard.keep(key, &[]);
         if let Some(built) = self.built.remove(key) {
             self.kept.remove(key);
             forget_timer(&mut self.timers, key, built.timer);
@@ -431,7 +437,7 @@ impl Builder {
         Arc::new(match self.decides {
             Decides::All => all,
             // The rest is measured by the one that decides.
-            Decides::Unmeasured => Wanted { streamed: all.streamed, ..Wanted::default() },
+            Decides::Unmeasured => Wanted { streamed: all.streamed, called: all.called, ..Wanted::default() },
         })
     }
 

@@ -5,14 +5,19 @@
 //! pods    -> kubernetes (I/O) -> usage -----> Vec<PodSample> -^
 //! queries -> prometheus (I/O) -> answer ----> Vec<PodSample> -^
 //! Envoys  -> stream (I/O) -> families -> window ---^
+//!                 |---------> destinations -> calls::Calls
+//!            logs (I/O) ----> entries --------^
 //! ```
 //!
-//! A provider owns its connections and its clock; `text`, `rates`, `usage`, `families`, `window`, `histogram` and `store` are plain
-//! functions of values. A target that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
+//! A provider owns its connections and its clock; `text`, `rates`, `usage`, `families`, `destinations`, `entries`, `window`, `histogram`
+//! and `store` are plain functions of values. A target that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
 
 mod backoff;
+pub mod calls;
 mod histogram;
+mod inbound;
 pub mod kubernetes;
+pub mod logs;
 pub(crate) mod outbox;
 pub mod prometheus;
 pub mod rates;
@@ -136,6 +141,8 @@ pub struct Wanted {
     pub queries: Vec<Query>,
     /// Services whose proxies' statistics are read; those of others are left alone.
     pub streamed: BTreeSet<ServiceKey>,
+    /// Services of whose pods it is wanted whom they call.
+    pub called: BTreeSet<ServiceKey>,
 }
 
 /// A pod whose use of CPU or memory is wanted, and what it is measured against.

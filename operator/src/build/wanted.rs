@@ -10,24 +10,27 @@ use crate::{
     translate::decide::qualified,
 };
 
-/// What is wanted of one service now; of metrics pages, when told so, only those that annotations name.
-pub(super) fn of(view: &ServiceView<'_>, annotated_pages: bool) -> Wanted {
+/// What is wanted of one service now; of metrics pages, when told so, only those that annotations name. `called`: also whom its pods
+/// call.
+pub(super) fn of(view: &ServiceView<'_>, annotated_pages: bool, called: bool) -> Wanted {
     Wanted {
         targets: targets_of(view, annotated_pages),
         resources: resources_of(view),
         queries: queries_of(view),
         streamed: reads_streams(view).then(|| view.key.clone()).into_iter().collect(),
+        called: called.then(|| view.key.clone()).into_iter().collect(),
     }
 }
 
 /// All of it.
 pub(super) fn all<'a>(services: impl Iterator<Item = &'a Wanted>) -> Wanted {
     let mut all = Wanted::default();
-    for Wanted { targets, resources, queries, streamed } in services {
+    for Wanted { targets, resources, queries, streamed, called } in services {
         all.targets.extend_from_slice(targets);
         all.resources.extend_from_slice(resources);
         all.queries.extend_from_slice(queries);
         all.streamed.extend(streamed.iter().cloned());
+        all.called.extend(called.iter().cloned());
     }
     all
 }

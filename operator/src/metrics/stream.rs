@@ -1,54 +1,69 @@
 //! What Envoys stream of their own statistics: `envoy.service.metrics.v3.MetricsService`, on the port of xDS.
 //!
-//! One small task a stream. A stream belongs to the pod that its first message names, which must be the caller itself; what it says counts while a rule of the
-//! pod's service reads such words, and is skipped undecoded otherwise. When the receiver is slow, the newest values win.
+//! One small task a stream. What it says of its inbound ports counts while a rule of the pod's service reads such words, what it says
+//! of the way out while somebody wants to know whom the service's pods call; all else is skipped undecoded. When the receiver is slow,
+//! the newest values win.
 
+mod destinations;
 mod families;
 mod window;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::debug;
 
 use self::{
+    destinations::Tally,
     window::Window,
     wire::{
         StreamMetricsMessage, StreamMetricsResponse,
         service::metrics_service_server::{MetricsService, MetricsServiceServer},
     },
 };
-use super::{HealthBoard, PodSample, Source, Streaming as Standing, Wanted, outbox::Outbox};
+use super::{
+    HealthBoard, PodSample, Source, Streaming as Standing, Wanted,
+    calls::{self, Calls},
+    inbound::{Inbound, named},
+    outbox::Outbox,
+};
 use crate::{
-    identity::{Gate, Shown},
+    identity::Gate,
     xds::{node::NodeKey, table::Table},
 };
 
-/// A stream must say who it is within this.
-const FIRST_MESSAGE: Duration = Duration::from_secs(10);
-/// Largest message; without a `stats_matcher` a proxy of one pod sends some 20 KB.
-const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// Largest message. A proxy of one pod sends some 10 KB, and up to 400 bytes for each destination that it has called.
+const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
-/// The service for [`crate::xds::server::serve`]'s port, and the task that hands over what comes in. Both end with `shutdown`.
+/// Where what comes in goes.
+#[derive(Debug)]
+pub struct Outlets {
+    /// What was measured of pods.
+    pub samples: mpsc::Sender<Vec<PodSample>>,
+    /// Whom pods called.
+    pub calls: Arc<calls::Outbox>,
+}
+
+/// The service for [`crate::xds::server::serve`]'s port, and the task that hands over what was measured. Both end with `shutdown`.
 #[must_use]
 pub fn spawn(
     wanted: watch::Receiver<Arc<Wanted>>,
-    samples: mpsc::Sender<Vec<PodSample>>,
+    outlets: Outlets,
     health: HealthBoard,
     gate: Gate,
     table: Table,
     shutdown: CancellationToken,
 ) -> (tonic::service::Routes, JoinHandle<()>) {
     let outbox = Arc::new(Outbox::default());
-    let sink = Sink { wanted, outbox: Arc::clone(&outbox), health, gate, table, shutdown: shutdown.clone() };
+    let Outlets { samples, calls } = outlets;
+    let inbound = Inbound { gate, table };
+    let sink = Sink { wanted, outbox: Arc::clone(&outbox), calls, health, inbound, shutdown: shutdown.clone() };
     let service = MetricsServiceServer::new(sink).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let drained = async move {
         tokio::select! {
@@ -62,10 +77,9 @@ pub fn spawn(
 struct Sink {
     wanted: watch::Receiver<Arc<Wanted>>,
     outbox: Arc<Outbox>,
+    calls: Arc<calls::Outbox>,
     health: HealthBoard,
-    gate: Gate,
-    /// Tells which service a sidecar is of.
-    table: Table,
+    inbound: Inbound,
     shutdown: CancellationToken,
 }
 
@@ -75,70 +89,25 @@ impl MetricsService for Sink {
         &self,
         request: Request<Streaming<StreamMetricsMessage>>,
     ) -> Result<Response<StreamMetricsResponse>, Status> {
-        tokio::select! {
-            // Envoy opens the stream again with the next flush.
-            () = self.shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
-            ended = self.read(request) => ended.map(|()| Response::new(StreamMetricsResponse {})),
-        }
-    }
-}
-
-impl Sink {
-    /// Reads a stream to its end.
-    async fn read(&self, request: Request<Streaming<StreamMetricsMessage>>) -> Result<(), Status> {
-        let caller = self.gate.admit(Shown::of(&request)).await?;
-        let mut inbound = request.into_inner();
-        let first = match timeout(FIRST_MESSAGE, inbound.message()).await {
-            Ok(first) => first?,
-            Err(_) => return Err(Status::deadline_exceeded("no message within 10 s of opening the stream")),
-        };
-        let Some(mut message) = first else { return Ok(()) };
-        let node = identity(&message).inspect_err(|status| {
-            // Envoy tries again with every flush; the xDS server warns of the same id.
-            debug!(%status, "a stream of statistics is refused");
-        })?;
-        // A pod's numbers move the limits of its whole service, so they come from itself alone.
-        self.gate.claim(&caller, node.namespace(), node.pod())?;
-        debug!(%node, "a proxy streams its statistics");
-        let mut seeker = node.is_unnamed().then(|| self.table.seek(&node));
-        let mut stream = Stream { sink: self, node, window: Window::default(), standing: None };
-        let messages = async {
-            loop {
-                match &mut seeker {
-                    None => stream.message(&message),
-                    Some(seeker) => {
-                        if (stream.node.is_unnamed() || seeker.is_woken())
-                            && let Some(node) = seeker.found()
-                        {
-                            stream.is_of(node);
-                        }
-                        // Of no service its numbers move nothing.
-                        if !stream.node.is_unnamed() {
-                            stream.message(&message);
-                        }
-                    }
-                }
-                match inbound.message().await? {
-                    Some(next) => message = next,
-                    None => return Ok(()),
-                }
+        let mut stream: Option<Stream<'_>> = None;
+        let hear = |node: &NodeKey, message| {
+            // It begins anew when it is another one.
+            match stream.as_mut().filter(|stream| stream.node == *node) {
+                Some(stream) => stream.message(&message),
+                None => stream.insert(Stream::new(self, node.clone())).message(&message),
             }
         };
         tokio::select! {
-            ended = messages => ended,
-            expired = caller.expired() => Err(expired),
+            // Envoy opens the stream again with the next flush.
+            () = self.shutdown.cancelled() => Err(Status::unavailable("weir is shutting down")),
+            ended = self.inbound.read(request, id, hear) => ended.map(|()| Response::new(StreamMetricsResponse {})),
         }
     }
 }
 
-fn identity(first: &StreamMetricsMessage) -> Result<NodeKey, Status> {
+fn id(first: &StreamMetricsMessage) -> Result<&str, Status> {
     let node = first.identifier.as_ref().and_then(|identifier| identifier.node.as_ref());
-    let node = node.ok_or_else(|| {
-        Status::invalid_argument(
-            "the first message of a stream must carry identifier.node.id of the form \"<namespace>/<service>/<pod>\"",
-        )
-    })?;
-    node.id.parse().map_err(|error: crate::xds::node::Error| Status::invalid_argument(error.to_string()))
+    named(node.map(|node| node.id.as_str()))
 }
 
 struct Stream<'a> {
@@ -147,19 +116,30 @@ struct Stream<'a> {
     window: Window,
     /// Once something of an inbound port has come.
     standing: Option<Standing>,
+    tally: Tally,
 }
 
-impl Stream<'_> {
-    /// Begins anew when it is another one.
-    fn is_of(&mut self, node: NodeKey) {
-        if self.node != node {
-            *self = Self { sink: self.sink, node, window: Window::default(), standing: None };
-        }
+impl<'a> Stream<'a> {
+    fn new(sink: &'a Sink, node: NodeKey) -> Self {
+        Self { sink, node, window: Window::default(), standing: None, tally: Tally::default() }
     }
 
     fn message(&mut self, message: &StreamMetricsMessage) {
         let service = self.node.service_key();
-        if !self.sink.wanted.borrow().streamed.contains(&service) {
+        let (streamed, called) = {
+            let wanted = self.sink.wanted.borrow();
+            (wanted.streamed.contains(&service), wanted.called.contains(&service))
+        };
+        // By our clock: the proxy's may be wrong, and what it stamps would then be fresh for ever.
+        let at = Timestamp::now();
+        if called {
+            if let Some(used) = self.tally.take(&message.families, at) {
+                self.sink.calls.put(Calls::of_used(self.node.clone(), used, at));
+            }
+        } else {
+            self.tally = Tally::default();
+        }
+        if !streamed {
             self.window = Window::default();
             return;
         }
@@ -167,8 +147,6 @@ impl Stream<'_> {
         let (sink, pod) = (self.sink, self.node.pod());
         self.standing.get_or_insert_with(|| sink.health.streaming(&service, pod));
         let window::Measures { measures, fresh_for } = self.window.take(snapshot);
-        // By our clock: the proxy's may be wrong, and what it stamps would then be fresh for ever.
-        let at = Timestamp::now();
         let fresh_for_ms = u64::try_from(fresh_for.as_millis()).unwrap_or(u64::MAX);
         let service = Arc::new(service);
         sink.outbox.put(measures.into_iter().map(|measure| PodSample {

@@ -206,8 +206,11 @@ pub fn destination(node: &NodeKey, destination: &DestinationKey) -> String {
 pub fn destination_stat_name(destination: &DestinationKey) -> String {
     let DestinationKey { service, port } = destination;
     let namespace = if destination.is_outside() { "dns" } else { &service.namespace };
-    format!("out_{namespace}_{}_{port}", service.name)
+    format!("{DESTINATION_STAT_PREFIX}{namespace}_{}_{port}", service.name)
 }
+
+/// What every cluster of the way out has before its stat name.
+pub const DESTINATION_STAT_PREFIX: &str = "out_";
 
 /// Whether a resource belongs to the way out.
 #[must_use]
@@ -231,6 +234,12 @@ pub fn round(version: &str) -> Option<u32> {
 pub const PASSTHROUGH_CLUSTER: &str = "out/passthrough";
 /// Name of the virtual host for hosts that nothing takes.
 pub const UNKNOWN_HOST: &str = "unknown-host";
+/// Name of the virtual host, and of its route, that takes calls to hosts that a proxy does not know yet somewhere meanwhile.
+pub const FALLBACK: &str = "fallback";
+/// Names of the routes that are taken by calls to hosts that nothing is known of.
+pub const UNKNOWN_ROUTES: [&str; 2] = [UNKNOWN_HOST, FALLBACK];
+/// Name of the access log of such calls, which Weir takes.
+pub const UNKNOWN_LOG: &str = "weir.unknown";
 /// Name of a virtual host's last route, for requests that no other one takes.
 pub const UNKNOWN_PATH: &str = "unknown-path";
 /// Name of the virtual host that takes every host.

@@ -9,7 +9,7 @@ pub mod endpoint;
 pub mod extension;
 pub mod limiter;
 mod listener;
-mod logger;
+pub mod logger;
 mod outbound;
 mod reply;
 mod route;

@@ -56,7 +56,7 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 23] = [
+const PURE: [&[&str]; 25] = [
     &["admission", "pods"],
     &["admission", "review"],
     &["admission", "warnings"],
@@ -70,6 +70,8 @@ const PURE: [&[&str]; 23] = [
     &["intent"],
     &["replicas", "election"],
     &["metrics", "kubernetes", "usage"],
+    &["metrics", "logs", "entries"],
+    &["metrics", "stream", "destinations"],
     &["metrics", "stream", "families"],
     &["metrics", "stream", "window"],
     &["xds", "resources"],

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "everything here runs in a test")]
 
 mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
+mod calls; // what real Envoys tell of calls: which destinations are used, which hosts nothing is known of
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
 mod ecds; // beside another control plane: its listener, our limits
 mod edge; // limits on the way there: at callers and at gateways

@@ -177,7 +177,7 @@ fn tag_of<'a>(name: &'a str, counter: &str, tag: &str) -> Option<&'a str> {
 }
 
 /// Envoy's counters and gauges are whole numbers that are never negative.
-fn value(metric: &Metric) -> f64 {
+pub(super) fn value(metric: &Metric) -> f64 {
     let value = metric.counter.as_ref().or(metric.gauge.as_ref()).map_or(0.0, |value| value.value);
     if value.is_finite() { value.max(0.0) } else { 0.0 }
 }

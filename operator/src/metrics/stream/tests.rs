@@ -1,12 +1,13 @@
 //! Streams over real sockets, spoken by a client that says what it likes. What Envoy itself says is shown in `testkit`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use limiter::metric::Word;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
+    time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -27,6 +28,7 @@ struct Weir {
     address: String,
     wanted: watch::Sender<Arc<Wanted>>,
     samples: mpsc::Receiver<Vec<PodSample>>,
+    calls: mpsc::Receiver<Vec<Calls>>,
     health: HealthBoard,
     shutdown: CancellationToken,
 }
@@ -45,10 +47,13 @@ async fn weir() -> Weir {
     let (wanted, wanted_rx) = watch::channel(wanting());
     let (samples_tx, samples) = mpsc::channel(1);
     let (health, shutdown) = (HealthBoard::default(), CancellationToken::new());
-    let (routes, _) = spawn(wanted_rx, samples_tx, health.clone(), Gate::open(), Table::new(), shutdown.clone());
+    let (outbox, (calls_tx, calls)) = (Arc::new(calls::Outbox::default()), mpsc::channel(1));
+    let outlets = Outlets { samples: samples_tx, calls: outbox.clone() };
+    let (routes, _) = spawn(wanted_rx, outlets, health.clone(), Gate::open(), Table::new(), shutdown.clone());
+    tokio::spawn(async move { outbox.drain(&calls_tx).await });
     let server = Server::builder().add_routes(routes).serve_with_incoming(TcpIncoming::from(listener));
     tokio::spawn(server);
-    Weir { address, wanted, samples, health, shutdown }
+    Weir { address, wanted, samples, calls, health, shutdown }
 }
 
 type Ended = JoinHandle<Result<Response<StreamMetricsResponse>, Status>>;
@@ -121,6 +126,44 @@ async fn samples_come_of_the_pod_by_our_clock_and_only_while_wanted() {
     timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap();
     assert!(weir.samples.try_recv().is_err());
     assert!(!weir.health.streams(&service(), "checkout-0"));
+}
+
+#[tokio::test]
+async fn calls_are_told_only_while_wanted_and_begin_anew() {
+    let mut weir = weir().await;
+    let called = |total| {
+        let id = (total < 2.0).then_some("ns-a/checkout/checkout-0");
+        message(id, vec![counter_at("cluster.out_ns-a_cart_80.upstream_rq_total", total, 1)])
+    };
+    let (messages, ended) = weir.open().await;
+    messages.send(called(1.0)).await.unwrap();
+    messages.send(called(5.0)).await.unwrap();
+    // Nobody wants them yet; once somebody does, the next message is the first.
+    drop(messages);
+    timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap();
+    assert!(weir.calls.try_recv().is_err());
+
+    weir.wanted.send_replace(Arc::new(Wanted { called: [service()].into(), ..Wanted::default() }));
+    let (messages, ended) = weir.open().await;
+    messages.send(called(1.0)).await.unwrap();
+    let heard = timeout(PATIENCE, weir.calls.recv()).await.unwrap().unwrap();
+    let [Calls { node, at, used_at, used, unknown }] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((node.to_string().as_str(), *used_at, unknown.len()), ("ns-a/checkout/checkout-0", Some(*at), 0));
+    assert_eq!((&*used[0].stat_name, used[0].requests), ("out_ns-a_cart_80", 0));
+    assert!(!weir.health.streams(&service(), "checkout-0"), "what rules read is none of it");
+    let mut total = 2.0;
+    let more = timeout(PATIENCE, async {
+        loop {
+            messages.send(called(total)).await.unwrap();
+            total += 1.0;
+            if let Ok(more) = timeout(Duration::from_millis(100), weir.calls.recv()).await {
+                return more.unwrap();
+            }
+        }
+    });
+    assert_eq!(more.await.unwrap()[0].used[0].requests, total as u64 - 2);
+    drop(messages);
+    timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]

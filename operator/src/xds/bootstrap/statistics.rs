@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::xds::names::WEIR_CLUSTER;
+use crate::xds::names::{DESTINATION_STAT_PREFIX, WEIR_CLUSTER};
 
 /// The `stats_flush_interval`.
 pub(super) fn flush_interval(interval: Duration) -> Value {
@@ -58,9 +58,21 @@ pub(super) fn config() -> Value {
             suffix(".total_match_count"),
             prefix(&format!("cluster.{WEIR_CLUSTER}.http2.")),
             prefix(&format!("cluster.{WEIR_CLUSTER}.circuit_breakers.")),
+            json!({"safe_regex": {"regex": of_destinations()}}),
         ]}},
         "histogram_bucket_settings": [{"match": suffix(".upstream_rq_time"), "buckets": latency_bounds()}],
     })
+}
+
+/// What is left out of the clusters of other services: all but how many requests and connections there were and are. There may be
+/// thousands, and each had a hundred statistics, in Envoy's memory and, once it was called, in every message. Their stat names end
+/// with a port; those of hosts outside have dots.
+fn of_destinations() -> String {
+    const WHOLE: &str = "assignment_|bind_|circuit_breakers[.]|default[.]|external[.]|http[123][.]|internal[.]|lb_|max_|membership_|\
+                         original_|outlier_|retry_|ssl[.]|tls_|update_|version|warming_|upstream_flow_|upstream_internal_";
+    // All but `_total` and `_active`.
+    const PARTS: &str = "upstream_cx_[^at]|upstream_cx_tx_|upstream_rq_[^at]|upstream_rq_active_|upstream_rq_t[^o]";
+    format!("cluster[.]{DESTINATION_STAT_PREFIX}.*_[0-9]+[.]({WHOLE}|{PARTS}).*")
 }
 
 /// Bounds of latencies in milliseconds, each at most a tenth above the one before from 10 ms on, to 100 s.

@@ -18,7 +18,7 @@ fn family_at(name: &str, metric: Metric, at_ms: i64) -> Bytes {
     bytes.freeze()
 }
 
-fn counter(name: &str, value: f64) -> Bytes {
+pub(in crate::metrics::stream) fn counter(name: &str, value: f64) -> Bytes {
     counter_at(name, value, AT)
 }
 
@@ -26,7 +26,7 @@ pub(in crate::metrics::stream) fn counter_at(name: &str, value: f64, at_ms: i64)
     family_at(name, Metric { counter: Some(Value { value }), ..Metric::default() }, at_ms)
 }
 
-fn gauge(name: &str, value: f64) -> Bytes {
+pub(in crate::metrics::stream) fn gauge(name: &str, value: f64) -> Bytes {
     family(name, Metric { gauge: Some(Value { value }), ..Metric::default() })
 }
 
