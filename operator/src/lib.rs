@@ -14,6 +14,7 @@ pub mod args;
 pub mod build;
 pub mod caret;
 pub mod checkpoint;
+pub mod codec;
 pub mod command;
 pub mod demo;
 pub mod identity;

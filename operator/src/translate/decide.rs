@@ -28,6 +28,7 @@ pub struct Told {
     /// Its name.
     pub rule: String,
     /// What it remembers, with which it goes on should that replica end.
+    #[serde(default)]
     pub state: RuleState,
     /// What it decides; absent before the first step.
     pub decision: Option<Decision>,
