@@ -27,8 +27,11 @@ use std::{borrow::Cow, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::classes::{FLOOR_SHARE, HEADROOM, SLACK, STILL};
 use self::view::View;
+pub use self::{
+    classes::{FLOOR_SHARE, HEADROOM, SLACK, STILL},
+    resume::Mark,
+};
 use crate::{
     adapt::Steering,
     condition::{self, Hold, Holds, Outcome, Truth, elapsed},

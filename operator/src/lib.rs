@@ -25,6 +25,8 @@ pub mod metrics;
 pub mod replicas;
 pub mod status;
 pub mod telemetry;
+#[cfg(test)]
+mod tests;
 pub mod translate;
 pub mod watch;
 pub mod xds;

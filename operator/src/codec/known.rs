@@ -167,6 +167,8 @@ impl<T: Known> Decoder for Half<T> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
         let whole = buffer.copy_to_bytes(buffer.remaining());
-        read(&whole).map(Some).map_err(|error| Status::invalid_argument(format!("a message is no JSON object: {error}")))
+        read(&whole)
+            .map(Some)
+            .map_err(|error| Status::invalid_argument(format!("a message is no JSON object: {error}")))
     }
 }

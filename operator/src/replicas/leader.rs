@@ -164,7 +164,15 @@ impl Follower {
                 let Some((news, pauses)) = waiting.next().await else { break };
                 let services = news.into_iter().collect();
                 let answer = asked.lock().ask(sequence, Instant::now());
-                place.send(Ok(Down { epoch, sequence, at: Timestamp::now(), answer, services, pauses, ..Down::default() }));
+                place.send(Ok(Down {
+                    epoch,
+                    sequence,
+                    at: Timestamp::now(),
+                    answer,
+                    services,
+                    pauses,
+                    ..Down::default()
+                }));
                 meters.told.inc();
             }
             Status::unavailable("the stream has ended")

@@ -57,7 +57,8 @@ impl Meters {
         registry.register("dropped", "Messages of decisions dropped: of an epoch that is over", self.dropped.clone());
         let skipped = "Parts of messages of another version that this one does not know";
         registry.register("skipped", skipped, self.skipped.clone());
-        let round_trip = "From telling a replica to its answer that it has carried that out, by the clock of the one that decides";
+        let round_trip =
+            "From telling a replica to its answer that it has carried that out, by the clock of the one that decides";
         registry.register_with_unit("round_trip", round_trip, Unit::Seconds, self.round_trip.clone());
     }
 

@@ -2,6 +2,8 @@
 //! one does not know it passes over and counts, what is missing has its default. A part may be added, and a word to those that it has; one that
 //! is there keeps its meaning. Lists in the place of objects get no more elements.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +97,7 @@ pub struct Down {
     /// It wants to be told when this is carried out.
     pub answer: bool,
     /// What it has decided of services; of one without rules, that it is gone.
-    pub services: Vec<(ServiceKey, Option<Vec<Told>>)>,
+    pub services: Vec<(ServiceKey, Option<Arc<Vec<Told>>>)>,
     /// What is paused, when that has changed.
     pub pauses: Option<Pauses>,
     /// What this version does not know of it.
@@ -137,7 +139,7 @@ impl Known for Down {
             sequence: parts.take("sequence").unwrap_or_default(),
             at: parts.take("at").unwrap_or_default(),
             answer: parts.take("answer").unwrap_or_default(),
-            services: parts.take_lists("services"),
+            services: parts.take_lists("services").into_iter().map(|(key, told)| (key, told.map(Arc::new))).collect(),
             pauses: parts.take("pauses"),
             skipped: Skipped::default(),
         }

@@ -25,11 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::client::{Unreachable, client};
 use self::{
     listing::Listing,
     resource::{Failure, Resource, Seen},
 };
-pub use self::client::{Unreachable, client};
 pub(crate) use self::{pauses::Pauses, resource::cause_of_client as cause};
 use super::{Batch, LONGEST_WAIT, QUIET, live::Live};
 use crate::index::{Change, ObjectKey, ObjectKind};

@@ -65,7 +65,8 @@ fn what_is_said_is_heard() {
         skipped: Skipped::default(),
     };
     assert_eq!(carried(&up, |_| {}), up);
-    let services = vec![(cart(), Some(vec![told("hot")])), (ServiceKey { name: "gone".to_owned(), ..cart() }, None)];
+    let services =
+        vec![(cart(), Some(vec![told("hot")].into())), (ServiceKey { name: "gone".to_owned(), ..cart() }, None)];
     let pauses = Some(Pauses { all: true, services: [cart()].into() });
     let down = Down { epoch: 7, sequence: 1, at: at(), answer: true, services, pauses, skipped: Skipped::default() };
     assert_eq!(carried(&down, |_| {}), down);
@@ -115,7 +116,7 @@ fn a_proxy_is_known_also_where_its_refusal_is_not() {
 
 #[test]
 fn of_a_newer_one_that_decides_an_unknown_word_costs_the_rule_that_it_is_in() {
-    let services = vec![(cart(), Some(vec![told("a"), told("b"), told("c")]))];
+    let services = vec![(cart(), Some(vec![told("a"), told("b"), told("c")].into()))];
     let down = Down { epoch: 7, sequence: 1, at: at(), services, ..Down::default() };
     let heard = carried(&down, |json| {
         json["services"][0][1][0]["decision"]["phase"] = json!("Dreaming");
@@ -126,7 +127,7 @@ fn of_a_newer_one_that_decides_an_unknown_word_costs_the_rule_that_it_is_in() {
         json["weather"] = json!("rain");
     });
     let skipped = heard.skipped.clone();
-    let services = vec![(cart(), Some(vec![told("b")]))];
+    let services = vec![(cart(), Some(vec![told("b")].into()))];
     assert_eq!(Down { skipped: Skipped::default(), ..heard }, Down { services, ..down });
     assert_eq!(skipped.count, 4, "two rules, the pauses and a part: {skipped:?}");
     assert!(skipped.first.unwrap().starts_with("services: unknown variant `Dreaming`"));
@@ -139,7 +140,7 @@ fn of_an_older_one_what_is_missing_has_its_default() {
     ]]]});
     let heard: Down = read(old.to_string().as_bytes()).unwrap();
     let told = Told { state: RuleState::default(), ..told("hot") };
-    assert_eq!(heard, Down { epoch: 7, services: vec![(cart(), Some(vec![told]))], ..Down::default() });
+    assert_eq!(heard, Down { epoch: 7, services: vec![(cart(), Some(vec![told].into()))], ..Down::default() });
     let heard: Up = read(br#"{"hello": {"name": "weir-1"}}"#).unwrap();
     let hello = Some(Hello { name: "weir-1".to_owned(), ..Hello::default() });
     assert_eq!(heard, Up { hello, ..Up::default() });
