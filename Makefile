@@ -11,6 +11,8 @@ ARGS ?=
 DEMO_PROFILE ?= bench
 # Of `make soak`.
 ROUNDS ?= 50
+# Of `make skew`: the commit whose Weir runs beside this one's.
+BEFORE ?= HEAD~1
 # Of `make cluster`.
 REPLICAS ?= 1
 
@@ -30,7 +32,7 @@ export PROMETHEUS_BIN
 INSTALL_PROMETHEUS := test -x "$$PROMETHEUS_BIN" || { echo "PROMETHEUS_BIN is $$PROMETHEUS_BIN, which is not a program; unset it to have Prometheus installed" >&2; exit 1; }
 endif
 
-.PHONY: help demo test check fmt clippy doc alone deny golden crds static bench soak cluster envoy prometheus control-plane namespace clean
+.PHONY: help demo test check fmt clippy doc alone deny golden crds static bench soak skew cluster envoy prometheus control-plane namespace clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +89,13 @@ soak: envoy control-plane namespace ## Kill and stop either of two replicas unde
 	cargo build --locked -p testkit --bin bench
 	cargo build --locked -p operator --bin weir
 	scripts/in-namespace cargo run --quiet --locked --offline -p testkit --bin bench -- soak --rounds $(ROUNDS) $(ARGS)
+
+skew: envoy control-plane namespace ## Run every test of two replicas with one of them of the commit BEFORE, each way round (not part of `make test`)
+	cargo test --locked -p testkit --test it --no-run
+	cargo build --locked -p operator --bin weir
+	before=$$(scripts/build-before $(BEFORE)); this=$$(realpath "$${CARGO_TARGET_DIR:-target}/debug/weir"); \
+	WEIR_BIN=$$this WEIR_OTHER_BIN=$$before scripts/in-namespace cargo test --locked --offline -p testkit --test it -- kubernetes::replicas; \
+	WEIR_BIN=$$before WEIR_OTHER_BIN=$$this scripts/in-namespace cargo test --locked --offline -p testkit --test it -- kubernetes::replicas
 
 cluster: envoy control-plane namespace ## A Kubernetes control plane to play with: Weir in it (REPLICAS=1), a Service on three pods behind Envoys
 	cargo build --locked -p testkit --bin cluster

@@ -27,8 +27,11 @@ use std::{borrow::Cow, time::Duration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::classes::{FLOOR_SHARE, HEADROOM, SLACK, STILL};
 use self::view::View;
+pub use self::{
+    classes::{FLOOR_SHARE, HEADROOM, SLACK, STILL},
+    resume::Mark,
+};
 use crate::{
     adapt::Steering,
     condition::{self, Hold, Holds, Outcome, Truth, elapsed},
@@ -152,12 +155,14 @@ pub struct Decision {
     pub bound: Option<u32>,
     /// The limit of each of the rule's classes and of the nameless last one; empty without classes or limit. A request
     /// must pass its class's limit, all of them together `limit`.
+    #[serde(default)]
     pub classes: Vec<Rate>,
     /// When the phase began.
     pub since: Timestamp,
     /// Requests per second over the limit of a rule in shadow mode: what it would refuse, as the proxies count it.
     pub excess: Option<f64>,
     /// Metrics that the rule needs and that are missing or stale now.
+    #[serde(default)]
     pub missing: Vec<Metric>,
     /// What else [`explain`] tells of.
     #[serde(skip)]

@@ -579,20 +579,9 @@ fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::decode;
+    use crate::tests::{CART, changes};
 
-    const OBJECTS: &str = "apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: a}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: cart-1, namespace: a, labels: {kubernetes.io/service-name: cart}}
-addressType: IPv4
-ports: [{port: 8080}]
-endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: cart-0}}]
----
-apiVersion: weir.dev/v1alpha1
+    const POLICY: &str = "apiVersion: weir.dev/v1alpha1
 kind: SmartLimiter
 metadata: {name: cart, namespace: a}
 spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 requests per second per pod}]}
@@ -612,8 +601,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
 
         // All three are there before the builder looks for the first time.
         question_tx.send(Question::Pauses(LookRequest { service: None, reply_tx: look_tx })).await.unwrap();
-        let objects = decode::decode(OBJECTS.as_bytes()).unwrap().objects.into_iter();
-        let changes = objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect();
+        let changes = changes(&format!("{CART}{POLICY}"));
         batches_tx.send(Batch { changes, initial: true }).await.unwrap();
         let pause = PauseRequest { switch: pauses::Switch::Pause, service: None, reply_tx: moved_tx };
         pause_tx.send(pause).await.unwrap();

@@ -198,14 +198,13 @@ impl Builder {
 
     /// Gives the keepers everything, also what was not worth a write of its own. To be called at the end.
     pub fn keep_all(&self, now: Timestamp) {
-        for keeper in &self.keepers {
-            self.keep_all_by(keeper, now);
-        }
+        self.keep_all_by(&self.keepers, now);
     }
 
-    fn keep_all_by(&self, keeper: &Keeper, now: Timestamp) {
-        for (service, built) in &self.built {
-            keeper.keep(service, with_unseen(&self.kept, service, &built.rules), now);
+    fn keep_all_by(&self, keepers: &[Keeper], now: Timestamp) {
+        for (service, built) in self.built.iter().filter(|_| !keepers.is_empty()) {
+            let told = with_unseen(&self.kept, service, &built.rules);
+            keepers.iter().for_each(|keeper| keeper.keep(service, Arc::clone(&told), now));
         }
     }
 
@@ -340,13 +339,15 @@ impl Builder {
         self.counts.decisions += 1;
         moves.iter().for_each(|moved| log_transition(key, moved, &built.rules));
         self.keepers.retain(|keeper| !keeper.is_closed());
+        let mut told = None;
         for keeper in &self.keepers {
             let is_news = match keeper.detail() {
                 Detail::Restart => news,
                 Detail::Numbers => news || numbers || turned,
             };
             if is_news || gone {
-                keeper.keep(key, with_unseen(&self.kept, key, &built.rules), now);
+                let told = told.get_or_insert_with(|| with_unseen(&self.kept, key, &built.rules));
+                keeper.keep(key, Arc::clone(told), now);
             }
         }
         let numbers = numbers || gone;
@@ -511,7 +512,7 @@ fn resumed(kept: &mut Unseen, view: &ServiceView<'_>, now: Timestamp) -> States 
 }
 
 /// What is to be written of a service: a record is written whole.
-fn with_unseen(kept: &Unseen, key: &ServiceKey, rules: &Rules) -> Vec<Told> {
+fn with_unseen(kept: &Unseen, key: &ServiceKey, rules: &Rules) -> Arc<Vec<Told>> {
     let unseen = kept.get(key).into_iter().flat_map(|(_, unseen)| unseen);
     let unseen = unseen.map(|(RuleKey { policy, rule, .. }, state)| Told {
         policy: policy.clone(),
@@ -519,7 +520,7 @@ fn with_unseen(kept: &Unseen, key: &ServiceKey, rules: &Rules) -> Vec<Told> {
         state: state.clone(),
         decision: None,
     });
-    unseen.chain(rules.told()).collect()
+    Arc::new(unseen.chain(rules.told()).collect())
 }
 
 /// What is wrong with an object.

@@ -64,8 +64,8 @@ pub enum Error {
     },
 }
 
-/// News by service; `None`: the service is gone.
-pub type News = BTreeMap<ServiceKey, Option<Vec<Told>>>;
+/// News by service, which all who are told share; `None`: the service is gone.
+pub type News = BTreeMap<ServiceKey, Option<Arc<Vec<Told>>>>;
 
 /// What was not written yet.
 #[derive(Debug, Default)]
@@ -157,7 +157,7 @@ impl Keeper {
     }
 
     /// What is decided about `service` is this from now on.
-    pub fn keep(&self, service: &ServiceKey, told: Vec<Told>, now: Timestamp) {
+    pub fn keep(&self, service: &ServiceKey, told: Arc<Vec<Told>>, now: Timestamp) {
         self.put(service, Some(told), now);
     }
 
@@ -171,7 +171,7 @@ impl Keeper {
         self.change(now, |pending| pending.pauses = Some(pauses.clone()));
     }
 
-    fn put(&self, service: &ServiceKey, told: Option<Vec<Told>>, now: Timestamp) {
+    fn put(&self, service: &ServiceKey, told: Option<Arc<Vec<Told>>>, now: Timestamp) {
         self.change(now, |pending| drop(pending.news.insert(service.clone(), told)));
     }
 

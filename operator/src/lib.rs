@@ -14,6 +14,7 @@ pub mod args;
 pub mod build;
 pub mod caret;
 pub mod checkpoint;
+pub mod codec;
 pub mod command;
 pub mod demo;
 pub mod identity;
@@ -24,6 +25,8 @@ pub mod metrics;
 pub mod replicas;
 pub mod status;
 pub mod telemetry;
+#[cfg(test)]
+mod tests;
 pub mod translate;
 pub mod watch;
 pub mod xds;

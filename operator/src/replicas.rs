@@ -26,6 +26,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
+use tracing::info;
 
 pub use self::{
     follower::Uplink,
@@ -40,6 +41,7 @@ use self::{
 };
 use crate::{
     checkpoint::Keeper,
+    codec::known::Skipped,
     identity::{Held, Link},
     metrics::{HealthBoard, PodSample},
     xds::proxies::Proxies,
@@ -111,6 +113,28 @@ pub struct Replicas {
     pub standing: Standings,
     /// What it tells the leader.
     pub uplink: Arc<Uplink>,
+}
+
+/// What another replica says that this version does not know: counted each time, said once a link.
+#[derive(Debug)]
+struct Unknown {
+    replica: String,
+    meters: Meters,
+    said: bool,
+}
+
+impl Unknown {
+    fn of(replica: &str, meters: &Meters) -> Self {
+        Self { replica: replica.to_owned(), meters: meters.clone(), said: false }
+    }
+
+    fn note(&mut self, Skipped { count, first }: &Skipped) {
+        self.meters.skipped.inc_by(*count);
+        if let Some(first) = first.as_ref().filter(|_| !std::mem::replace(&mut self.said, true)) {
+            let replica = &self.replica;
+            info!(%replica, first, "a replica of another version says what this one does not know; the rest of it counts");
+        }
+    }
 }
 
 /// As which epoch this replica may write what is decided, now and later; `None`: it may not. Alone it always may.

@@ -12,7 +12,7 @@ use crate::{
     mount::Mount,
     ports::{self, Network},
     proxy::Proxy,
-    weir::Weir,
+    weir::{self, Weir},
 };
 
 const SOON: Duration = Duration::from_secs(40);
@@ -54,6 +54,22 @@ impl<'a> Pair<'a> {
     /// When a part does not get ready.
     pub async fn install(cluster: &'a Cluster, rules: &str) -> Self {
         Self::install_by(cluster, rules, None).await
+    }
+
+    /// As [`Self::install`], with a proxy at each replica and the limit `hot` in force at both, since the pods burn 0.9 cores; and which
+    /// replica leads.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::install`], and when the limit does not get there.
+    pub async fn limiting(cluster: &'a Cluster, rules: &str) -> (Self, [Proxy; 2], usize) {
+        let mut pair = Self::install(cluster, rules).await;
+        let proxies = pair.proxies().await;
+        let leader = pair.leader().await;
+        pair.linked(1 - leader).await;
+        pair.service.burn(0.9);
+        pair.until(leader, "Limiting").await;
+        (pair, proxies, leader)
     }
 
     /// As [`Self::install`], with wall clocks that the test sets.
@@ -100,10 +116,9 @@ impl<'a> Pair<'a> {
             &link,
             &name,
         ];
-        let mut weir = match &self.clocks {
-            Some(clocks) => Weir::spawn_trusted_by(&clocks[which], &self.kubeconfig, xds, admin, &arguments),
-            None => Weir::spawn_trusted(&self.kubeconfig, xds, admin, &arguments),
-        };
+        let binary = [weir::binary, weir::other_binary][which]();
+        let clock = self.clocks.as_ref().map(|clocks| &clocks[which]);
+        let mut weir = Weir::spawn_replica((binary, clock), &self.kubeconfig, xds, admin, &arguments);
         weir.ready().await;
         self.weirs[which] = Some(weir);
     }

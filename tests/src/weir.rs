@@ -33,6 +33,12 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| std::env::var_os("WEIR_BIN").map_or_else(build, PathBuf::from))
 }
 
+/// Path of the `weir` that runs beside that as the second of two replicas: `WEIR_OTHER_BIN` if set, as `make skew` does, else the same.
+pub fn other_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| std::env::var_os("WEIR_OTHER_BIN").map_or_else(|| binary().to_owned(), PathBuf::from))
+}
+
 /// Cargo tells a test where a binary is only within the binary's own package, so ask it by its messages.
 fn build() -> PathBuf {
     let profile = if cfg!(debug_assertions) { "dev" } else { "bench" };
@@ -169,21 +175,21 @@ impl Weir {
         Self::spawn_program(program, &kubernetes(kubeconfig), xds.into(), admin, arguments)
     }
 
-    /// As [`Self::spawn_trusted`], with a wall clock that the test sets.
+    /// As [`Self::spawn_trusted`], with this binary and, if the test sets one, a wall clock of its own.
     ///
     /// # Panics
     ///
     /// When the binary cannot be started at all.
     #[must_use]
-    pub fn spawn_trusted_by(
-        clock: &Clock,
+    pub fn spawn_replica(
+        (binary, clock): (&Path, Option<&Clock>),
         kubeconfig: &Path,
         xds: SocketAddr,
         admin: SocketAddr,
         arguments: &[&str],
     ) -> Self {
-        let mut program = tokio::process::Command::new(binary());
-        program.envs(clock.environment());
+        let mut program = tokio::process::Command::new(binary);
+        program.envs(clock.map(Clock::environment).into_iter().flatten());
         Self::spawn_program(program, &kubernetes(kubeconfig), xds.into(), admin, arguments)
     }
 

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 
 use crate::{
     engine::{
-        Decision, Phase, RuleState, next_change,
+        Decision, Mark, Phase, RuleState, next_change,
         tests::{Told, told as step},
     },
     language::{Vocabulary, ast::Adapt, parse_adapt, parse_limit, parse_when},
@@ -309,10 +309,10 @@ fn what_is_missing_leaves_the_bound_where_it_is() {
     assert_eq!(numbers(&walk.traffic(P99, 0.1, 100.0, 100.0)).1, Some(64));
     let before = walk.state.clone();
     assert_eq!(numbers(&walk.traffic(P99, 0.1, 300.0, 300.0)).1, Some(128));
-    assert!(walk.state.is_news_after(&before), "a bound that moved outlives Weir");
+    assert!(walk.state.is_news_after(&Mark::of(&before)), "a bound that moved outlives Weir");
     let before = walk.state.clone();
     assert_eq!(numbers(&walk.traffic(P99, 0.1, 301.0, 301.0)).1, Some(128));
-    assert!(!walk.state.is_news_after(&before));
+    assert!(!walk.state.is_news_after(&Mark::of(&before)));
     walk.now += jiff::SignedDuration::from_secs(2);
     assert_eq!(numbers(&walk.report(&[(P99, 0.1)])).1, Some(128), "completions are missing");
     walk.now += jiff::SignedDuration::from_secs(2);

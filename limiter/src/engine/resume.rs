@@ -1,10 +1,12 @@
 //! What outlives the process: whether a rule's state is worth writing down, and how a rule goes on from what was written.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
-use super::{Floor, RuleState, Stage};
+use super::{Cause, Floor, RuleState, Stage};
 use crate::{
-    adapt::Steering,
+    adapt::{Cut, Steering},
     condition::{Hold, Holds, elapsed},
     quota::Rate,
 };
@@ -62,16 +64,77 @@ impl RuleState {
     /// A hold that grows does not; one that was cut does. So what is written never says that something was held for longer
     /// than it was, and a rule that waits costs no writes.
     #[must_use]
-    pub fn is_news_after(&self, before: &Self) -> bool {
+    pub fn is_news_after(&self, before: &Mark) -> bool {
+        let Mark { holds, until_holds, classes, rest } = before;
+        let now = Rest::of(self);
+        was_cut(holds, &self.holds)
+            || was_cut(until_holds, &self.until_holds)
+            || now.streak < rest.streak
+            || Rest { streak: rest.streak, ..now } != *rest
+            || !quarters(&self.classes).eq(classes.iter().copied())
+    }
+}
+
+/// What of a state [`RuleState::is_news_after`] compares with. Set again and again it allocates next to nothing, where a copy of the state does
+/// each time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mark {
+    holds: Vec<(usize, Duration)>,
+    until_holds: Vec<(usize, Duration)>,
+    classes: Vec<u32>,
+    rest: Rest,
+}
+
+impl Mark {
+    /// Of this state.
+    #[must_use]
+    pub fn of(state: &RuleState) -> Self {
+        let mut mark = Self::default();
+        mark.set(state);
+        mark
+    }
+
+    /// Of this state from now on.
+    pub fn set(&mut self, state: &RuleState) {
+        let Self { holds, until_holds, classes, rest } = self;
+        let refill = |marks: &mut Vec<(usize, Duration)>, holds: &Holds| {
+            marks.clear();
+            marks.extend(holds.iter().map(|(id, hold)| (*id, hold.held)));
+        };
+        refill(holds, &state.holds);
+        refill(until_holds, &state.until_holds);
+        classes.clear();
+        classes.extend(quarters(&state.classes));
+        *rest = Rest::of(state);
+    }
+}
+
+/// What can be copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Rest {
+    streak: Duration,
+    stage: Option<Stage>,
+    last_rate: Option<Rate>,
+    missing_since: Option<Timestamp>,
+    floor: Option<Floor>,
+    /// Limit, bound and last cut of a limit that steers itself.
+    steering: Option<(Rate, Option<u32>, Option<Cut>)>,
+    bound: Option<u32>,
+    /// Cause, start, whole seconds, and whether it stands still.
+    ramp: Option<(Cause, Option<Rate>, u64, bool)>,
+}
+
+impl Rest {
+    fn of(state: &RuleState) -> Self {
         // Every field is named, so that a new one cannot be forgotten here.
-        let Self {
+        let RuleState {
             stage,
-            holds,
-            until_holds,
+            holds: _,
+            until_holds: _,
             streak,
             last_rate,
             steering,
-            classes,
+            classes: _,
             bound,
             ramp,
             missing_since,
@@ -79,27 +142,27 @@ impl RuleState {
             floor,
             stale_at: _,
             stepped_at: _,
-        } = self;
-        let steered = |steering: &Option<Steering>| steering.as_ref().map(|now| (now.limit, now.bound, now.cut));
-        let run = |state: &Self| state.ramp.map(|ramp| (ramp.cause, ramp.from, ramp.run.as_secs(), ramp.paused));
-        was_cut(&before.holds, holds)
-            || was_cut(&before.until_holds, until_holds)
-            || streak.held < before.streak.held
-            || (stage, last_rate, missing_since, floor)
-                != (&before.stage, &before.last_rate, &before.missing_since, &before.floor)
-            || (steered(steering), bound) != (steered(&before.steering), &before.bound)
-            || quarters(classes) != quarters(&before.classes)
-            || (ramp != &before.ramp && run(self) != run(before))
+        } = state;
+        Self {
+            streak: streak.held,
+            stage: *stage,
+            last_rate: *last_rate,
+            missing_since: *missing_since,
+            floor: *floor,
+            steering: steering.as_ref().map(|now| (now.limit, now.bound, now.cut)),
+            bound: *bound,
+            ramp: ramp.map(|ramp| (ramp.cause, ramp.from, ramp.run.as_secs(), ramp.paused)),
+        }
     }
 }
 
 /// The limit of each class in quarters of the rule's: demand moves them often, and the next samples tell them exactly.
-fn quarters(classes: &[Rate]) -> Vec<u32> {
-    let quarters = |class: &Rate| (4.0 * class.per_second() / classes[0].per_second()).round() as u32;
-    classes.iter().map(quarters).collect()
+fn quarters(classes: &[Rate]) -> impl Iterator<Item = u32> {
+    let whole = classes.first().map_or(1.0, Rate::per_second);
+    classes.iter().map(move |class| (4.0 * class.per_second() / whole).round() as u32)
 }
 
 /// Whether something is held for less long than it was.
-fn was_cut(before: &Holds, now: &Holds) -> bool {
-    before.iter().any(|(id, hold)| now.get(id).map(|now| now.held).unwrap_or_default() < hold.held)
+fn was_cut(before: &[(usize, Duration)], now: &Holds) -> bool {
+    before.iter().any(|(id, held)| now.get(id).map(|now| now.held).unwrap_or_default() < *held)
 }

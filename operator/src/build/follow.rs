@@ -1,6 +1,6 @@
 //! A builder among replicas: which of them decides, and how the others carry it out.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -32,7 +32,7 @@ impl Builder {
 
     /// Another replica is told everything, and whatever is decided from now on.
     pub fn tell(&mut self, keeper: Keeper, now: Timestamp) {
-        self.keep_all_by(&keeper, now);
+        self.keep_all_by(std::slice::from_ref(&keeper), now);
         keeper.keep_pauses(&self.pauses, now);
         self.keepers.push(keeper);
     }
@@ -43,15 +43,15 @@ impl Builder {
         for (service, told) in news {
             // Gone there: it goes here, too, when the watch says so.
             let Some(told) = told else { continue };
-            self.keepers.iter().for_each(|keeper| keeper.keep(&service, told.clone(), now));
+            self.keepers.iter().for_each(|keeper| keeper.keep(&service, Arc::clone(&told), now));
             let mut built = self.built.get_mut(&service);
             let is_there =
                 |one: &decide::Told| built.as_ref().is_some_and(|built| built.rules.has(&one.policy, &one.rule));
-            let (told, unseen): (Vec<_>, Vec<_>) = told.into_iter().partition(is_there);
+            let (told, unseen): (Vec<_>, Vec<_>) = Arc::unwrap_or_clone(told).into_iter().partition(is_there);
             self.kept.remove(&service);
             if !unseen.is_empty() {
                 // The watch is behind the one that decides.
-                self.kept.insert(service.clone(), (now, decide::states(&service, unseen)));
+                self.kept.insert(service.clone(), (now, decide::states(&service, &unseen)));
             }
             let Some(built) = &mut built else { continue };
             let Stepped { numbers, turned, moves, .. } = built.rules.take_up(told);
@@ -80,23 +80,11 @@ mod tests {
     use super::*;
     use crate::{
         checkpoint::Detail,
-        index::Change,
         metrics::{Measure, PodSample, Source},
-        watch::decode,
+        tests::{CART, cart, changes},
         xds::table::Table,
     };
 
-    const OBJECTS: &str = "apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: a}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: cart-1, namespace: a, labels: {kubernetes.io/service-name: cart}}
-addressType: IPv4
-ports: [{port: 8080}]
-endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: cart-0}}]
-";
     const POLICY: &str = "apiVersion: weir.dev/v1alpha1
 kind: SmartLimiter
 metadata: {name: cart, namespace: a}
@@ -106,15 +94,6 @@ spec:
   - {name: hot, when: cpu > 80% until cpu < 30%, limit: 10 requests per second per pod}
   - {name: all, limit: 1000 requests per second across all pods}
 ";
-
-    fn changes(text: &str) -> Vec<Change> {
-        let objects = decode::decode(text.as_bytes()).expect("readable").objects.into_iter();
-        objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect()
-    }
-
-    fn cart() -> ServiceKey {
-        ServiceKey { namespace: "a".to_owned(), name: "cart".to_owned() }
-    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_000_000_000 + second).expect("a time")
@@ -134,7 +113,7 @@ spec:
     /// Builders of the same objects: one decides, one follows.
     fn two(of_follower: &str) -> (Builder, Builder) {
         let (mut leader, mut follower) = (Builder::new(Table::new()), Builder::new(Table::new()));
-        leader.apply(changes(&format!("{OBJECTS}---\n{POLICY}")), at(0));
+        leader.apply(changes(&format!("{CART}{POLICY}")), at(0));
         follower.set_decides(Decides::Unmeasured, at(0));
         follower.apply(changes(of_follower), at(0));
         (leader, follower)
@@ -160,7 +139,7 @@ spec:
 
     #[test]
     fn who_follows_publishes_what_the_leader_does() {
-        let (mut leader, mut follower) = two(&format!("{OBJECTS}---\n{POLICY}"));
+        let (mut leader, mut follower) = two(&format!("{CART}{POLICY}"));
         assert_eq!(phase(&follower, "all"), Some(Phase::Limiting), "static limits need no leader");
         leader.observe(cpu(0.9, at(1)), at(1));
         assert_ne!(intent(&leader), intent(&follower));
@@ -174,7 +153,7 @@ spec:
 
     #[test]
     fn time_and_edits_decide_nothing_that_is_measured() {
-        let (mut leader, mut follower) = two(&format!("{OBJECTS}---\n{POLICY}"));
+        let (mut leader, mut follower) = two(&format!("{CART}{POLICY}"));
         leader.observe(cpu(0.9, at(1)), at(1));
         carry(&mut leader, &mut follower);
         follower.tick(at(3600));
@@ -188,7 +167,7 @@ spec:
 
     #[test]
     fn what_comes_before_its_object_waits_for_it() {
-        let (mut leader, mut follower) = two(OBJECTS);
+        let (mut leader, mut follower) = two(CART);
         leader.observe(cpu(0.9, at(1)), at(1));
         carry(&mut leader, &mut follower);
         assert_eq!(phase(&follower, "hot"), None);
@@ -199,7 +178,7 @@ spec:
 
     #[test]
     fn who_takes_over_goes_on_from_there() {
-        let (mut leader, mut follower) = two(&format!("{OBJECTS}---\n{POLICY}"));
+        let (mut leader, mut follower) = two(&format!("{CART}{POLICY}"));
         leader.observe(cpu(0.9, at(1)), at(1));
         carry(&mut leader, &mut follower);
         let before = intent(&follower);
@@ -213,7 +192,7 @@ spec:
 
     #[test]
     fn what_is_paused_is_told_too() {
-        let (mut leader, mut follower) = two(&format!("{OBJECTS}---\n{POLICY}"));
+        let (mut leader, mut follower) = two(&format!("{CART}{POLICY}"));
         leader.set_pauses(Pauses { all: true, ..Pauses::default() }, at(1));
         carry(&mut leader, &mut follower);
         assert!(follower.pauses().all);

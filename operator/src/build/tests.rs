@@ -3,14 +3,8 @@ use limiter::metric::Word;
 use super::*;
 use crate::{
     metrics::{Measure, Source},
-    watch::decode,
+    tests::{CART, changes},
 };
-
-fn changes(text: &str) -> Vec<Change> {
-    let file = decode::decode(text.as_bytes()).expect("readable");
-    let objects = file.objects.into_iter();
-    objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect()
-}
 
 /// A thousand services with a pod and a policy each.
 fn mesh() -> String {
@@ -245,7 +239,7 @@ async fn a_checkpoint_waits_for_a_service_that_is_not_there_yet() {
     before.observe(["s1", "s2", "s3"].map(|name| sample(name, 0.9, recent)).into(), recent);
     let states = |name: &str| {
         let told = before.built(&service(name)).expect("built").rules.told();
-        crate::translate::decide::states(&service(name), told)
+        crate::translate::decide::states(&service(name), &told)
     };
     let decisions = BTreeMap::from([
         (service("s1"), (recent, states("s1"))),
@@ -349,18 +343,7 @@ async fn a_checkpoint_waits_for_a_policy_that_is_not_there_yet() {
 
 #[test]
 fn a_clock_that_is_set_back_puts_no_floor_off() {
-    let text = "apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: a}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: cart-1, namespace: a, labels: {kubernetes.io/service-name: cart}}
-addressType: IPv4
-ports: [{port: 8080}]
-endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: cart-0}}]
----
-apiVersion: weir.dev/v1alpha1
+    let policy = "apiVersion: weir.dev/v1alpha1
 kind: SmartLimiter
 metadata: {name: cart, namespace: a}
 spec:
@@ -370,7 +353,7 @@ spec:
 ";
     let at = |second: i64| Timestamp::from_second(1_000_000_000 + second).expect("a time");
     let mut builder = Builder::new(Table::new());
-    builder.apply(changes(text), at(3600));
+    builder.apply(changes(&format!("{CART}{policy}")), at(3600));
     builder.set_back(at(0));
     assert_eq!(builder.next(), Some(at(15)));
     builder.tick(at(15));

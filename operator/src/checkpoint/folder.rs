@@ -129,7 +129,7 @@ impl Folder {
             let lines = self.files.entry(number).or_default();
             let differs = match told.filter(|told| !told.is_empty()) {
                 None => lines.remove(&service).is_some(),
-                Some(told) => match record::line(&service, now, &states(&service, told)) {
+                Some(told) => match record::line(&service, now, &states(&service, &told)) {
                     Ok(line) => {
                         lines.insert(service, line);
                         true

@@ -210,7 +210,7 @@ impl Writer {
     fn take(&mut self, news: News, pauses: Option<Pauses>) {
         let now = Timestamp::now();
         for (service, told) in news {
-            match told.filter(|told| !told.is_empty()).map(|told| record::line(&service, now, &states(&service, told)))
+            match told.filter(|told| !told.is_empty()).map(|told| record::line(&service, now, &states(&service, &told)))
             {
                 Some(Ok(line)) => drop(self.lines.insert(service, line)),
                 // Our own types can always be written.

@@ -25,7 +25,7 @@ fn told(rules: usize) -> Vec<Told> {
 }
 
 fn states(service: &ServiceKey, rules: usize) -> States {
-    decide::states(service, told(rules))
+    decide::states(service, &told(rules))
 }
 
 fn now() -> Timestamp {
@@ -33,7 +33,7 @@ fn now() -> Timestamp {
 }
 
 fn news(names: &[&str]) -> News {
-    names.iter().map(|name| (service(name), Some(told(2)))).collect()
+    names.iter().map(|name| (service(name), Some(told(2).into()))).collect()
 }
 
 fn open(folder: &Path) -> (Folder, Kept) {
@@ -178,12 +178,12 @@ async fn a_thousand_news_are_a_write_a_second_and_the_last_is_never_lost() {
     let (keeper, writing) = spawn(open(home.path()).0, metrics.clone());
     let cart = service("cart");
     for rules in 1..=1000 {
-        keeper.keep(&cart, told(rules % 10), now());
+        keeper.keep(&cart, told(rules % 10).into(), now());
         if rules % 100 == 0 {
             tokio::task::yield_now().await;
         }
     }
-    keeper.keep(&cart, told(7), now());
+    keeper.keep(&cart, told(7).into(), now());
     drop(keeper);
     writing.await.unwrap();
     let (_, kept) = open(home.path());

@@ -17,10 +17,10 @@ use tonic::{
 use tracing::{debug, info, warn};
 
 use super::{
-    Event, Shared,
+    Event, Shared, Unknown,
     leader::{MAX_MESSAGE_BYTES, PING_EVERY, PING_TIMEOUT},
     role::{Leader, Standings},
-    wire::{Hello, Switch, Up, service::replicas_client::ReplicasClient},
+    wire::{Hello, Samples, Switch, Up, service::replicas_client::ReplicasClient},
 };
 use crate::{
     identity::Link,
@@ -107,7 +107,7 @@ impl Follower {
         let switches = self.uplink.switches.lock().clone();
         let sent = switches.len();
         let hello = Hello { name: self.name.clone(), epoch: self.standing.borrow().epoch, probe: false, switches };
-        if up_tx.send(Up::Hello(hello)).await.is_err() {
+        if up_tx.send(Up { hello: Some(hello), ..Up::default() }).await.is_err() {
             return Status::unavailable("the stream has ended");
         }
         let mut downs = match client.follow(ReceiverStream::new(up_rx)).await {
@@ -118,6 +118,7 @@ impl Follower {
         info!(leader = %leader.name, "this replica is told by the leader");
         said.clear();
         let linked = Linked::new(&self.shared.meters.linked);
+        let mut unknown = Unknown::of(&leader.name, &self.shared.meters);
         let hearing = async {
             loop {
                 let down = match downs.message().await {
@@ -137,6 +138,8 @@ impl Follower {
                     services = down.services.len(),
                     "told by the leader"
                 );
+                unknown.note(&down.skipped);
+                let answer = down.answer.then_some(down.sequence);
                 let (taken_tx, taken_rx) = oneshot::channel();
                 let sent = self.shared.events_tx.send(Event::Told { down, taken_tx }).await;
                 if sent.is_err() || taken_rx.await.is_err() {
@@ -144,6 +147,9 @@ impl Follower {
                 }
                 // Only now: among peers, who has taken it may begin to lead.
                 self.shared.meters.taken.inc();
+                if answer.is_some() && up_tx.send(Up { taken: answer, ..Up::default() }).await.is_err() {
+                    return Status::unavailable("the leader takes nothing any more");
+                }
             }
         };
         let ended = tokio::select! {
@@ -162,11 +168,13 @@ impl Follower {
         let telling = async {
             loop {
                 let up = tokio::select! {
-                    Some(samples) = samples_rx.recv() => Up::Samples { said: Timestamp::now(), samples },
+                    Some(samples) = samples_rx.recv() => {
+                        Up { samples: Some(Samples { said: Timestamp::now(), samples }), ..Up::default() }
+                    }
                     () = self.uplink.switched.notified() => {
                         let switches = std::mem::take(&mut *self.uplink.switches.lock());
                         for switch in switches {
-                            if up_tx.send(Up::Switch(switch)).await.is_err() {
+                            if up_tx.send(Up { switch: Some(switch), ..Up::default() }).await.is_err() {
                                 return;
                             }
                         }
@@ -174,11 +182,11 @@ impl Follower {
                     }
                     () = tokio::time::sleep_until(report_at) => {
                         report_at = Instant::now() + REPORT;
-                        let reports = reporter.take();
-                        if reports.is_empty() {
+                        let proxies = reporter.take();
+                        if proxies.is_empty() {
                             continue;
                         }
-                        Up::Proxies(reports)
+                        Up { proxies, ..Up::default() }
                     }
                 };
                 if up_tx.send(up).await.is_err() {
@@ -197,7 +205,7 @@ impl Follower {
 /// Whether the replica at `address` leads.
 pub(super) async fn probe(link: &Link, address: &str) -> bool {
     let Ok(mut client) = connect(link, address).await else { return false };
-    let hello = Up::Hello(Hello { probe: true, ..Hello::default() });
+    let hello = Up { hello: Some(Hello { probe: true, ..Hello::default() }), ..Up::default() };
     client.follow(tokio_stream::once(hello)).await.is_ok()
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -19,10 +20,10 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 use tracing::{info, warn};
 
 use super::{
-    Event, Shared,
+    Event, Shared, Unknown,
     role::Standings,
     wire::{
-        Down, Hello, Up,
+        Down, Hello, Samples, Up,
         service::replicas_server::{Replicas, ReplicasServer},
     },
 };
@@ -80,7 +81,8 @@ impl Replicas for Leader {
         request.extensions().get::<Peer>().inspect(|peer| peer.welcome());
         let mut inbound = request.into_inner();
         let first = timeout(HELLO, inbound.message()).await;
-        let Ok(Some(Up::Hello(hello))) = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))? else {
+        let first = first.map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??.unwrap_or_default();
+        let Up { hello: Some(hello), skipped, .. } = first else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
         let standing = self.standing.borrow().clone();
@@ -105,11 +107,15 @@ impl Replicas for Leader {
         told_rx.await.map_err(stopping)?;
         info!(replica = %name, "a replica follows this one");
         let (down_tx, down_rx) = mpsc::channel(1);
+        let mut unknown = Unknown::of(&name, &self.shared.meters);
+        unknown.note(&skipped);
         let follower = Follower {
+            unknown,
             epoch: standing.epoch,
             standing: self.standing.clone(),
             shared: Arc::clone(&self.shared),
             elsewhere: Elsewhere::new(self.shared.proxies.clone()),
+            asked: Arc::default(),
             streams: HashMap::new(),
         };
         let shutdown = self.shutdown.clone();
@@ -128,11 +134,15 @@ impl Replicas for Leader {
 
 /// One replica that follows.
 struct Follower {
+    /// What it says that this version does not know.
+    unknown: Unknown,
     epoch: u64,
     standing: Standings,
     shared: Arc<Shared>,
     /// Its proxies.
     elsewhere: Elsewhere,
+    /// What it was asked to answer.
+    asked: Arc<Mutex<Asked>>,
     /// Its proxies that stream their statistics.
     streams: HashMap<(ServiceKey, String), Streams>,
 }
@@ -145,15 +155,25 @@ impl Follower {
         mut inbound: Streaming<Up>,
         down_tx: &mpsc::Sender<Result<Down, Status>>,
     ) -> Status {
-        let (epoch, told) = (self.epoch, self.shared.meters.told.clone());
+        let (epoch, meters) = (self.epoch, self.shared.meters.clone());
+        let asked = Arc::clone(&self.asked);
         let telling = async move {
             for sequence in 1.. {
                 // News of a service replace older ones for as long as the follower is slow.
                 let Ok(place) = down_tx.reserve().await else { break };
                 let Some((news, pauses)) = waiting.next().await else { break };
                 let services = news.into_iter().collect();
-                place.send(Ok(Down { epoch, sequence, at: Timestamp::now(), services, pauses }));
-                told.inc();
+                let answer = asked.lock().ask(sequence, Instant::now());
+                place.send(Ok(Down {
+                    epoch,
+                    sequence,
+                    at: Timestamp::now(),
+                    answer,
+                    services,
+                    pauses,
+                    ..Down::default()
+                }));
+                meters.told.inc();
             }
             Status::unavailable("the stream has ended")
         };
@@ -188,16 +208,21 @@ impl Follower {
 
     async fn hear(&mut self, up: Up) -> Result<(), Status> {
         let stopping = || Status::unavailable("weir is stopping");
-        match up {
-            Up::Hello(_) => return Err(Status::invalid_argument("a second hello")),
-            Up::Samples { said, samples } => {
-                let samples = self.by_our_clock(said, samples);
-                self.shared.samples_tx.send(samples).await.map_err(|_| stopping())?;
-            }
-            Up::Proxies(reports) => self.elsewhere.take(reports),
-            Up::Switch(switch) => {
-                self.shared.events_tx.send(Event::Switch(switch)).await.map_err(|_| stopping())?;
-            }
+        let Up { hello, samples, proxies, switch, taken, skipped } = up;
+        if hello.is_some() {
+            return Err(Status::invalid_argument("a second hello"));
+        }
+        self.unknown.note(&skipped);
+        if let Some(took) = taken.and_then(|sequence| self.asked.lock().answered(sequence, Instant::now())) {
+            self.shared.meters.round_trip.observe(took.as_secs_f64());
+        }
+        if let Some(Samples { said, samples }) = samples {
+            let samples = self.by_our_clock(said, samples);
+            self.shared.samples_tx.send(samples).await.map_err(|_| stopping())?;
+        }
+        self.elsewhere.take(proxies);
+        if let Some(switch) = switch {
+            self.shared.events_tx.send(Event::Switch(switch)).await.map_err(|_| stopping())?;
         }
         Ok(())
     }
@@ -215,5 +240,41 @@ impl Follower {
             PodSample { at, ..sample }
         });
         shifted.collect()
+    }
+}
+
+/// The one message whose answer is waited for: how long it takes there and back is measured by this clock alone.
+#[derive(Debug, Default)]
+struct Asked(Option<(u64, Instant)>);
+
+impl Asked {
+    /// Whether an answer to this message is wanted: while another one is awaited, none is.
+    fn ask(&mut self, sequence: u64, now: Instant) -> bool {
+        let free = self.0.is_none();
+        self.0.get_or_insert((sequence, now));
+        free
+    }
+
+    /// How long this answer took. `None`: it was not asked for.
+    fn answered(&mut self, sequence: u64, now: Instant) -> Option<Duration> {
+        let (_, since) = self.0.take_if(|(asked, _)| *asked == sequence)?;
+        Some(now.saturating_duration_since(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_answer_at_a_time_is_waited_for() {
+        let (mut asked, start) = (Asked::default(), Instant::now());
+        let after = |millis| start + Duration::from_millis(millis);
+        assert!(asked.ask(1, start));
+        assert!(!asked.ask(2, after(5)));
+        assert_eq!(asked.answered(2, after(6)), None, "nobody asked");
+        assert_eq!(asked.answered(1, after(7)), Some(Duration::from_millis(7)));
+        assert_eq!(asked.answered(1, after(8)), None, "once");
+        assert!(asked.ask(3, after(9)));
     }
 }

@@ -3,8 +3,8 @@
 use std::{sync::atomic::AtomicU64, time::Instant};
 
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
-    registry::Registry,
+    metrics::{counter::Counter, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::role::Standings;
 
 /// Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Meters {
     leads: Gauge,
     epoch: Gauge,
@@ -21,6 +21,27 @@ pub struct Meters {
     pub(super) told: Counter<u64, AtomicU64>,
     pub(super) taken: Counter<u64, AtomicU64>,
     pub(super) dropped: Counter<u64, AtomicU64>,
+    pub(super) skipped: Counter<u64, AtomicU64>,
+    pub(super) round_trip: Histogram,
+}
+
+/// Upper bounds in seconds: two replicas in one zone need a millisecond or two, one that is busy building some tenths.
+const ROUND_TRIPS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self {
+            leads: Gauge::default(),
+            epoch: Gauge::default(),
+            followers: Gauge::default(),
+            linked: Gauge::default(),
+            told: Counter::default(),
+            taken: Counter::default(),
+            dropped: Counter::default(),
+            skipped: Counter::default(),
+            round_trip: Histogram::new(ROUND_TRIPS),
+        }
+    }
 }
 
 impl Meters {
@@ -34,6 +55,11 @@ impl Meters {
         registry.register("told", "Messages of decisions sent to replicas that follow", self.told.clone());
         registry.register("taken", "Messages of decisions taken from the leader", self.taken.clone());
         registry.register("dropped", "Messages of decisions dropped: of an epoch that is over", self.dropped.clone());
+        let skipped = "Parts of messages of another version that this one does not know";
+        registry.register("skipped", skipped, self.skipped.clone());
+        let round_trip =
+            "From telling a replica to its answer that it has carried that out, by the clock of the one that decides";
+        registry.register_with_unit("round_trip", round_trip, Unit::Seconds, self.round_trip.clone());
     }
 
     /// Shows what this replica is, until `shutdown`.

@@ -1,17 +1,17 @@
-//! What replicas say to each other: JSON in gRPC messages, so that two versions understand each other: what one does not know it skips,
-//! what is missing has its default.
+//! What replicas say to each other: JSON in gRPC messages, each an object of optional parts, so that two versions understand each other: what
+//! one does not know it passes over and counts, what is missing has its default. A part may be added, and a word to those that it has; one that
+//! is there keeps its meaning. Lists in the place of objects get no more elements.
 
-use std::marker::PhantomData;
+use std::sync::Arc;
 
-use bytes::{Buf, BufMut};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tonic::{
-    Status,
-    codec::{DecodeBuf, Decoder, EncodeBuf, Encoder},
-};
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    codec::{
+        self,
+        known::{Json, Known, Parts, Skipped},
+    },
     intent::{Pauses, ServiceKey},
     metrics::PodSample,
     translate::decide::Told,
@@ -23,28 +23,46 @@ pub(super) mod service {
     include!(concat!(env!("OUT_DIR"), "/weir.replicas.v1.Replicas.rs"));
 }
 
-/// What a follower says.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// How the generated service writes and reads.
+pub type Codec<T, U> = codec::Codec<Json, T, U>;
+
+/// What a follower says: usually one part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Up {
-    /// First of all.
-    Hello(Hello),
+pub struct Up {
+    /// Who it is; in the first message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello: Option<Hello>,
     /// What its proxies measured.
-    Samples {
-        /// When that is said, by its clock.
-        said: Timestamp,
-        /// All of it.
-        samples: Vec<PodSample>,
-    },
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Samples>,
     /// What its proxies said since the last time.
-    Proxies(Vec<Report>),
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub proxies: Vec<Report>,
     /// An operator has moved the kill switch there.
-    Switch(Switch),
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<Switch>,
+    /// The message of this sequence, which asked for it, is carried out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<u64>,
+    /// What this version does not know of it.
+    #[serde(skip)]
+    pub skipped: Skipped,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Samples {
+    /// When that is said, by its clock.
+    pub said: Timestamp,
+    /// All of it.
+    pub samples: Vec<PodSample>,
 }
 
 /// Who follows.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Hello {
     /// Its name.
     pub name: String,
@@ -67,8 +85,8 @@ pub struct Switch {
 }
 
 /// What the one that decides says.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Down {
     /// The epoch in which it leads.
     pub epoch: u64,
@@ -76,61 +94,61 @@ pub struct Down {
     pub sequence: u64,
     /// When it was said, by its clock; for people.
     pub at: Timestamp,
+    /// It wants to be told when this is carried out.
+    pub answer: bool,
     /// What it has decided of services; of one without rules, that it is gone.
-    pub services: Vec<(ServiceKey, Option<Vec<Told>>)>,
+    pub services: Vec<(ServiceKey, Option<Arc<Vec<Told>>>)>,
     /// What is paused, when that has changed.
     pub pauses: Option<Pauses>,
+    /// What this version does not know of it.
+    #[serde(skip)]
+    pub skipped: Skipped,
 }
 
-/// See the module.
-#[derive(Clone, Copy, Debug)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+impl Known for Up {
+    fn known(parts: &mut Parts<'_>) -> Self {
+        Self {
+            hello: parts.take_parts("hello", |parts| Hello {
+                name: parts.take("name").unwrap_or_default(),
+                epoch: parts.take("epoch").unwrap_or_default(),
+                probe: parts.take("probe").unwrap_or_default(),
+                switches: parts.take_list("switches"),
+            }),
+            samples: parts
+                .take_parts("samples", |parts| {
+                    let (said, samples) = (parts.take("said"), parts.take_list("samples"));
+                    said.map(|said| Samples { said, samples })
+                })
+                .flatten(),
+            proxies: parts.take_list_of("proxies", Report::known),
+            switch: parts.take("switch"),
+            taken: parts.take("taken"),
+            skipped: Skipped::default(),
+        }
+    }
 
-impl<T, U> Default for Codec<T, U> {
-    fn default() -> Self {
-        Self(PhantomData)
+    fn skipped(&mut self, skipped: Skipped) {
+        self.skipped = skipped;
     }
 }
 
-impl<T, U> tonic::codec::Codec for Codec<T, U>
-where
-    T: Serialize + Send + 'static,
-    U: DeserializeOwned + Send + 'static,
-{
-    type Encode = T;
-    type Decode = U;
-    type Encoder = Half<T>;
-    type Decoder = Half<U>;
-
-    fn encoder(&mut self) -> Half<T> {
-        Half(PhantomData)
+impl Known for Down {
+    fn known(parts: &mut Parts<'_>) -> Self {
+        Self {
+            epoch: parts.take("epoch").unwrap_or_default(),
+            sequence: parts.take("sequence").unwrap_or_default(),
+            at: parts.take("at").unwrap_or_default(),
+            answer: parts.take("answer").unwrap_or_default(),
+            services: parts.take_lists("services").into_iter().map(|(key, told)| (key, told.map(Arc::new))).collect(),
+            pauses: parts.take("pauses"),
+            skipped: Skipped::default(),
+        }
     }
 
-    fn decoder(&mut self) -> Half<U> {
-        Half(PhantomData)
-    }
-}
-
-/// One direction.
-#[derive(Clone, Copy, Debug)]
-pub struct Half<T>(PhantomData<T>);
-
-impl<T: Serialize> Encoder for Half<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        serde_json::to_writer(buffer.writer(), &item).map_err(|error| Status::internal(error.to_string()))
+    fn skipped(&mut self, skipped: Skipped) {
+        self.skipped = skipped;
     }
 }
 
-impl<T: DeserializeOwned> Decoder for Half<T> {
-    type Item = T;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
-        let whole = buffer.copy_to_bytes(buffer.remaining());
-        let read = serde_json::from_slice(&whole);
-        read.map(Some).map_err(|error| Status::invalid_argument(format!("a replica's message cannot be read: {error}")))
-    }
-}
+#[cfg(test)]
+mod tests;

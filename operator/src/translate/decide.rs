@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use limiter::{
-    engine::{self, Decision, Observed, Phase, RuleState},
+    engine::{self, Decision, Mark, Observed, Phase, RuleState},
     metric::{Metric, Observations, Word},
     policy::{Policy, PolicyKey, Rule},
 };
@@ -28,6 +28,7 @@ pub struct Told {
     /// Its name.
     pub rule: String,
     /// What it remembers, with which it goes on should that replica end.
+    #[serde(default)]
     pub state: RuleState,
     /// What it decides; absent before the first step.
     pub decision: Option<Decision>,
@@ -35,9 +36,13 @@ pub struct Told {
 
 /// What rules remember, without what they have decided.
 #[must_use]
-pub fn states(service: &ServiceKey, told: Vec<Told>) -> States {
-    let state = |Told { policy, rule, state, .. }| (RuleKey { service: service.clone(), policy, rule }, state);
-    told.into_iter().map(state).collect()
+pub fn states(service: &ServiceKey, told: &[Told]) -> States {
+    let key = |Told { policy, rule, .. }: &Told| RuleKey {
+        service: service.clone(),
+        policy: policy.clone(),
+        rule: rule.clone(),
+    };
+    told.iter().map(|told| (key(told), told.state.clone())).collect()
 }
 
 /// The rules of one service: what they remember and what they decided last.
@@ -182,7 +187,7 @@ impl Rules {
         now: Timestamp,
     ) -> Stepped {
         let mut stepped = Stepped::default();
-        let mut next: Option<Timestamp> = None;
+        let (mut next, mut before_step): (Option<Timestamp>, _) = (None, Mark::default());
         for PolicyRules { policy, names, observations, decided } in &mut self.policies {
             observe(names, observations);
             for (rule, Decided { state, decision, measured, told }) in policy.rules.iter().zip(decided) {
@@ -193,11 +198,13 @@ impl Rules {
                 // After a restart there is a state and no decision yet.
                 let resumed = || state.stage.map_or(Phase::Idle, |stage| stage.phase);
                 let from = decision.as_ref().map_or_else(resumed, |before| before.phase);
-                let old = kept.then(|| state.clone());
+                if kept {
+                    before_step.set(state);
+                }
                 let (new_state, new) = engine::step(rule, &policy.on_missing, std::mem::take(state), observations, now);
                 *state = new_state;
                 next = engine::next_change(rule, state, now).into_iter().chain(next).min();
-                stepped.news |= old.is_some_and(|old| state.is_news_after(&old));
+                stepped.news |= kept && state.is_news_after(&before_step);
                 let numbers = moved(decision.as_ref(), &new);
                 stepped.numbers |= numbers;
                 stepped.turned |= decision.as_ref().is_none_or(|before| turned(before, &new));

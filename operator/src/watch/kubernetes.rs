@@ -8,14 +8,14 @@
 //! refuses (403, 404) counts as listed: it is reported, and tried again. One that cannot reach it is tried again for ever,
 //! and what was known stays in force.
 
+mod client;
 mod definition;
 mod listing;
 mod pauses;
 mod resource;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use limiter::problem::Problem;
 use tokio::{
     sync::mpsc,
@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::client::{Unreachable, client};
 use self::{
     listing::Listing,
     resource::{Failure, Resource, Seen},
@@ -53,50 +54,6 @@ impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config").field("namespaces", &self.namespaces).finish_non_exhaustive()
     }
-}
-
-/// Why there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreachable {
-    /// The kubeconfig cannot be used.
-    #[error("the kubeconfig cannot be used: {}", first_line(&resource::chain(.0)))]
-    Kubeconfig(kube::config::KubeconfigError),
-    /// Neither a kubeconfig nor a pod's service account.
-    #[error("no API server is known ({0}); set --kubeconfig")]
-    Nowhere(kube::config::InferConfigError),
-    /// What was found makes no client.
-    #[error("no client can be made of the kubeconfig: {}", resource::chain(.0))]
-    Client(kube::Error),
-}
-
-/// A mistake in the YAML shows the lines around it, where tokens and keys may stand.
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}
-
-/// A client for the API server that a kubeconfig names; without one, for that of `KUBECONFIG`, of `~/.kube/config`, or of the
-/// pod that this runs in. Connects with the first request.
-///
-/// # Errors
-/// When there is none, or it cannot be used.
-pub async fn client(kubeconfig: Option<&Path>, context: Option<String>) -> Result<kube::Client, Unreachable> {
-    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(Unreachable::Kubeconfig)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Unreachable::Kubeconfig)?
-        }
-        None if options.context.is_some() => {
-            kube::Config::from_kubeconfig(&options).await.map_err(Unreachable::Kubeconfig)?
-        }
-        None => kube::Config::infer().await.map_err(Unreachable::Nowhere)?,
-    };
-    // It would repeat what was answered 429, 503 or 504 for minutes before anyone heard of it. Each of us pauses, reports and tries
-    // again by itself.
-    config.default_retry = false;
-    let agent = concat!("weir/", env!("CARGO_PKG_VERSION"));
-    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
-    kube::Client::try_from(config).map_err(Unreachable::Client)
 }
 
 /// Watches until `shutdown`. Whatever else the API server says of our own objects goes to `live`.

@@ -1,12 +1,14 @@
 //! The messages of xDS, delta and state of the world, as we need them: wire compatible with `envoy.service.discovery.v3`, but a response carries
 //! each `Resource` as bytes that were encoded once for all streams. Fields that we do not use are skipped on reading.
 
-use std::{collections::HashMap, marker::PhantomData};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use prost::Message;
 use tonic::codec::BufferSettings;
 use tonic_prost::{ProstDecoder, ProstEncoder};
+
+use crate::codec;
 
 /// First sizes of a stream's buffers, in bytes; they grow as messages need. tonic would take 8 KiB for each, and hold them
 /// as long as the stream is open and idle. Most requests are ACKs, most responses one route configuration.
@@ -300,31 +302,22 @@ impl Node {
     }
 }
 
-/// How the generated service encodes and decodes: like [`tonic_prost::ProstCodec`], with small buffers.
-#[derive(Debug)]
-pub struct Codec<T, U>(PhantomData<(T, U)>);
+/// How the generated services write and read.
+pub type Codec<T, U> = codec::Codec<Protobuf, T, U>;
 
-impl<T, U> Default for Codec<T, U> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
+/// Like [`tonic_prost::ProstCodec`], with small buffers.
+#[derive(Clone, Copy, Debug)]
+pub enum Protobuf {}
 
-impl<T, U> tonic::codec::Codec for Codec<T, U>
-where
-    T: Message + Send + 'static,
-    U: Message + Default + Send + 'static,
-{
-    type Encode = T;
-    type Decode = U;
+impl<T: Message + Default + Send + 'static> codec::Form<T> for Protobuf {
     type Encoder = ProstEncoder<T>;
-    type Decoder = ProstDecoder<U>;
+    type Decoder = ProstDecoder<T>;
 
-    fn encoder(&mut self) -> Self::Encoder {
+    fn encoder() -> Self::Encoder {
         ProstEncoder::new(BufferSettings::new(WRITE_BUFFER, YIELD_AT))
     }
 
-    fn decoder(&mut self) -> Self::Decoder {
+    fn decoder() -> Self::Decoder {
         ProstDecoder::new(BufferSettings::new(READ_BUFFER, YIELD_AT))
     }
 }

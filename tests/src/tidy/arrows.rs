@@ -25,7 +25,7 @@ const ROOMS: &[Room] = &[
     Room { name: "index", rooms: &["intent"], crates: &["crds", "k8s_openapi", "limiter"] },
     Room { name: "translate", rooms: &["index", "intent"], crates: &["limiter"] },
     Room { name: "intent", rooms: &[], crates: &["limiter"] },
-    Room { name: "xds", rooms: &["identity", "intent"], crates: &["limiter", "tokio", "envoy_types"] },
+    Room { name: "xds", rooms: &["codec", "identity", "intent"], crates: &["limiter", "tokio", "envoy_types"] },
     Room {
         name: "metrics",
         rooms: &["identity", "intent", "xds::names", "xds::node", "xds::table"],
@@ -34,7 +34,16 @@ const ROOMS: &[Room] = &[
     Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["k8s_openapi", "kube", "limiter", "tokio"] },
     Room {
         name: "replicas",
-        rooms: &["checkpoint", "identity", "intent", "metrics", "translate", "watch::kubernetes", "xds::proxies"],
+        rooms: &[
+            "checkpoint",
+            "codec",
+            "identity",
+            "intent",
+            "metrics",
+            "translate",
+            "watch::kubernetes",
+            "xds::proxies",
+        ],
         crates: &["k8s_openapi", "kube", "tokio"],
     },
     Room {
@@ -49,6 +58,7 @@ const ROOMS: &[Room] = &[
     },
     Room { name: "identity", rooms: &["watch::kubernetes", "watch::live"], crates: &["k8s_openapi", "kube", "tokio"] },
     Room { name: "inject", rooms: &["identity", "xds"], crates: &["limiter"] },
+    Room { name: "codec", rooms: &[], crates: &[] },
     Room { name: "caret", rooms: &[], crates: &["limiter"] },
 ];
 
@@ -61,6 +71,7 @@ const PURE: [&[&str]; 25] = [
     &["admission", "review"],
     &["admission", "warnings"],
     &["caret"],
+    &["codec"],
     &["index"],
     &["inject"],
     &["translate"],

@@ -1,6 +1,6 @@
 use super::harness::*;
 use crate::{
-    engine::{Decision, RuleState, step},
+    engine::{Decision, Mark, RuleState, step},
     language::ast::Expression,
     metric::{Metric, Observations, Reduce, Sample, Word},
     policy::{Class, MissingAction, Mode, RequestMatch, Rule},
@@ -29,7 +29,7 @@ fn stand_still_while_demand_only_trembles() {
     let (mut state, mut moves) = (RuleState::default(), Vec::new());
     for asked in [500.0, 520.0, 480.0, 530.0, 700.0, 720.0, 690.0] {
         let (next, decision) = look(&gold(1000.0), &state, &demand(asked));
-        moves.push((decision.classes[1].per_second(), next.is_news_after(&state)));
+        moves.push((decision.classes[1].per_second(), next.is_news_after(&Mark::of(&state))));
         state = next;
     }
     let (first, second) = (400.0, 180.0);
@@ -47,7 +47,7 @@ fn stand_still_while_demand_only_trembles() {
     );
     let (next, decision) = look(&gold(1000.0), &state, &demand(747.0));
     assert_eq!(decision.classes[1], per_second(128.3));
-    assert!(!next.is_news_after(&state), "a small move is in force, and costs no write");
+    assert!(!next.is_news_after(&Mark::of(&state)), "a small move is in force, and costs no write");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 use super::harness::*;
 use crate::{
     engine::{
-        Phase, RuleState, next_change,
+        Mark, Phase, RuleState, next_change,
         tests::{Told, told as step},
     },
     language::{
@@ -207,7 +207,7 @@ proptest! {
         // Only what was news has been written down.
         let (mut before, mut written) = (RuleState::default(), RuleState::default());
         for (state, ..) in &steps {
-            if state.is_news_after(&before) {
+            if state.is_news_after(&Mark::of(&before)) {
                 written = state.clone();
             }
             before = state.clone();

@@ -1,6 +1,7 @@
 use super::{harness::*, scenario::limiting};
 use crate::{
     engine::{
+        Mark,
         Phase::{Limiting, Pending, Releasing},
         RuleState, next_change,
     },
@@ -118,7 +119,7 @@ fn only_what_moved_is_news() {
     {
         let before = walk.state.clone();
         walk.step(seconds, &[(Word::Cpu, cpu)]);
-        if walk.state.is_news_after(&before) {
+        if walk.state.is_news_after(&Mark::of(&before)) {
             news.push(seconds);
         }
     }
@@ -126,8 +127,8 @@ fn only_what_moved_is_news() {
     assert_eq!(news, [0.0, 2.0, 4.0, 5.0, 8.0, 9.0, 13.0]);
     let before = walk.state.clone();
     walk.step(14.0, &[(Word::Cpu, 0.6)]);
-    assert!(walk.state.is_news_after(&before), "the first doubling");
+    assert!(walk.state.is_news_after(&Mark::of(&before)), "the first doubling");
     let before = walk.state.clone();
     walk.step(100.0, &[]);
-    assert!(walk.state.is_news_after(&before), "metrics went missing");
+    assert!(walk.state.is_news_after(&Mark::of(&before)), "metrics went missing");
 }

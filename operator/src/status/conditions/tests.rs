@@ -2,35 +2,17 @@ use jiff::Timestamp;
 
 use crate::{
     build::Builder,
-    index::Change,
     intent::ServiceKey,
     metrics::HealthBoard,
     status::status,
-    watch::decode,
+    tests::{CART, changes},
     xds::{proxies::Proxies, table::Table},
 };
 
-const TARGET: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: cart, namespace: a}
-spec: {ports: [{port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: cart-1, namespace: a, labels: {kubernetes.io/service-name: cart}}
-addressType: IPv4
-ports: [{port: 8080}]
-endpoints: [{addresses: [127.0.1.1], targetRef: {kind: Pod, name: cart-0}}]
----
-";
-
 /// A condition of the only policy among these objects.
 fn condition(text: &str, name: &str, proxies: &Proxies, health: &HealthBoard) -> (String, String, String) {
-    let objects = decode::decode(text.as_bytes()).expect("readable").objects.into_iter();
-    let changes = objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect();
     let mut builder = Builder::new(Table::new());
-    builder.apply(changes, Timestamp::UNIX_EPOCH);
+    builder.apply(changes(text), Timestamp::UNIX_EPOCH);
     let mut status = status(&builder, proxies, health, Timestamp::UNIX_EPOCH);
     let mut conditions = status.policies.remove(0).status.conditions.into_iter();
     let found = conditions.find(|condition| condition.type_ == name).expect("told");
@@ -49,18 +31,18 @@ spec:
 ";
     let words = "decided: calm; no proxy is known to enforce it: Programmed says why";
     let (proxies, health) = (Proxies::default(), HealthBoard::default());
-    let service = TARGET.split_once("---").unwrap().0;
-    for objects in [service, TARGET] {
+    let service = CART.split_once("---").unwrap().0;
+    for objects in [service, CART] {
         let (status, reason, message) = condition(&format!("{policy}{objects}"), "Limiting", &proxies, &health);
         assert_eq!((&*status, &*reason, &*message), ("True", "NotEnforced", words));
     }
     let node = "a/cart/cart-0".parse().unwrap();
     let _connection = proxies.connect(&node, String::new(), Timestamp::UNIX_EPOCH);
-    let (_, reason, message) = condition(&format!("{policy}{TARGET}"), "Limiting", &proxies, &health);
+    let (_, reason, message) = condition(&format!("{policy}{CART}"), "Limiting", &proxies, &health);
     assert_eq!((&*reason, &*message), ("Limiting", "in force: calm"));
 
     // One that cannot be carried out is in force nowhere.
-    let bytes = TARGET.replace("ports: [{port: 8080}]", "ports: [{port: 8080, appProtocol: tcp}]");
+    let bytes = CART.replace("ports: [{port: 8080}]", "ports: [{port: 8080, appProtocol: tcp}]");
     let (_, reason, message) = condition(&format!("{policy}{bytes}"), "Limiting", &proxies, &health);
     assert_eq!((&*reason, &*message), ("NotEnforced", words));
     let (_, reason, message) = condition(&format!("{policy}{bytes}"), "Programmed", &proxies, &health);
@@ -77,7 +59,8 @@ spec:
   targetRefs: [{{kind: Service, name: cart}}]
   rules: [{{name: deep, when: depth > 5, limit: 10 requests per second per pod}}]
   metrics: [{{name: depth, type: Count, scrape: {{series: queue_depth}}}}]
----{TARGET}apiVersion: v1
+---
+{CART}apiVersion: v1
 kind: Pod
 metadata: {{name: cart-0, namespace: a, annotations: {{{annotations}}}}}
 "

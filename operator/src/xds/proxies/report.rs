@@ -7,14 +7,17 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{Acknowledged, Connection, Proxies, Refusal};
-use crate::xds::{NodeKey, ResourceType};
+use crate::{
+    codec::known::Parts,
+    xds::{NodeKey, ResourceType},
+};
 
 /// What one proxy said since the last report of it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Report {
     /// Its node id.
     pub node: String,
@@ -28,6 +31,20 @@ pub struct Report {
     pub holds: Vec<(String, Arc<str>, Option<Arc<str>>)>,
     /// What it has refused.
     pub refusals: Vec<Refusal>,
+}
+
+impl Report {
+    /// Of another version, as far as this one knows it.
+    pub fn known(parts: &mut Parts<'_>) -> Self {
+        Self {
+            node: parts.take("node").unwrap_or_default(),
+            since: parts.take("since"),
+            user_agent: parts.take("userAgent").unwrap_or_default(),
+            anew: parts.take("anew").unwrap_or_default(),
+            holds: parts.take_list("holds"),
+            refusals: parts.take_list("refusals"),
+        }
+    }
 }
 
 /// Makes reports of what changes.
@@ -133,6 +150,7 @@ impl Elsewhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::known::{Known, Skipped, read};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a time")
@@ -150,12 +168,28 @@ mod tests {
         proxies.programmed(&node(), &[(ResourceType::Cluster, "in", version)])
     }
 
+    /// A message of reports alone.
+    #[derive(Serialize)]
+    struct All {
+        reports: Vec<Report>,
+    }
+
+    impl Known for All {
+        fn known(parts: &mut Parts<'_>) -> Self {
+            Self { reports: parts.take_list_of("reports", Report::known) }
+        }
+
+        fn skipped(&mut self, skipped: Skipped) {
+            assert_eq!(skipped, Skipped::default());
+        }
+    }
+
     /// Brings what is new from one replica to the other, as text.
     fn carry(reporter: &mut Reporter, elsewhere: &mut Elsewhere) -> usize {
         let reports = reporter.take();
         let count = reports.len();
-        let text = serde_json::to_string(&reports).expect("our own types");
-        elsewhere.take(serde_json::from_str(&text).expect("what was just written"));
+        let text = serde_json::to_string(&All { reports }).expect("our own types");
+        elsewhere.take(read::<All>(text.as_bytes()).expect("what was just written").reports);
         count
     }
 

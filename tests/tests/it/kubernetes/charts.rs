@@ -9,10 +9,11 @@ use operator::{
 };
 use serde_json::{Value, json};
 use testkit::{
+    authority::Authority,
     cluster::Cluster,
     eventually, http,
     mesh::{Service, limiter, put},
-    project_root, temp_dir,
+    ports, project_root, temp_dir,
     weir::Weir,
 };
 use tokio::time::timeout;
@@ -218,13 +219,27 @@ async fn the_dashboard_shows_what_weir_exports() {
     let second = timeout(SOON, client.next()).await.unwrap().unwrap();
     client.nack(&second, "no").await.unwrap();
 
+    // What replicas count of each other is exported by one of several.
+    let (servers, certificates) = (Authority::new("servers"), temp_dir());
+    let own = servers.server("weir.example", -1, 30);
+    for (file, text) in [("tls.crt", &*own.certificate), ("tls.key", &*own.key), ("ca.crt", servers.pem())] {
+        put(certificates.path(), file, text);
+    }
+    let (place, link) = (certificates.path().to_str().unwrap(), ports::free().to_string());
+    let clients = format!("--xds-client-ca={place}/ca.crt");
+    let arguments = ["--certificate-dir", place, &clients, "--replica-address", &link, "--peers", &link];
+    let replica = Weir::start(folder.path(), &arguments).await;
+
     let dashboard = std::fs::read_to_string(project_root().join("charts/weir/dashboards/weir.json")).unwrap();
     let words = dashboard.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     let shown: BTreeSet<_> = words.filter(|word| word.starts_with("weir_")).map(str::to_owned).collect();
     assert!(shown.len() > 5, "{shown:?}");
     eventually(SOON, "everything that is shown is exported", async || {
-        let page = http::get(weir.admin, "/metrics").await.map_err(|error| format!("{error:#}"))?;
-        let text = String::from_utf8_lossy(page.body()).into_owned();
+        let mut text = String::new();
+        for admin in [weir.admin, replica.admin] {
+            let page = http::get(admin, "/metrics").await.map_err(|error| format!("{error:#}"))?;
+            text += &String::from_utf8_lossy(page.body());
+        }
         let exported: BTreeSet<_> =
             text.lines().filter_map(|line| Some(line.split([' ', '{']).next()?.to_owned())).collect();
         let missing: Vec<_> = shown.difference(&exported).collect();

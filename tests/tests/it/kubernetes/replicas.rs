@@ -19,13 +19,8 @@ const HOT: &str = "- name: hot\n  when: cpu > 60% for 300ms until cpu < 30% for 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_decides_both_carry_it_out_and_the_other_takes_over() {
-    let mut pair = Pair::install(Cluster::shared().await, HOT).await;
-    let proxies = pair.proxies().await;
-    let leader = pair.leader().await;
+    let (mut pair, proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let follower = 1 - leader;
-    pair.linked(follower).await;
-    pair.service.burn(0.9);
-    pair.until(leader, "Limiting").await;
     assert_eq!(pair.admitted(10).await, [3, 3], "on both");
     pair.weir(follower)
         .until(SOON, "the follower says whose it is", |status| {
@@ -65,12 +60,7 @@ async fn one_decides_both_carry_it_out_and_the_other_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_both_killed_and_no_metrics_nothing_changes_at_any_proxy() {
-    let mut pair = Pair::install(Cluster::shared().await, HOT).await;
-    let proxies = pair.proxies().await;
-    let leader = pair.leader().await;
-    pair.linked(1 - leader).await;
-    pair.service.burn(0.9);
-    pair.until(leader, "Limiting").await;
+    let (mut pair, proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     pair.kept(leader).await;
     let before = held(&proxies).await;
 
@@ -97,13 +87,8 @@ async fn with_both_killed_and_no_metrics_nothing_changes_at_any_proxy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_stood_still_decides_no_more() {
-    let mut pair = Pair::install(Cluster::shared().await, HOT).await;
-    let proxies = pair.proxies().await;
-    let leader = pair.leader().await;
+    let (mut pair, proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let other = 1 - leader;
-    pair.linked(other).await;
-    pair.service.burn(0.9);
-    pair.until(leader, "Limiting").await;
     let before = held(&proxies).await;
 
     pair.weir(leader).signal(Signal::SIGSTOP);
@@ -146,13 +131,8 @@ async fn a_leader_that_stood_still_decides_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_told_to_end_hands_over_at_once() {
-    let mut pair = Pair::install(Cluster::shared().await, HOT).await;
-    let _proxies = pair.proxies().await;
-    let leader = pair.leader().await;
+    let (mut pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let other = 1 - leader;
-    pair.linked(other).await;
-    pair.service.burn(0.9);
-    pair.until(leader, "Limiting").await;
 
     let weir = pair.weirs[leader].take().expect("it runs");
     let began = Instant::now();
@@ -168,13 +148,8 @@ async fn a_replica_that_is_told_to_end_hands_over_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_stood_still_gets_the_newest() {
-    let mut pair = Pair::install(Cluster::shared().await, HOT).await;
-    let _proxies = pair.proxies().await;
-    let leader = pair.leader().await;
+    let (mut pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let follower = 1 - leader;
-    pair.linked(follower).await;
-    pair.service.burn(0.9);
-    pair.until(leader, "Limiting").await;
 
     pair.weir(follower).signal(Signal::SIGSTOP);
     let key = pair.key();
@@ -218,13 +193,8 @@ impl Drop for Cut {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_link_cut_one_decides_and_the_other_holds() {
-    let mut pair = Pair::install(Cluster::shared().await, HOT).await;
-    let _proxies = pair.proxies().await;
-    let leader = pair.leader().await;
+    let (mut pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let follower = 1 - leader;
-    pair.linked(follower).await;
-    pair.service.burn(0.9);
-    pair.until(leader, "Limiting").await;
     assert_eq!(pair.admitted(10).await, [3, 3]);
 
     let cut = Cut::new(pair.seats[leader].link.port());
@@ -284,12 +254,7 @@ async fn clocks_that_are_apart_move_no_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kill_switch_of_any_replica_holds_for_all() {
-    let mut pair = Pair::install(Cluster::shared().await, HOT).await;
-    let _proxies = pair.proxies().await;
-    let leader = pair.leader().await;
-    pair.linked(1 - leader).await;
-    pair.service.burn(0.9);
-    pair.until(leader, "Limiting").await;
+    let (mut pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     assert_eq!(pair.admitted(10).await, [3, 3]);
     for (which, verb, admitted) in [(1 - leader, "pause", [10, 10]), (leader, "resume", [0, 0])] {
         let request = http::Request::post(format!("http://{}/{verb}", pair.seats[which].admin));
