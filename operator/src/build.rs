@@ -372,7 +372,9 @@ impl Builder {
         };
         let built = self.built.entry(key.clone()).or_default();
         built.ready = view.ready_pods().map(str::to_owned).collect();
-        built.wanted = wanted::of(&view, self.annotated_pages, self.heard.wants_all);
+        let mut calling = view.endpoints.iter().filter(|(_, endpoint)| endpoint.outbound.is_some());
+        let forgets = calling.any(|(pod, _)| self.index.lazy(key, pod).is_some());
+        built.wanted = wanted::of(&view, self.annotated_pages, self.heard.wants_all || forgets);
         let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
         let gone = built.rules.plan(&view, resumed(&mut self.kept, &view, now));
         self.index.forget_asks_of(key, |pod| pods.iter().any(|there| there == pod));

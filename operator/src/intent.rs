@@ -220,6 +220,8 @@ pub struct Partial {
     pub round: u32,
     /// The longest that a request is held, in seconds.
     pub hold_seconds: u32,
+    /// Connections that are kept for a next request are closed after this, in seconds, so that what is forgotten can go.
+    pub idle_seconds: u32,
     /// What becomes of requests for hosts that are not there.
     pub others: Others,
 }

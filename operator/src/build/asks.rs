@@ -49,7 +49,7 @@ impl Builder {
         }
     }
 
-    fn publish_all(&mut self, services: &BTreeSet<ServiceKey>) {
+    pub(super) fn publish_all(&mut self, services: &BTreeSet<ServiceKey>) {
         services.iter().for_each(|service| self.publish(service, None));
     }
 }

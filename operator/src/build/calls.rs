@@ -3,12 +3,27 @@
 //!
 //! Bounded by the pods that there are, and by what a proxy may name in its messages.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use limiter::lazy::{Lazy, Load};
 
 use super::Builder;
-use crate::{intent::ServiceKey, metrics::calls::Calls, xds::NodeKey};
+use crate::{
+    index::{
+        Dirty, Index,
+        asked::{Ask, Why},
+    },
+    intent::{Called, DestinationKey, ServiceKey},
+    metrics::calls::Calls,
+    xds::{NodeKey, names},
+};
+
+/// A pod is looked at for what may be forgotten this often at most.
+const LOOK_EVERY: SignedDuration = SignedDuration::from_secs(1);
 
 /// Most destinations that are kept of one pod; those that were called least lately go.
 const MOST_DESTINATIONS: usize = 20_000;
@@ -29,6 +44,8 @@ pub struct Uses {
     pub told: Option<Timestamp>,
     /// By [`crate::xds::names::destination_stat_name`].
     pub destinations: BTreeMap<Arc<str>, Use>,
+    /// When it was last looked at for what may be forgotten.
+    looked: Option<Timestamp>,
 }
 
 /// Of all pods.
@@ -86,14 +103,36 @@ impl Builder {
         self
     }
 
-    /// Takes in what proxies say of the calls that their applications make. What proxies of unknown pods say is left alone.
-    pub fn hear_calls(&mut self, calls: Vec<Calls>, _now: Timestamp) {
+    /// Takes in what proxies say of the calls that their applications make: learns from it, and forgets what is not called any more. What
+    /// proxies of unknown pods say is left alone.
+    pub fn hear_calls(&mut self, calls: Vec<Calls>, now: Timestamp) {
+        let mut services = BTreeSet::new();
         for calls in calls {
-            let Some(built) = self.built.get(&calls.node.service_key()) else { continue };
-            if built.intent.pods.contains_key(calls.node.pod()) {
-                self.heard.pods.entry(calls.node.clone()).or_default().take(calls);
+            let service = calls.node.service_key();
+            let Some(built) = self.built.get(&service) else { continue };
+            if !built.intent.pods.contains_key(calls.node.pod()) {
+                continue;
+            }
+            let node = calls.node.clone();
+            let Some(lazy) = self.index.lazy(&service, node.pod()).cloned() else {
+                self.heard.pods.entry(node).or_default().take(calls);
+                continue;
+            };
+            if matches!(lazy.load, Load::Learned(_)) {
+                for host in &calls.unknown {
+                    let learned = self.index.ask(&service, node.pod(), host, Why::Learned, now);
+                    services.extend(learned.into_iter().flat_map(|(_, dirty)| dirty.services));
+                }
+            }
+            let uses = self.heard.pods.entry(node.clone()).or_default();
+            uses.take(calls);
+            let is_due = uses.looked.is_none_or(|looked| now < looked || now.duration_since(looked) >= LOOK_EVERY);
+            if is_due && uses.told.is_some() {
+                uses.looked = Some(now);
+                services.extend(forget(&mut self.index, &service, &node, &lazy, uses, now).services);
             }
         }
+        self.publish_all(&services);
     }
 
     /// How a pod uses other services; `None`: its proxy has not told since this Weir hears it.
@@ -101,6 +140,44 @@ impl Builder {
     pub fn uses(&self, node: &NodeKey) -> Option<&Uses> {
         self.heard.pods.get(node)
     }
+}
+
+/// Forgets what the application of a pod has not called for as long as `lazy` says, and lets go of the clusters of what was forgotten before once nothing is
+/// under way to them.
+fn forget(
+    index: &mut Index,
+    service: &ServiceKey,
+    node: &NodeKey,
+    lazy: &Lazy,
+    uses: &Uses,
+    now: Timestamp,
+) -> Dirty {
+    let Some(asked) = index.asked(service, node.pod()) else { return Dirty::default() };
+    let seen = |key: &DestinationKey| uses.destinations.get(names::destination_stat_name(key).as_str());
+    let destinations = asked.called.iter().filter_map(|(called, ask)| match called {
+        Called::Destination(key) => Some((key, ask)),
+        Called::Host(_) => None,
+    });
+    // Told since then: what the proxy said before is of the time in which requests still came.
+    let told_since = |ask: &Ask| uses.told.is_some_and(|told| told >= ask.used);
+    let gone = |(key, ask): &(&DestinationKey, &Ask)| {
+        ask.leaving && told_since(ask) && seen(key).is_none_or(|seen| seen.active == 0)
+    };
+    let gone: Vec<DestinationKey> = destinations.filter(gone).map(|(key, _)| key.clone()).collect();
+    let mut dirty = Dirty::default();
+    for key in gone {
+        dirty.services.extend(index.left(service, node.pod(), &key).services);
+    }
+    let Some(after) = lazy.forget_after.and_then(|after| SignedDuration::try_from(after).ok()) else { return dirty };
+    let idle = |called: &Called, ask: &Ask| {
+        let last = match called {
+            Called::Destination(key) => seen(key).and_then(|seen| seen.last),
+            Called::Host(_) => None,
+        };
+        now.duration_since(last.map_or(ask.used, |last| last.max(ask.used))) >= after
+    };
+    dirty.services.extend(index.forget(service, node.pod(), now, idle).services);
+    dirty
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub struct Ask {
     pub why: Why,
     /// Since when.
     pub since: Timestamp,
-    /// When it was called last, as far as is known.
+    /// When it was asked for last, or was forgotten. That it is called is told elsewhere.
     pub used: Timestamp,
     /// It is forgotten; its cluster stays until the proxy has said that nothing is in it.
     pub leaving: bool,
@@ -159,16 +159,14 @@ impl Index {
         super::dirty([service.clone()])
     }
 
-    /// Takes in that the proxy of a pod uses a destination.
-    pub fn uses(&mut self, service: &ServiceKey, pod: &str, key: &DestinationKey, now: Timestamp) {
-        let asked = self.asks.pods.get_mut(&(service.clone(), pod.to_owned()));
-        if let Some(ask) = asked.and_then(|asked| asked.called.get_mut(&Called::Destination(key.clone()))) {
-            ask.used = ask.used.max(now);
-        }
-    }
-
     /// Forgets what `which` says of all that the pod has asked for: its hosts at once, its cluster when [`Self::left`] says so.
-    pub fn forget(&mut self, service: &ServiceKey, pod: &str, which: impl Fn(&Called, &Ask) -> bool) -> Dirty {
+    pub fn forget(
+        &mut self,
+        service: &ServiceKey,
+        pod: &str,
+        now: Timestamp,
+        which: impl Fn(&Called, &Ask) -> bool,
+    ) -> Dirty {
         let Some(asked) = self.asks.pods.get_mut(&(service.clone(), pod.to_owned())) else { return Dirty::default() };
         let forgotten = asked.called.iter_mut().filter(|(called, ask)| !ask.leaving && which(called, ask));
         let mut hosts = Vec::new();
@@ -177,7 +175,10 @@ impl Index {
             any = true;
             match called {
                 Called::Host(_) => hosts.push(called.clone()),
-                Called::Destination(_) => ask.leaving = true,
+                Called::Destination(_) => {
+                    ask.leaving = true;
+                    ask.used = now;
+                }
             }
         }
         if !any {

@@ -66,7 +66,7 @@ const ROOMS: &[Room] = &[
 const WIRING: [&str; 9] = ["lib", "main", "app", "args", "admin", "build", "command", "telemetry", "demo"];
 
 /// Modules that are plain functions of values: no tokio, no await, no clock.
-const PURE: [&[&str]; 25] = [
+const PURE: [&[&str]; 26] = [
     &["admission", "pods"],
     &["admission", "review"],
     &["admission", "warnings"],

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use limiter::{
@@ -16,6 +17,9 @@ use crate::{
     index::asked::Loaded,
     intent::{Called, Destination, DestinationKey, Host, Others, Outbound, Partial, Protocol, ServiceIntent},
 };
+
+/// Envoy closes a connection that is kept for a next request after this.
+const IDLE: Duration = Duration::from_secs(60 * 60);
 
 /// Gives `pods`, which listen there for calls, what they have of other services.
 pub(super) fn add(
@@ -68,7 +72,9 @@ pub(super) fn add(
             hosts.push(nothing(&Called::Host(String::new()), Vec::new()));
         }
         let hold_seconds = u32::try_from(lazy.hold.as_secs()).unwrap_or(u32::MAX).max(1);
-        let partial = Some(Partial { round, hold_seconds, others });
+        let idle = lazy.forget_after.map_or(IDLE, |after| after.min(IDLE));
+        let idle_seconds = u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1);
+        let partial = Some(Partial { round, hold_seconds, idle_seconds, others });
         pod_intent.outbound.push(Outbound { place: EnforceAt::Client, listener: *listener, hosts, partial });
         lead(pod_intent, leads.into_iter(), bounds.into_iter());
     }

@@ -10,7 +10,9 @@ use envoy_types::pb::{
                 circuit_breakers::Thresholds,
                 cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy},
             },
-            core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, RoutingPriority},
+            core::v3::{
+                Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CoreOptions, RoutingPriority,
+            },
         },
         extensions::{
             clusters::dynamic_forward_proxy::v3::{
@@ -46,9 +48,11 @@ pub(super) fn build(name: &str, inbound: &Inbound) -> Cluster {
 }
 
 /// The cluster of another service's port.
-pub(super) fn destination(name: &str, destination: &Destination) -> Cluster {
+/// Its idle connections are closed after `idle` seconds, if that is given.
+pub(super) fn destination(name: &str, destination: &Destination, idle: Option<u32>) -> Cluster {
     let stat_name = names::destination_stat_name(&destination.key);
-    let built = eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS);
+    let mut built = eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS);
+    built.typed_extension_protocol_options = protocol_options(destination.protocol, idle);
     match &destination.dns {
         None => built,
         Some((host, port)) => Cluster {
@@ -95,7 +99,7 @@ fn eds(name: &str, stat_name: String, protocol: Protocol, connect_seconds: i64) 
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(from_ads()), service_name: String::new() }),
         connect_timeout: Some(Duration { seconds: connect_seconds, nanos: 0 }),
         circuit_breakers: Some(unlimited()),
-        typed_extension_protocol_options: protocol_options(protocol),
+        typed_extension_protocol_options: protocol_options(protocol, None),
         ..Cluster::default()
     }
 }
@@ -115,13 +119,18 @@ fn unlimited() -> CircuitBreakers {
     CircuitBreakers { thresholds: thresholds.into(), ..CircuitBreakers::default() }
 }
 
-fn protocol_options(protocol: Protocol) -> HashMap<String, Any> {
+fn protocol_options(protocol: Protocol, idle: Option<u32>) -> HashMap<String, Any> {
     let config = match protocol {
         Protocol::Http => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
         Protocol::Http2 => ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default()),
         Protocol::Tcp => return HashMap::new(),
     };
+    let common = idle.map(|seconds| CoreOptions {
+        idle_timeout: Some(Duration { seconds: seconds.into(), nanos: 0 }),
+        ..CoreOptions::default()
+    });
     let options = HttpProtocolOptions {
+        common_http_protocol_options: common,
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(config),
         })),

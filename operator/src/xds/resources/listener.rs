@@ -44,7 +44,7 @@ use envoy_types::pb::{
 use ::limiter::policy::{EnforceAt, Key, Mode};
 
 use crate::{
-    intent::{Inbound, Outbound, Protocol},
+    intent::{Inbound, Others, Outbound, Protocol},
     xds::{
         names,
         resources::{
@@ -148,6 +148,10 @@ pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Li
     if let Some(partial) = &outbound.partial {
         // Before all others, so that they see the route; it is also what bounds the time that a request is held.
         manager.http_filters.insert(0, http_filter("envoy.filters.http.on_demand", any(&OnDemand::default())));
+        // What goes elsewhere meanwhile is learned from.
+        if matches!(partial.others, Others::Sent(_) | Others::PassedOn | Others::Refused) {
+            manager.access_log.push(logger::unknown_hosts());
+        }
         manager.stream_idle_timeout = Some(Duration { seconds: partial.hold_seconds.into(), nanos: 0 });
         if partial.passes_on() {
             let config = FilterConfig {

@@ -23,7 +23,7 @@ use ::limiter::policy::EnforceAt;
 
 use super::{GENERATOR, Old, Resource, cluster, endpoint, listener, route as routes, slots::Slots, version};
 use crate::{
-    intent::{DestinationKey, Host, Outbound, Partial, PodIntent, Priority},
+    intent::{DestinationKey, Host, Others, Outbound, Partial, PodIntent, Priority},
     xds::{NodeKey, ResourceType, names},
 };
 
@@ -40,14 +40,15 @@ impl Builder {
     /// Adds the pod's resources for the way out; `old` are those it had.
     pub(super) fn pod(&mut self, node: &NodeKey, pod: &PodIntent, old: Vec<Resource>, resources: &mut Vec<Resource>) {
         let mut old = Old::new(old);
+        let idle = pod.outbound.iter().filter_map(|outbound| Some(outbound.partial.as_ref()?.idle_seconds)).min();
         for destination in &pod.destinations {
             let name: Arc<str> = names::destination(node, &destination.key).into();
-            let of_cluster = match &destination.dns {
-                None => version(&(GENERATOR, "destination", destination.protocol)),
-                Some(dns) => version(&(GENERATOR, "destination", destination.protocol, dns)),
+            let of_cluster = match (&destination.dns, idle) {
+                (None, None) => version(&(GENERATOR, "destination", destination.protocol)),
+                (dns, idle) => version(&(GENERATOR, "destination", destination.protocol, dns, idle)),
             };
             resources.push(old.or_encode(ResourceType::Cluster, node, &name, of_cluster, &mut || {
-                cluster::destination(&name, destination).encode_to_vec()
+                cluster::destination(&name, destination, idle).encode_to_vec()
             }));
             if destination.dns.is_some() {
                 continue;
@@ -71,7 +72,8 @@ impl Builder {
                 .iter()
                 .flat_map(|host| host.routes.iter().map(|forward| (host.limits.as_slice(), &forward.route)));
             let slots = Slots::needed_by(of_hosts);
-            let held = partial.as_ref().map(|partial| (partial.hold_seconds, partial.passes_on()));
+            let held = partial.as_ref();
+            let held = held.map(|partial| (partial.hold_seconds, partial.passes_on(), partial.others == Others::Asked));
             let of_listener = version(&(GENERATOR, "outbound", place, listener, &slots, held));
             resources.push(old.or_encode(ResourceType::Listener, node, &name, of_listener, &mut || {
                 listener::outbound(&name, outbound, self.filters(&slots)).encode_to_vec()

@@ -75,7 +75,7 @@ fn configuration(name: &str, node: &NodeKey, partial: &Partial) -> Vec<u8> {
         Others::PassedOn => Some(all_to(names::PASSTHROUGH_CLUSTER.into())),
     };
     let others = others.map(|route| VirtualHost {
-        name: names::UNKNOWN_HOST.into(),
+        name: route.name.clone(),
         domains: vec!["*".into()],
         routes: vec![route],
         ..VirtualHost::default()
@@ -90,7 +90,7 @@ fn wait(round: u32) -> Duration {
 }
 
 fn all_to(cluster: String) -> Route {
-    let route = refusal(names::UNKNOWN_HOST, 404, "");
+    let route = refusal(names::FALLBACK, 404, "");
     Route {
         action: Some(route::Action::Route(routes::to(ClusterSpecifier::Cluster(cluster), Priority::Default))),
         ..route
