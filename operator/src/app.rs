@@ -48,7 +48,7 @@ use crate::{
     xds::{
         asks::Ask,
         proxies::Proxies,
-        server::{self, Leaving},
+        server::{self, Leaving, Served},
         table::Table,
     },
 };
@@ -299,7 +299,8 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
         }
         build(builder, of_builder, inputs, stop).await;
     });
-    tasks.spawn(serve_when_ready(ready_rx, table, proxies, wishes_tx, streams, xds, door, leaving));
+    let served = Served { table, proxies, asks_tx: wishes_tx };
+    tasks.spawn(serve_when_ready(ready_rx, served, streams, xds, door, leaving));
     info!(xds = %xds_address, admin = %admin_address, "weir is running");
 
     let mut failure = None;
@@ -348,9 +349,7 @@ fn bind(address: SocketAddr, flag: &str, what: &str) -> anyhow::Result<TcpListen
 /// Nothing is served before the first look at all objects and one build.
 async fn serve_when_ready(
     mut ready_rx: watch::Receiver<bool>,
-    table: Table,
-    proxies: Proxies,
-    wishes_tx: mpsc::Sender<Ask>,
+    served: Served,
     streams: Routes,
     listener: identity::Listener,
     door: Door,
@@ -360,7 +359,7 @@ async fn serve_when_ready(
         () = leaving.begins.cancelled() => return,
         ready = ready_rx.wait_for(|ready| *ready) => if ready.is_err() { return },
     }
-    if let Err(error) = server::serve(table, proxies, wishes_tx, streams, listener, door, leaving).await {
+    if let Err(error) = server::serve(served, streams, listener, door, leaving).await {
         warn!(%error, "the xDS server ended");
     }
 }

@@ -44,7 +44,7 @@ use crate::{
     codec::known::Skipped,
     identity::{Held, Link},
     metrics::{HealthBoard, PodSample},
-    xds::proxies::Proxies,
+    xds::proxies::{Proxies, Report},
 };
 
 /// As good as for ever.
@@ -82,6 +82,8 @@ pub enum Event {
     },
     /// The kill switch was moved at a replica that follows.
     Switch(Switch),
+    /// What proxies of a replica that follows have.
+    Proxies(Vec<Report>),
     /// The leader says what it has decided.
     Told {
         /// All of it.

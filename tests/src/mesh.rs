@@ -135,6 +135,24 @@ impl Service {
         text
     }
 
+    /// As [`Self::manifests`], of pods whose applications call others through their proxies.
+    #[must_use]
+    pub fn calling(&self) -> String {
+        let mut text = self.manifests();
+        for (number, pod) in self.pods.iter().enumerate() {
+            let inbound = format!("/{}: \"{}\"", self.port, pod.app.address);
+            let listen = format!("{inbound}, outbound.weir.dev/listen: \"{}\"", self.outbound(number));
+            text = text.replace(&inbound, &listen);
+        }
+        text
+    }
+
+    /// Where the proxy of a pod takes what its application sends to other services, if it does.
+    #[must_use]
+    pub fn outbound(&self, pod: usize) -> SocketAddr {
+        (self.pods[pod].inbound.ip(), 15001).into()
+    }
+
     /// Puts the manifests into `folder`, in place of those before.
     pub fn write(&self, folder: &Path) {
         put(folder, &format!("{}.{}.yaml", self.namespace, self.name), &self.manifests());

@@ -36,9 +36,10 @@ impl Server {
         let address = listener.local_addr().expect("a bound listener has an address");
         let (table, proxies) = (Table::new(), Proxies::new());
         let shutdown = CancellationToken::new();
+        // Nobody asks for what is not there.
+        let (asks_tx, _) = tokio::sync::mpsc::channel(1);
         tokio::spawn(server::serve(
-            table.clone(),
-            proxies.clone(),
+            server::Served { table: table.clone(), proxies: proxies.clone(), asks_tx },
             Default::default(),
             listener.into(),
             operator::identity::Door::open(),

@@ -118,6 +118,7 @@ impl Among {
                 }
             }
             Event::Switch(switch) => turn(builder, proxies, switch),
+            Event::Proxies(reports) => builder.mirror(&reports, now),
             Event::Told { down: Down { epoch, services, pauses, .. }, taken_tx } => {
                 let known = replicas.standing.borrow().epoch;
                 if epoch < known || builder.decides() == Decides::All {

@@ -9,8 +9,10 @@ use crate::{
     index::asked::Why,
     intent::ServiceKey,
     xds::{
+        NodeKey, ResourceType,
         asks::{Answer, Ask, Wish},
         names,
+        proxies::Report,
     },
 };
 
@@ -32,6 +34,10 @@ impl Builder {
                     let host = names::virtual_host(configuration, &called.to_string()).into();
                     Answer::Host { asked, host }
                 }
+                Wish::Nothing => {
+                    services.extend(self.index.starts(&service, node.pod()).services);
+                    Answer::Has
+                }
                 Wish::Has(called, round) => {
                     let held = called.into_iter().flat_map(|one| self.index.holds(&service, node.pod(), one, now).services);
                     services.extend(held);
@@ -47,6 +53,35 @@ impl Builder {
             // The stream may have ended.
             let _ = reply_tx.send(answer);
         }
+    }
+
+    /// Takes in what proxies of other replicas are said to have, so that they are known here should they come, and the status is of all.
+    pub fn mirror(&mut self, reports: &[Report], now: Timestamp) {
+        let mut services = BTreeSet::new();
+        for report in reports {
+            let Ok(node) = report.node.parse::<NodeKey>() else { continue };
+            let service = node.service_key();
+            if self.index.lazy(&service, node.pod()).is_none() {
+                continue;
+            }
+            for (kind, name, version) in &report.holds {
+                let dirty = if kind == ResourceType::VirtualHost.label() {
+                    let Some(called) = names::called(&node, ResourceType::VirtualHost, name) else { continue };
+                    match version {
+                        Some(_) => self.index.holds(&service, node.pod(), called, now),
+                        None => self.index.dropped(&service, node.pod(), &called),
+                    }
+                } else if kind == ResourceType::Route.label()
+                    && let Some(round) = version.as_deref().and_then(names::round)
+                {
+                    self.index.holds_round(&service, node.pod(), round)
+                } else {
+                    continue;
+                };
+                services.extend(dirty.services);
+            }
+        }
+        self.publish_all(&services);
     }
 
     pub(super) fn publish_all(&mut self, services: &BTreeSet<ServiceKey>) {

@@ -114,6 +114,22 @@ impl Index {
         }
     }
 
+    /// Takes in that the proxy of a pod has started, and so has nothing: what the one before it had called is called again, or not.
+    pub fn starts(&mut self, service: &ServiceKey, pod: &str) -> Dirty {
+        if self.lazy(service, pod).is_none_or(|lazy| lazy.prewarm) {
+            return Dirty::default();
+        }
+        let Some(asked) = self.asks.pods.remove(&(service.clone(), pod.to_owned())) else { return Dirty::default() };
+        asked.called.keys().for_each(|called| self.asks.discount(service, called));
+        super::dirty([service.clone()])
+    }
+
+    /// Takes in that a proxy does not have something any more.
+    pub fn dropped(&mut self, service: &ServiceKey, pod: &str, called: &Called) -> Dirty {
+        self.drop_ask(service, pod, called);
+        super::dirty([service.clone()])
+    }
+
     /// Takes in how often a proxy has been told to ask again.
     pub fn holds_round(&mut self, service: &ServiceKey, pod: &str, round: u32) -> Dirty {
         if self.lazy(service, pod).is_none() {

@@ -220,7 +220,10 @@ impl Follower {
             let samples = self.by_our_clock(said, samples);
             self.shared.samples_tx.send(samples).await.map_err(|_| stopping())?;
         }
-        self.elsewhere.take(proxies);
+        if !proxies.is_empty() {
+            self.shared.events_tx.send(Event::Proxies(proxies.clone())).await.map_err(|_| stopping())?;
+            self.elsewhere.take(proxies);
+        }
         if let Some(switch) = switch {
             self.shared.events_tx.send(Event::Switch(switch)).await.map_err(|_| stopping())?;
         }

@@ -40,6 +40,8 @@ pub enum Wish {
     Host(Arc<str>),
     /// It has this from another stream, and keeps it if it may.
     Has(Vec<Called>, Option<u32>),
+    /// It has just started, and has nothing.
+    Nothing,
 }
 
 /// What the builder says.
@@ -63,6 +65,8 @@ pub struct Wishes {
     waiting: VecDeque<Wish>,
     /// By the name asked for.
     open: BTreeMap<Arc<str>, Open>,
+    /// Since when what was sent had been asked for, and whether it is nothing.
+    sent: Vec<(Instant, bool)>,
     /// What the proxy has is being looked at; nothing is sent meanwhile, since it might be taken away.
     looking: usize,
 }
@@ -74,6 +78,8 @@ struct Open {
     host: Option<Arc<str>>,
     /// It was asked for on another stream and may have been answered there: the proxy needs to hear only what it has not.
     again: bool,
+    /// When it was put to the builder.
+    put: Option<Instant>,
 }
 
 impl Wishes {
@@ -81,7 +87,7 @@ impl Wishes {
     pub fn ask(&mut self, name: &str, again: bool) {
         if !self.open.contains_key(name) {
             let name: Arc<str> = name.into();
-            self.open.insert(name.clone(), Open { host: None, again });
+            self.open.insert(name.clone(), Open { host: None, again, put: None });
             self.waiting.push_back(Wish::Host(name));
         }
     }
@@ -92,14 +98,31 @@ impl Wishes {
         self.waiting.push_front(Wish::Has(called, round));
     }
 
+    /// The proxy has just started.
+    pub fn starts(&mut self) {
+        self.looking += 1;
+        self.waiting.push_front(Wish::Nothing);
+    }
+
     /// The next question that may be put now.
     pub fn next(&mut self, pace: &mut Pace, now: Instant) -> Option<Wish> {
         match self.waiting.front()? {
-            Wish::Has(..) => {}
+            Wish::Has(..) | Wish::Nothing => {}
             Wish::Host(_) if pace.take(now) => {}
             Wish::Host(_) => return None,
         }
-        self.waiting.pop_front()
+        let next = self.waiting.pop_front()?;
+        if let Wish::Host(name) = &next
+            && let Some(open) = self.open.get_mut(name)
+        {
+            open.put.get_or_insert(now);
+        }
+        Some(next)
+    }
+
+    /// Since when requests were held for what has been sent since this was last asked, and whether it was a host that is nothing.
+    pub fn take_sent(&mut self) -> Vec<(Instant, bool)> {
+        std::mem::take(&mut self.sent)
     }
 
     /// Whether questions wait for their turn.
@@ -142,7 +165,8 @@ impl Wishes {
     pub fn take_answered_by(&mut self, host: &str) -> Vec<Arc<str>> {
         let answered = self.open.iter().filter(|(_, open)| open.host.as_deref() == Some(host));
         let answered: Vec<Arc<str>> = answered.map(|(name, _)| name.clone()).collect();
-        answered.iter().for_each(|name| drop(self.open.remove(name)));
+        let opens = answered.iter().filter_map(|name| self.open.remove(name));
+        self.sent.extend(opens.filter_map(|open| Some((open.put?, names::is_unknown(host)))));
         answered
     }
 

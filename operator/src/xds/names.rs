@@ -167,6 +167,12 @@ pub fn virtual_host(configuration: &str, host: &str) -> String {
     format!("{configuration}/{}", host.replace('/', ":"))
 }
 
+/// Whether a virtual host is one for a host that is no Service.
+#[must_use]
+pub fn is_unknown(virtual_host: &str) -> bool {
+    virtual_host.rsplit_once('/').is_some_and(|(_, host)| host.starts_with('='))
+}
+
 /// What a cluster or a virtual host of this name, on the way out of `node`, is there for; `None`: it is none of those.
 #[must_use]
 pub fn called(node: &NodeKey, resource_type: ResourceType, name: &str) -> Option<Called> {

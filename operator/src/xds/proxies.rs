@@ -8,13 +8,19 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 use serde::{Deserialize, Serialize};
@@ -141,6 +147,23 @@ struct Metrics {
     acks: Family<TypeLabel, Counter>,
     nacks: Family<TypeLabel, Counter>,
     unknown_types: Counter,
+    asked: Asked,
+}
+
+/// How long requests were held for what their proxy asked for, from when Weir could look until it was sent.
+#[derive(Clone, Debug)]
+struct Asked(Family<FoundLabel, Histogram, fn() -> Histogram>);
+
+impl Default for Asked {
+    fn default() -> Self {
+        // 1 ms to 4 s.
+        Self(Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 13))))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FoundLabel {
+    found: &'static str,
 }
 
 fn of_label<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ResourceType, D::Error> {
@@ -183,6 +206,11 @@ impl Proxies {
         registry.register("resources", "Resources sent, by type", metrics.resources.clone());
         registry.register("acks", "Responses acknowledged, by type", metrics.acks.clone());
         registry.register("nacks", "Responses refused, by type", metrics.nacks.clone());
+        registry.register(
+            "held_seconds",
+            "Time that requests were held for a host that their proxy asked for, until it was sent, by whether it is one",
+            metrics.asked.0.clone(),
+        );
         registry.register("unknown_types", "Requests for a type that is not served", metrics.unknown_types.clone());
     }
 
@@ -190,6 +218,12 @@ impl Proxies {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+
+    /// A host that was asked for has been sent.
+    pub fn count_asked(&self, unknown: bool, after: Duration) {
+        let found = if unknown { "nothing" } else { "service" };
+        self.0.metrics.asked.0.get_or_create(&FoundLabel { found }).observe(after.as_secs_f64());
     }
 
     /// Number of streams that are open here, at this replica.

@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::identity::{Door, Gate, Listener, Shown, tls};
 use crate::xds::{
     NodeKey, ResourceType,
-    asks::{Answer, Ask, Pace, Wish},
+    asks::{Answer, Ask, Pace, Wish, Wishes},
     names,
     proxies::{Connection, Proxies, Refusal, said},
     session::{Meaning, Protocol, Push, Session},
@@ -89,16 +89,25 @@ impl Leaving {
     }
 }
 
-/// Serves `table`, and `beside` it other services, on `listener` to who comes in by the `door`, until it is `leaving`, then ends every stream (`UNAVAILABLE`:
+/// What streams see, and where they say what proxies say.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// What there is for proxies.
+    pub table: Table,
+    /// What they have answered.
+    pub proxies: Proxies,
+    /// Where they ask for more.
+    pub asks_tx: mpsc::Sender<Ask>,
+}
+
+/// Serves the table, and `beside` it other services, on `listener` to who comes in by the `door`, until it is `leaving`, then ends every stream (`UNAVAILABLE`:
 /// Envoy keeps what it has and connects again) and returns.
 ///
 /// # Errors
 ///
 /// The transport failed as a whole; a failure of one connection ends only that one.
 pub async fn serve(
-    table: Table,
-    proxies: Proxies,
-    asks_tx: mpsc::Sender<Ask>,
+    served: Served,
     beside: Routes,
     listener: Listener,
     door: Door,
@@ -109,7 +118,7 @@ pub async fn serve(
     let Door { gate, tls } = door;
     let begins = leaving.begins.clone();
     let drain = leaving.within + DRAIN;
-    let streams = Streams { table, proxies, asks_tx, gate, leaving };
+    let streams = Streams { served, gate, leaving };
     let ads = AggregatedDiscoveryServiceServer::new(streams.clone()).max_decoding_message_size(MAX_REQUEST_BYTES);
     let ecds = ExtensionConfigDiscoveryServiceServer::new(streams).max_decoding_message_size(MAX_REQUEST_BYTES);
     let incoming = tls::incoming(listener, tls, begins.clone());
@@ -133,9 +142,7 @@ pub async fn serve(
 
 #[derive(Clone, Debug)]
 struct Streams {
-    table: Table,
-    proxies: Proxies,
-    asks_tx: mpsc::Sender<Ask>,
+    served: Served,
     gate: Gate,
     leaving: Leaving,
 }
@@ -264,7 +271,7 @@ async fn open<P: Protocol>(
     mut inbound: Streaming<P::Request>,
     response_tx: &ResponseTx<P>,
 ) -> Result<(), Status> {
-    let Streams { table, proxies, asks_tx, gate, leaving: _ } = streams;
+    let Streams { served: Served { table, proxies, asks_tx }, gate, leaving: _ } = streams;
     let caller = gate.admit(shown).await?;
     let first = match timeout(FIRST_REQUEST, inbound.message()).await {
         Ok(first) => first?,
@@ -371,6 +378,9 @@ impl<P: Protocol> ProxyStream<P> {
                             );
                             permit.send(Box::new(Ok(response)));
                         }
+                    }
+                    for (since, unknown) in self.session.wishes().map(Wishes::take_sent).unwrap_or_default() {
+                        self.proxies.count_asked(unknown, since.elapsed());
                     }
                     for (resource_type, outcome) in self.session.learned() {
                         self.connection.holds(resource_type, outcome.holds);

@@ -165,6 +165,11 @@ impl Session {
         };
         let seen = &view[resource_type.index()];
         let held = &request.initial_resource_versions;
+        let is_first = self.subscriptions.iter().all(|subscription| !subscription.is_started());
+        if is_first && held.is_empty() && resource_type == ResourceType::Cluster {
+            // Envoy asks for clusters first, and says which it has.
+            self.wishes.starts();
+        }
         match resource_type {
             ResourceType::Cluster | ResourceType::VirtualHost => {
                 let names = held.keys().map(String::as_str);

@@ -199,6 +199,12 @@ impl Subscription {
         self.names.iter().filter(|(_, state)| state.subscribed).map(|(name, _)| name)
     }
 
+    /// Whether a request has come.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.started
+    }
+
     /// Whether everything visible is subscribed.
     #[must_use]
     pub fn is_wildcard(&self) -> bool {

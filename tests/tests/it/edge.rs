@@ -16,23 +16,6 @@ use testkit::{
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const KEY: &str = "smartlimiters.weir.dev/bookinfo/reviews";
-const OUTBOUND: u16 = 15001;
-
-/// Where the proxy of a pod takes what its application sends to other services.
-fn outbound(service: &Service, pod: usize) -> SocketAddr {
-    (service.pods[pod].inbound.ip(), OUTBOUND).into()
-}
-
-/// The manifests of a service whose pods call through their proxies.
-fn calling(service: &Service) -> String {
-    let mut text = service.manifests();
-    for (number, pod) in service.pods.iter().enumerate() {
-        let inbound = format!("/{}: \"{}\"", pod.inbound.port(), pod.app.address);
-        let listen = format!("{inbound}, outbound.weir.dev/listen: \"{}\"", outbound(service, number));
-        text = text.replace(&inbound, &listen);
-    }
-    text
-}
 
 /// The limiter of `reviews`, enforced elsewhere.
 fn at(place: &str, rules: &str) -> String {
@@ -69,7 +52,7 @@ async fn a_limit_at_callers_is_enforced_before_a_request_leaves_and_moves_while_
     let reviews = Service::start("bookinfo", "reviews", 1).await;
     let mut page = Service::start("bookinfo", "page", 2).await;
     reviews.write(folder.path());
-    put(folder.path(), "page.yaml", &calling(&page));
+    put(folder.path(), "page.yaml", &page.calling());
     let rules = |limit: u32, burst: u32| {
         format!(
             "- name: all\n  limit: {limit} requests per hour across all pods\n  burst: {burst}\n- name: search\n  matches: [{{path: {{type: PathPrefix, value: /search}}}}]\n  limit: 5 requests per hour per pod\n  burst: 1"
@@ -92,27 +75,27 @@ async fn a_limit_at_callers_is_enforced_before_a_request_leaves_and_moves_while_
 
     // Every name of the service leads there, and to the same bucket; each caller has its half of the burst.
     for name in ["reviews", "reviews:80", "reviews.bookinfo"] {
-        assert_eq!(admitted(outbound(&page, 0), name, "/", 1).await, 1, "{name}");
+        assert_eq!(admitted(page.outbound(0), name, "/", 1).await, 1, "{name}");
     }
-    assert_eq!(admitted(outbound(&page, 0), "reviews.bookinfo.svc.cluster.local:80", "/", 10).await, 0);
-    assert_eq!(admitted(outbound(&page, 1), "reviews", "/search/a", 5).await, 1, "a rule of its own");
-    assert_eq!(admitted(outbound(&page, 1), "reviews", "/", 5).await, 2);
+    assert_eq!(admitted(page.outbound(0), "reviews.bookinfo.svc.cluster.local:80", "/", 10).await, 0);
+    assert_eq!(admitted(page.outbound(1), "reviews", "/search/a", 5).await, 1, "a rule of its own");
+    assert_eq!(admitted(page.outbound(1), "reviews", "/", 5).await, 2);
     let served = reviews.pods[0].app.served();
     assert_eq!(served, 6);
     assert_eq!(arrived(&server, &reviews).await, served, "what is refused never leaves the caller");
-    assert_eq!(admitted(outbound(&page, 0), "page", "/", 20).await, 20, "another service");
+    assert_eq!(admitted(page.outbound(0), "page", "/", 20).await, 20, "another service");
     // Whoever calls past the proxy is not limited: that is what `enforceAt: Server` is for.
     assert_eq!(http::get(reviews.pods[0].inbound, "/").await.unwrap().status(), 200);
 
     // Raised while a connection is open, which stays open.
-    let mut open = Connection::open(outbound(&page, 1), None).await.unwrap();
+    let mut open = Connection::open(page.outbound(1), None).await.unwrap();
     let request = || ::http::Request::get("/").body(Full::<Bytes>::default()).unwrap();
     assert_eq!(open.send(request()).await.unwrap().status(), 404, "its host is an address");
     let listeners = callers[1].stat("listener_manager.listener_modified").await;
     put(folder.path(), "policy.yaml", &at("Client", &rules(4000, 400)));
     shares(2, "2000 x2").await;
     eventually(DEADLINE, "the raised limit is felt", async || {
-        let status = ask(outbound(&page, 1), "reviews", "/").await.status();
+        let status = ask(page.outbound(1), "reviews", "/").await.status();
         if status == 200 { Ok(()) } else { Err(status) }
     })
     .await;
@@ -121,7 +104,7 @@ async fn a_limit_at_callers_is_enforced_before_a_request_leaves_and_moves_while_
 
     // A caller that goes leaves its share.
     page.pods[0].ready = false;
-    put(folder.path(), "page.yaml", &calling(&page));
+    put(folder.path(), "page.yaml", &page.calling());
     shares(2, "4000 x1").await;
 }
 
@@ -131,12 +114,12 @@ async fn an_unknown_host_is_told_what_is_known_and_endpoints_are_followed() {
     let mut reviews = Service::start("bookinfo", "reviews", 2).await;
     let page = Service::start("other", "page", 1).await;
     reviews.write(folder.path());
-    put(folder.path(), "page.yaml", &calling(&page));
+    put(folder.path(), "page.yaml", &page.calling());
     put(folder.path(), "policy.yaml", &at("Client", "- {name: all, limit: 1 request per day per pod, burst: 1}"));
     let weir = Weir::start(folder.path(), &[]).await;
     let _servers = Proxy::start_all(&weir, &reviews).await;
     let _caller = Proxy::start(&weir, &page, 0).await;
-    let from = outbound(&page, 0);
+    let from = page.outbound(0);
     eventually(DEADLINE, "the way is open", async || match http::get(from, "/").await {
         Ok(response) if response.status() == 404 => Ok(()),
         other => Err(format!("{other:?}")),

@@ -26,9 +26,10 @@ async fn weir() -> Weir {
     let (table, proxies, shutdown) = (Table::new(), Proxies::new(), CancellationToken::new());
     let listener = crate::identity::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
+    // Nobody asks for what is not there.
+    let (asks_tx, _) = mpsc::channel(1);
     let server = tokio::spawn(serve(
-        table.clone(),
-        proxies.clone(),
+        Served { table: table.clone(), proxies: proxies.clone(), asks_tx },
         Routes::default(),
         listener.into(),
         Door::open(),

@@ -27,7 +27,8 @@ fn view(seen: &Seen) -> View {
         let named = Named { name: name.clone(), version: version.to_string() };
         let value = named.encode_to_vec().into();
         let resource = Some(Any { type_url: resource_type.type_url().into(), value });
-        let encoded = Resource { version: version.to_string(), resource, name: name.clone() }.encode_to_vec().into();
+        let encoded = Resource { version: version.to_string(), resource, name: name.clone(), aliases: Vec::new() };
+        let encoded = encoded.encode_to_vec().into();
         let entry = Entry { version: version.to_string().into(), encoded, needs: None };
         view[resource_type.index()].insert(name.as_str().into(), entry);
     }

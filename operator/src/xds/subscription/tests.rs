@@ -9,7 +9,7 @@ use crate::xds::{
 };
 
 fn view(resources: &[(&str, &str)]) -> Names {
-    let entry = |version: &str| Entry { version: version.into(), encoded: bytes::Bytes::new() };
+    let entry = |version: &str| Entry { version: version.into(), encoded: bytes::Bytes::new(), needs: None };
     resources.iter().map(|(name, version)| ((*name).into(), entry(version))).collect()
 }
 
@@ -250,7 +250,7 @@ proptest! {
                         .iter()
                         .map(|(name, version)| (Arc::from(name.as_str()), version.to_string()))
                         .map(|(name, version)| {
-                            (name, Entry { version: version.as_str().into(), encoded: bytes::Bytes::new() })
+                            (name, Entry { version: version.as_str().into(), encoded: bytes::Bytes::new(), needs: None })
                         })
                         .collect();
                 }

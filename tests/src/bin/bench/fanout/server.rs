@@ -50,9 +50,10 @@ async fn run(pods: usize, mut commands_rx: mpsc::Receiver<String>) -> anyhow::Re
     let [one, other] = limits;
     let mut limits = [one?, other?].into_iter().cycle();
     builder.apply(limits.next().unwrap_or_default(), Timestamp::now());
+    // Nobody asks for what is not there.
+    let (asks_tx, _) = mpsc::channel(1);
     tokio::spawn(server::serve(
-        table,
-        Proxies::new(),
+        server::Served { table, proxies: Proxies::new(), asks_tx },
         tonic::service::Routes::default(),
         listener.into(),
         operator::identity::Door::open(),
