@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use http_body_util::Full;
 use operator::{
     identity::{self, Door, Gate},
     intent::ServiceKey,
@@ -23,7 +24,7 @@ use testkit::{
     app::App,
     authority::Authority,
     eventually,
-    http::Connection,
+    http::send,
     mesh::{Service, put},
     mount::Mount,
     ports,
@@ -91,7 +92,7 @@ impl Ears {
     }
 }
 
-/// Adds a way out to the bootstrap: an HTTP listener that knows `cart` and `api.stripe.example`, and sends the rest elsewhere; and one
+/// Adds a way out to the bootstrap: an HTTP listener that knows `cart` and `api.ssl.example`, and sends the rest elsewhere; and one
 /// of bytes.
 struct WayOut {
     http: SocketAddr,
@@ -136,7 +137,7 @@ impl WayOut {
             "route_config": {"virtual_hosts": [
                 host("shop/cart/80", "cart", to("out_shop_cart_80")),
                 host("dns/api.ssl.example", "api.ssl.example", to("out_dns_api.ssl.example_443")),
-                host(names::FALLBACK, "*.learned", to("out_shop_cart_80")),
+                host(names::FALLBACK, "*.learned:8080", to("out_shop_cart_80")),
                 host(names::UNKNOWN_HOST, "*", ("direct_response", json!({"status": 404}))),
             ]},
         });
@@ -153,13 +154,12 @@ impl WayOut {
         way
     }
 
-    /// Calls each of these hosts, all on one connection.
+    /// Calls each of these hosts, one after the other.
     async fn call(&self, hosts: &[&str]) -> Vec<u16> {
-        let mut connection = Connection::open(self.http, None).await.unwrap();
         let mut answers = Vec::new();
         for host in hosts {
             let request = http::Request::get(format!("http://{}/", self.http)).header("host", *host);
-            answers.push(connection.send(request.body(Default::default()).unwrap()).await.unwrap().status().as_u16());
+            answers.push(send(request.body(Full::default()).unwrap()).await.unwrap().status().as_u16());
         }
         answers
     }
@@ -225,7 +225,6 @@ async fn an_envoy_logs_calls_to_unknown_hosts_and_no_other() {
     let proxy =
         Proxy::start_as(ears.address, CALLER, |bootstrap| way = Some(WayOut::add(bootstrap, app.address))).await;
     let way = way.unwrap();
-    // What nothing is known of comes last, so that all others were logged before it if they were at all.
     assert_eq!(
         way.call(&["cart", "api.ssl.example", "new.learned:8080", "Nobody.Example"]).await,
         [200, 200, 200, 404]
@@ -295,219 +294,6 @@ async fn a_proxy_logs_only_about_its_own_pod() {
                 Ok(())
             } else {
                 Err(format!("{written} written, {taken} taken, {refused} streams refused"))
-            }
-        })
-        .await;
-    }
-}
-
-/// Adds a way out to the bootstrap: an HTTP listener that knows `cart` and `api.stripe.example`, and sends the rest elsewhere; and one
-/// of bytes.
-struct WayOut {
-    http: SocketAddr,
-    bytes: SocketAddr,
-}
-
-impl WayOut {
-    fn add(bootstrap: &mut Value, application: SocketAddr) -> Self {
-        let way = Self { http: ports::free(), bytes: ports::free() };
-        let address =
-            |of: SocketAddr| json!({"socket_address": {"address": of.ip().to_string(), "port_value": of.port()}});
-        let cluster = |stat_name: &str| {
-            json!({
-                "name": format!("out/{stat_name}"),
-                "alt_stat_name": stat_name,
-                "type": "STATIC",
-                "load_assignment": {
-                    "cluster_name": stat_name,
-                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(application)}}]}],
-                },
-            })
-        };
-        let clusters = ["out_shop_cart_80", "out_dns_api.ssl.example_443", "out_tcp_db_5432", "out_shop_idle_80"];
-        let resources = &mut bootstrap["static_resources"];
-        resources["clusters"].as_array_mut().unwrap().extend(clusters.map(cluster));
-        let any = |name: &str, mut config: Value| {
-            config["@type"] = format!("type.googleapis.com/envoy.extensions.filters.{name}").into();
-            json!({"name": name, "typed_config": config})
-        };
-        let host = |name: &str, domain: &str, action: (&str, Value)| {
-            json!({
-                "name": name,
-                "domains": [domain],
-                "routes": [{"name": name, "match": {"prefix": "/"}, action.0: action.1}],
-            })
-        };
-        let to = |cluster: &str| ("route", json!({"cluster": format!("out/{cluster}")}));
-        let http = json!({
-            "stat_prefix": "out_15001",
-            "access_log": [print::message(&logger::unknown_hosts()).unwrap()],
-            "http_filters": [any("http.router.v3.Router", json!({}))],
-            "route_config": {"virtual_hosts": [
-                host("shop/cart/80", "cart", to("out_shop_cart_80")),
-                host("dns/api.ssl.example", "api.ssl.example", to("out_dns_api.ssl.example_443")),
-                host(names::FALLBACK, "*.learned", to("out_shop_cart_80")),
-                host(names::UNKNOWN_HOST, "*", ("direct_response", json!({"status": 404}))),
-            ]},
-        });
-        let bytes = json!({
-            "stat_prefix": "out_bytes",
-            "cluster": "out/out_tcp_db_5432",
-            "access_log": [print::message(&logger::unknown_destinations()).unwrap()],
-        });
-        let listener = |at: SocketAddr, filter: Value| json!({"name": at.to_string(), "address": address(at), "filter_chains": [{"filters": [filter]}]});
-        resources["listeners"] = json!([
-            listener(way.http, any("network.http_connection_manager.v3.HttpConnectionManager", http)),
-            listener(way.bytes, any("network.tcp_proxy.v3.TcpProxy", bytes)),
-        ]);
-        way
-    }
-
-    /// Calls each of these hosts, all on one connection.
-    async fn call(&self, hosts: &[&str]) -> Vec<u16> {
-        let mut connection = Connection::open(self.http, None).await.unwrap();
-        let mut answers = Vec::new();
-        for host in hosts {
-            let request = http::Request::get(format!("http://{}/", self.http)).header("host", *host);
-            answers.push(connection.send(request.body(Default::default()).unwrap()).await.unwrap().status().as_u16());
-        }
-        answers
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_tells_whom_its_application_calls_and_nothing_else() {
-    let app = App::start(([127, 0, 0, 1], 0).into()).await;
-    let mut ears = Ears::start().await;
-    let mut way = None;
-    let proxy =
-        Proxy::start_as(ears.address, CALLER, |bootstrap| way = Some(WayOut::add(bootstrap, app.address))).await;
-    let way = way.unwrap();
-    let nothing = ears.hear("the first message", |calls| calls.used_at.map(|_| calls.used.clone())).await;
-    assert_eq!(nothing, [], "what was never called is not told");
-
-    assert_eq!(way.call(&["cart", "cart", "api.ssl.example"]).await, [200, 200, 200]);
-    ears.hear("both destinations", |calls| {
-        let of = |name: &str| calls.used.iter().find(|used| &*used.stat_name == name).map(|used| used.requests);
-        Some(()).filter(|()| of("out_shop_cart_80") == Some(2) && of("out_dns_api.ssl.example_443") == Some(1))
-    })
-    .await;
-
-    // A request that has no answer yet is in flight until its client gives up.
-    app.answers(200, SOON);
-    let waiting = tokio::spawn({
-        let address = way.http;
-        async move { WayOut { http: address, bytes: address }.call(&["cart"]).await }
-    });
-    ears.hear("a request in flight", |calls| {
-        let cart = calls.used.iter().find(|used| &*used.stat_name == "out_shop_cart_80")?;
-        (cart.inflight == 1 && cart.active >= 2).then_some(())
-    })
-    .await;
-    waiting.abort();
-    ears.hear("none in flight", |calls| {
-        let cart = calls.used.iter().find(|used| &*used.stat_name == "out_shop_cart_80")?;
-        (cart.inflight == 0).then_some(())
-    })
-    .await;
-
-    // Bytes: a connection counts as a request, and is told while it is open.
-    let connection = TcpStream::connect(way.bytes).await.unwrap();
-    ears.used("out_tcp_db_5432", [1, 1, 2]).await;
-    drop(connection);
-    ears.used("out_tcp_db_5432", [0, 0, 0]).await;
-
-    // Of destinations Envoy keeps what is told, and no more.
-    let kept = proxy.stats("^cluster%5C.out_").await;
-    let is_told = |name: &String| {
-        ["upstream_rq_total", "upstream_rq_active", "upstream_cx_total", "upstream_cx_active"]
-            .iter()
-            .any(|stat| name.ends_with(&format!(".{stat}")))
-    };
-    assert!(kept.keys().all(is_told) && kept.len() == 16, "{kept:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_logs_calls_to_unknown_hosts_and_no_other() {
-    let app = App::start(([127, 0, 0, 1], 0).into()).await;
-    let mut ears = Ears::start().await;
-    let mut way = None;
-    let proxy =
-        Proxy::start_as(ears.address, CALLER, |bootstrap| way = Some(WayOut::add(bootstrap, app.address))).await;
-    let way = way.unwrap();
-    // What nothing is known of comes last, so that all others were logged before it if they were at all.
-    assert_eq!(
-        way.call(&["cart", "api.ssl.example", "new.learned:8080", "Nobody.Example"]).await,
-        [200, 200, 200, 404]
-    );
-    let mut unknown = Vec::new();
-    while !unknown.contains(&"nobody.example".to_owned()) {
-        unknown.extend(
-            ears.hear("unknown hosts", |calls| Some(calls.unknown.clone()).filter(|unknown| !unknown.is_empty())).await,
-        );
-    }
-    unknown.sort();
-    assert_eq!(unknown, ["new.learned:8080", "nobody.example"]);
-    assert_eq!(proxy.stat("access_logs.grpc_access_log.logs_written").await, 2);
-
-    // Bytes are told by where they went, once they end.
-    let mut connection = TcpStream::connect(way.bytes).await.unwrap();
-    connection.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer));
-    let destination = ears.hear("bytes", |calls| calls.unknown.first().cloned()).await;
-    assert_eq!(destination, way.bytes.to_string());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_logs_only_about_its_own_pod() {
-    const NAME: &str = "weir.example";
-    let (config, certificates) = (temp_dir(), temp_dir());
-    let service = Service::start("ns-a", "caller", 2).await;
-    service.write(config.path());
-    let (servers, authority) = (Authority::new("servers"), Authority::new("clients"));
-    let own = servers.server(NAME, -1, 30);
-    put(certificates.path(), "tls.crt", &own.certificate);
-    put(certificates.path(), "tls.key", &own.key);
-    put(certificates.path(), "clients.crt", authority.pem());
-    let [folder, clients] = [certificates.path().to_owned(), certificates.path().join("clients.crt")];
-    let arguments = ["--certificate-dir", folder.to_str().unwrap(), "--xds-client-ca", clients.to_str().unwrap()];
-    let weir = Weir::start(config.path(), &arguments).await;
-    let app = &service.pods[0].app;
-    let mount = Mount::new(servers.pem(), "");
-    let signed = authority.client("ns-a/caller-0", None);
-    mount.put("tls.crt", &signed.certificate);
-    mount.put("tls.key", &signed.key);
-
-    // The certificate is that of caller-0.
-    for (pod, heard) in [("caller-1", false), ("caller-0", true)] {
-        let node = ("ns-a", "caller", pod);
-        let trust = Some(mount.trust_by_certificate(NAME));
-        let mut way = None;
-        let proxy = Proxy::start_trusting(weir.xds, node, trust, |bootstrap| {
-            // Nothing but the log goes to Weir.
-            let all = bootstrap.as_object_mut().unwrap();
-            for part in ["stats_sinks", "dynamic_resources", "layered_runtime"] {
-                all.remove(part).unwrap();
-            }
-            way = Some(WayOut::add(bootstrap, app.address));
-        })
-        .await;
-        let way = way.unwrap();
-        eventually(SOON, "its log is judged", async || {
-            assert_eq!(way.call(&["nobody"]).await, [404]);
-            let taken = weir.metric("weir_unknown_entries_total{outcome=\"Taken\"}").await;
-            let ended =
-                proxy.stat("cluster.weir.grpc.envoy.service.accesslog.v3.AccessLogService.StreamAccessLogs.7").await;
-            let closed = proxy.stat("cluster.weir.upstream_rq_total").await;
-            match heard {
-                true if taken > 0.0 => Ok(()),
-                false if proxy.stat("access_logs.grpc_access_log.logs_written").await >= 3 => {
-                    assert_eq!(taken, 0.0);
-                    Ok(())
-                }
-                _ => Err(format!("{taken} taken, {ended} refused, {closed} streams")),
             }
         })
         .await;

@@ -1,7 +1,7 @@
 //! Weir's own metrics about the access log.
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
@@ -15,11 +15,11 @@ pub struct Meters {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
-    outcome: Outcome,
+    outcome: &'static str,
 }
 
 /// See [`Meters`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It names a host that nothing was known of.
     Taken,
@@ -27,6 +27,16 @@ pub(super) enum Outcome {
     Known,
     /// It names no host, or there were too many in its message.
     Dropped,
+}
+
+impl Outcome {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Known => "known",
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 impl Meters {
@@ -42,7 +52,7 @@ impl Meters {
 
     pub(super) fn count(&self, outcome: Outcome, entries: usize) {
         if entries > 0 {
-            self.entries.get_or_create(&Labels { outcome }).inc_by(entries as u64);
+            self.entries.get_or_create(&Labels { outcome: outcome.label() }).inc_by(entries as u64);
         }
     }
 

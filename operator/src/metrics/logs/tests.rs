@@ -109,9 +109,9 @@ async fn hosts_come_of_the_pod_and_the_rest_is_counted() {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     for line in [
-        "weir_unknown_entries_total{outcome=\"Taken\"} 2",
-        "weir_unknown_entries_total{outcome=\"Known\"} 2",
-        "weir_unknown_entries_total{outcome=\"Dropped\"} 2",
+        "weir_unknown_entries_total{outcome=\"taken\"} 2",
+        "weir_unknown_entries_total{outcome=\"known\"} 2",
+        "weir_unknown_entries_total{outcome=\"dropped\"} 2",
         "weir_unknown_hosts_dropped_total 0",
     ] {
         assert!(text.contains(line), "{line}: {text}");

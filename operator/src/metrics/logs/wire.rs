@@ -65,7 +65,7 @@ pub(crate) struct TcpEntry {
 /// `envoy.data.accesslog.v3.HTTPRequestProperties`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct HttpRequest {
-    #[prost(string, tag = "2")]
+    #[prost(string, tag = "3")]
     pub(crate) authority: String,
 }
 

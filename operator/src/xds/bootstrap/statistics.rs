@@ -69,7 +69,7 @@ pub(super) fn config() -> Value {
 /// with a port; those of hosts outside have dots.
 fn of_destinations() -> String {
     const WHOLE: &str = "assignment_|bind_|circuit_breakers[.]|default[.]|external[.]|http[123][.]|internal[.]|lb_|max_|membership_|\
-                         original_|outlier_|retry_|ssl[.]|tls_|update_|version|warming_|upstream_flow_|upstream_internal_";
+                         original_|outlier_|retry_|ssl[.]|tls_|update_|version|warming_|upstream_flow_|upstream_http|upstream_internal_|upstream_queue_";
     // All but `_total` and `_active`.
     const PARTS: &str = "upstream_cx_[^at]|upstream_cx_tx_|upstream_rq_[^at]|upstream_rq_active_|upstream_rq_t[^o]";
     format!("cluster[.]{DESTINATION_STAT_PREFIX}.*_[0-9]+[.]({WHOLE}|{PARTS}).*")

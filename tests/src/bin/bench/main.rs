@@ -10,6 +10,7 @@ mod enforce;
 mod fanout;
 mod gov;
 mod http;
+mod lazy;
 mod mesh;
 mod rates;
 mod reconnect;
@@ -60,6 +61,8 @@ enum Name {
     Cluster,
     /// Two replicas: what the link between them costs, and how soon the other takes over from one that is killed or told to end.
     Replicas,
+    /// A proxy that has everything against one that has what is called: memory, start, first calls, changes elsewhere.
+    Lazy,
     /// GOV-1: a service above its capacity without protection, under Envoy's own, and under each of Weir's.
     Gov,
 }
@@ -128,6 +131,7 @@ fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
         Name::Scale => scale::run(),
         Name::Cluster => cluster::run(),
         Name::Replicas => replicas::run(),
+        Name::Lazy => lazy::run(),
         // Its table has columns of its own.
         Name::Gov => return gov::run(gov).map(|table| format!("\n{table}\n")),
     };
