@@ -417,8 +417,10 @@ impl<P: Protocol> ProxyStream<P> {
                 return Err(Status::permission_denied("a proxy may ask for hosts of its own route configurations alone"));
             }
             let ask = Ask { node: self.node.clone(), wish, reply_tx: reply_tx.clone() };
-            // The builder ends only with the process.
-            let _ = asks_tx.send(ask).await;
+            if asks_tx.send(ask).await.is_err() {
+                // Nobody is there to look at it any more, which ends with the process, or ever.
+                wishes.answered(Answer::Has);
+            }
         }
         Ok(wishes.is_waiting())
     }

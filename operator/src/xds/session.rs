@@ -166,7 +166,8 @@ impl Session {
         let seen = &view[resource_type.index()];
         let held = &request.initial_resource_versions;
         let is_first = self.subscriptions.iter().all(|subscription| !subscription.is_started());
-        if is_first && held.is_empty() && resource_type == ResourceType::Cluster {
+        let is_partial = !view[ResourceType::VirtualHost.index()].is_empty();
+        if is_first && is_partial && held.is_empty() && resource_type == ResourceType::Cluster {
             // Envoy asks for clusters first, and says which it has.
             self.wishes.starts();
         }
