@@ -5,13 +5,14 @@
 //! 03ab…77 {"service":{"namespace":"shop","name":"cart"},"at":"…","rules":[{"policy":{…},"rule":"hot","state":{…}}]}
 //! ```
 //!
-//! Damage costs the lines that it is in. The first line costs the file: without it nobody knows what form the others have.
+//! Damage costs the lines that it is in, a word of another version the rule that it is in. The first line costs the file: without it nobody knows what form the others have.
 
 use std::fmt;
 
 use jiff::Timestamp;
 use limiter::{engine::RuleState, policy::PolicyKey};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::translate::decide::States;
@@ -61,10 +62,10 @@ struct Header {
 
 /// One service.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
+struct Record<Rule> {
     service: ServiceKey,
     at: Timestamp,
-    rules: Vec<RuleRecord>,
+    rules: Vec<Rule>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,17 +116,24 @@ pub(super) fn read(bytes: &[u8]) -> (Vec<Service>, Vec<Damage>) {
     let mut count = 0;
     for (at, line) in lines {
         count += 1;
-        match parse::<Record>(line) {
+        let place = at + 1;
+        match parse::<Record<Box<RawValue>>>(line) {
             Ok(Record { service, at, rules }) => {
-                let key = |rule: &RuleRecord| RuleKey {
-                    service: service.clone(),
-                    policy: rule.policy.clone(),
-                    rule: rule.rule.clone(),
-                };
-                let states = rules.into_iter().map(|rule| (key(&rule), rule.state)).collect();
+                let mut states = States::new();
+                for rule in rules {
+                    match serde_json::from_str(rule.get()) {
+                        Ok(RuleRecord { policy, rule, state }) => {
+                            states.insert(RuleKey { service: service.clone(), policy, rule }, state);
+                        }
+                        Err(error) => {
+                            let reason = format!("a rule, by another version of Weir: {error}");
+                            damages.push(Damage { line: place, service: Some(service.clone()), reason });
+                        }
+                    }
+                }
                 services.push((service, at, states));
             }
-            Err(reason) => damages.push(Damage { line: at + 1, service: named(line), reason }),
+            Err(reason) => damages.push(Damage { line: place, service: named(line), reason }),
         }
     }
     if count != header.records {

@@ -119,6 +119,23 @@ fn damage_costs_the_line_that_it_is_in() {
 }
 
 #[test]
+fn a_word_of_another_version_costs_the_rule_that_it_is_in() {
+    let line = record::line(&service("a"), now(), &states(&service("a"), 2)).unwrap();
+    let json = line.trim_end().split_once(' ').unwrap().1;
+    let json =
+        json.replacen("Limiting", "Dreaming", 1).replace("\"rule\":\"rule-1\"", "\"mood\":1,\"rule\":\"rule-1\"");
+    let newer = format!("{:016x} {json}\n", xxhash_rust::xxh3::xxh3_64(json.as_bytes()));
+    let (services, damages) = record::read(record::file([newer].iter(), now()).unwrap().as_bytes());
+    let rules: Vec<_> = services[0].2.keys().map(|key| key.rule.as_str()).collect();
+    assert_eq!((rules, damages.len()), (vec!["rule-1"], 1));
+    let said = damages[0].to_string();
+    assert!(
+        said.starts_with("line 2 (service shop/a): a rule, by another version of Weir: unknown variant `Dreaming`"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_damaged_file_is_copied_aside_and_written_anew() {
     let home = written(&["cart"]);
     let (path, bytes) = files(home.path()).pop_first().unwrap();

@@ -1,7 +1,7 @@
 //! What many policies cost: 500 services with five rules each, decided four times a second, all from a real Prometheus.
 //!
 //! The page that Prometheus reads is scripted: counters rise as they do in 500 pods, of which every tenth is too busy. No proxies
-//! are connected, so what is measured is asking, reading, deciding and translating.
+//! are connected, so what is measured is asking, reading, deciding, translating and keeping.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -49,7 +49,10 @@ async fn measure() -> anyhow::Result<Vec<Row>> {
     let begin = clock::now();
     app.page(Page::Text(page(Duration::ZERO)));
     let prometheus = Prometheus::start(&[Target { address: app.address, labels: Vec::new() }], READ_EVERY).await;
-    let arguments = ["--prometheus", &prometheus.url(), "--prometheus-interval", INTERVAL];
+    // As in a cluster, what is decided is kept.
+    let state = testkit::temp_dir();
+    let folder = state.path().to_string_lossy();
+    let arguments = ["--prometheus", &prometheus.url(), "--prometheus-interval", INTERVAL, "--state-dir", &folder];
     let weir = Weir::start(config.path(), &arguments).await;
     let process = weir.id().context("weir has ended")?;
 

@@ -87,7 +87,7 @@ async fn with_both_killed_and_no_metrics_nothing_changes_at_any_proxy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_stood_still_decides_no_more() {
-    let (mut pair, proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
+    let (pair, proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let other = 1 - leader;
     let before = held(&proxies).await;
 
@@ -148,7 +148,7 @@ async fn a_replica_that_is_told_to_end_hands_over_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_stood_still_gets_the_newest() {
-    let (mut pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
+    let (pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let follower = 1 - leader;
 
     pair.weir(follower).signal(Signal::SIGSTOP);
@@ -193,7 +193,7 @@ impl Drop for Cut {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_link_cut_one_decides_and_the_other_holds() {
-    let (mut pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
+    let (pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     let follower = 1 - leader;
     assert_eq!(pair.admitted(10).await, [3, 3]);
 
@@ -254,7 +254,7 @@ async fn clocks_that_are_apart_move_no_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kill_switch_of_any_replica_holds_for_all() {
-    let (mut pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
+    let (pair, _proxies, leader) = Pair::limiting(Cluster::shared().await, HOT).await;
     assert_eq!(pair.admitted(10).await, [3, 3]);
     for (which, verb, admitted) in [(1 - leader, "pause", [10, 10]), (leader, "resume", [0, 0])] {
         let request = http::Request::post(format!("http://{}/{verb}", pair.seats[which].admin));
