@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -122,7 +121,7 @@ async fn hosts_come_of_the_pod_and_the_rest_is_counted() {
 async fn a_message_that_is_too_large_ends_its_stream_and_shutdown_ends_all() {
     let weir = weir().await;
     let (messages, ended) = weir.open().await;
-    let large = String::from_utf8(Bytes::from(vec![b'a'; MAX_MESSAGE_BYTES]).to_vec()).unwrap();
+    let large = "a".repeat(MAX_MESSAGE_BYTES);
     messages.send(message(Some(identifier(Some("a/b/c"), names::UNKNOWN_LOG)), &[("x", &large)])).await.unwrap();
     assert_eq!(timeout(PATIENCE, ended).await.unwrap().unwrap().unwrap_err().code(), Code::OutOfRange);
 

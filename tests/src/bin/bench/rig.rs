@@ -96,8 +96,8 @@ impl Rig {
             let listener = operator::identity::bind((Ipv4Addr::LOCALHOST, 0).into())?;
             let xds_address = listener.local_addr()?;
             tokio::spawn(server::serve(
-                table,
-                serving,
+                // Nobody asks for what is not there.
+                server::Served { table, proxies: serving, asks_tx: tokio::sync::mpsc::channel(1).0 },
                 Default::default(),
                 listener.into(),
                 operator::identity::Door::open(),
