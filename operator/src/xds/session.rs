@@ -42,6 +42,8 @@ pub trait Protocol: Default {
     type Request: Asks;
     /// What it is sent.
     type Response: Says;
+    /// Only differences are sent, so that a proxy may ask for single things.
+    const IS_DELTA: bool;
 
     /// Takes a request of a proxy that sees `view`.
     ///
@@ -80,6 +82,7 @@ impl Default for Session {
 impl Protocol for Session {
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
+    const IS_DELTA: bool = true;
 
     fn request(&mut self, request: &DeltaDiscoveryRequest, _: &View) -> Result<Meaning, TooManyNames> {
         self.take(request)
