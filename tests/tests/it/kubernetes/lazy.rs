@@ -51,7 +51,7 @@ async fn the_schema_gives_defaults_and_refuses_what_makes_no_sense() {
             "spec.fallback.service.port",
         ),
         (json!({"workloadSelector": {"matchLabels": {}}}), "spec.workloadSelector.matchLabels"),
-        (json!({"always": ["a", "a"]}), "spec.always[1]: Duplicate value"),
+        (json!({"always": ["a", "a"]}), ".spec.always: duplicate entries"),
         (json!({"never": [""]}), "spec.never[0]"),
         (json!({"always": many}), "spec.always: Too many: 513: must have at most 512 items"),
         (json!({"forgetAfter": "soon"}), "spec.forgetAfter"),
