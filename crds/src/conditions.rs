@@ -47,6 +47,7 @@ impl ConditionType {
                 R::NoProxies,
                 R::Rejected,
                 R::NotCarriedOut,
+                R::Overridden,
                 R::NotAccepted,
             ],
             Self::MetricsAvailable => &[R::Available, R::NotNeeded, R::Missing, R::NotAccepted],
@@ -90,6 +91,8 @@ pub enum ConditionReason {
     Rejected,
     /// Programmed=False: a rule was accepted and cannot be carried out on this Service.
     NotCarriedOut,
+    /// Programmed=False: of a LazyConfig, others hold for every pod that it is for.
+    Overridden,
     /// Any type but Accepted: the object is not accepted, so nothing follows from it.
     NotAccepted,
     /// MetricsAvailable=True: all are fresh.
@@ -129,6 +132,7 @@ impl ConditionReason {
             Self::NoEndpoints => "NoEndpoints",
             Self::Rejected => "Rejected",
             Self::NotCarriedOut => "NotCarriedOut",
+            Self::Overridden => "Overridden",
             Self::NotAccepted => "NotAccepted",
             Self::Available => "Available",
             Self::NotNeeded => "NotNeeded",

@@ -18,14 +18,20 @@ mod warnings;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use limiter::policy::{Policy, tenants::Tenants};
+use limiter::{
+    lazy::Lazy,
+    policy::{Policy, tenants::Tenants},
+};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{meters::Meters, warnings::warnings};
+pub use self::{
+    meters::Meters,
+    warnings::{lazy_warnings, warnings},
+};
 use crate::{identity::Held, inject};
 
 /// What `weir run` was told.
@@ -50,11 +56,20 @@ pub struct Sidecars {
     pub trusting: Vec<String>,
 }
 
-/// Asks the builder what is odd about a policy that makes sense.
+/// An object that makes sense.
+#[derive(Clone, Debug)]
+pub enum Sound {
+    /// A policy.
+    Policy(Box<Policy>),
+    /// A `LazyConfig`.
+    Lazy(Box<Lazy>),
+}
+
+/// Asks the builder what is odd about an object that makes sense.
 #[derive(Debug)]
 pub struct Ask {
-    /// The policy.
-    pub policy: Box<Policy>,
+    /// The object.
+    pub object: Sound,
     /// What is odd, one sentence each.
     pub reply_tx: oneshot::Sender<Vec<String>>,
 }

@@ -27,7 +27,7 @@ use crate::{
         self,
         pauses::{self, LookRequest, PauseRequest},
     },
-    admission,
+    admission::{self, Sound},
     build::Builder,
     checkpoint::{self, Folder, Kept},
     identity::{self, Door},
@@ -549,7 +549,10 @@ fn show(builder: &mut Builder, proxies: &Proxies, inputs: &Inputs, look: writer:
 /// Tells the webhook what is odd about a policy. Before everything was read nobody knows.
 fn warn_of(builder: &Builder, inputs: &Inputs, ask: admission::Ask) {
     if *inputs.ready_tx.borrow() {
-        let _ = ask.reply_tx.send(admission::warnings(&ask.policy, builder, &inputs.health));
+        let _ = ask.reply_tx.send(match &ask.object {
+            Sound::Policy(policy) => admission::warnings(policy, builder, &inputs.health),
+            Sound::Lazy(lazy) => admission::lazy_warnings(lazy, builder.index()),
+        });
     }
 }
 

@@ -19,6 +19,7 @@ use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 use limiter::{
     engine::Phase,
+    lazy::LazyKey,
     metric::{Metric, Observations},
     policy::{EnforceAt, PolicyKey, tenants::Tenants},
     problem::Problem,
@@ -86,6 +87,8 @@ pub struct News {
     pub services: BTreeSet<ServiceKey>,
     /// Policies that were applied.
     pub policies: BTreeSet<PolicyKey>,
+    /// `LazyConfig`s that were applied or are gone.
+    pub lazies: BTreeSet<LazyKey>,
 }
 
 /// See the module.
@@ -217,7 +220,14 @@ impl Builder {
                 Change::Apply { key, origin, object } => Some((key.clone(), origin.clone(), refusals(object))),
                 _ => None,
             };
+            let lazy = match &change {
+                Change::Apply { key, .. } | Change::Delete(key) => key.lazy(),
+                Change::Source { .. } => None,
+            };
             let dirty = self.index.apply(change);
+            if let Some(news) = self.news.as_mut().filter(|_| dirty.any) {
+                news.lazies.extend(lazy);
+            }
             if let Some((key, origin, problems)) = applied.filter(|_| dirty.any) {
                 if let Some(news) = &mut self.news {
                     news.policies.extend(key.policy());

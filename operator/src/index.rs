@@ -473,7 +473,8 @@ impl Index {
         }
     }
 
-    fn services_of_pod(&self, pod: &(String, String)) -> Vec<ServiceKey> {
+    /// Services that a pod, by its namespace and name, is an endpoint of.
+    pub(crate) fn services_of_pod(&self, pod: &(String, String)) -> Vec<ServiceKey> {
         self.pod_services.get(pod).into_iter().flatten().cloned().collect()
     }
 

@@ -6,6 +6,8 @@
 mod bounded;
 mod conditions;
 mod counters;
+mod lazies;
+mod own;
 pub mod pauses;
 pub mod writer;
 
@@ -16,6 +18,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use limiter::{
     engine::{Decision, Observed, Phase},
+    lazy::{LazyKey, Scope},
     policy::{Conflict, EnforceAt, Policy, PolicyKey, Rule, Targets},
     problem::Problem,
     quota,
@@ -23,10 +26,10 @@ use limiter::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::conditions::nobody;
-pub use self::counters::Counters;
+pub use self::{counters::Counters, lazies::LazyReport, own::OwnStatus};
 use crate::{
     build::{Builder, Built},
-    index::{Endpoint, Enforcer, Index, ObjectKey, ObjectKind, PolicyEntry, ServiceView},
+    index::{Endpoint, Enforcer, Index, LazyEntry, ObjectKey, ObjectKind, PolicyEntry, ServiceView},
     intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
     translate::{Report, RuleKey, decide::Ruling},
@@ -45,6 +48,9 @@ pub struct Status {
     pub paused: Pauses,
     /// Every policy object, accepted or not.
     pub policies: Vec<PolicyReport>,
+    /// Every `LazyConfig`, accepted or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lazies: Vec<LazyReport>,
     /// What is wrong outside of policies, by file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub problems: BTreeMap<String, Vec<Problem>>,
@@ -102,9 +108,11 @@ impl Transitions {
     /// Gives every condition whose status is as it was the time at which that began.
     pub fn keep(&mut self, status: &mut Status) {
         let mut kept = BTreeMap::new();
-        for policy in &mut status.policies {
-            for condition in &mut policy.status.conditions {
-                let key = (policy.key.clone(), condition.type_.clone());
+        let policies = status.policies.iter_mut().map(|it| (&it.key, &mut it.status.conditions));
+        let lazies = status.lazies.iter_mut().map(|it| (&it.key, &mut it.status.conditions));
+        for (object, conditions) in policies.chain(lazies) {
+            for condition in conditions {
+                let key = (object.clone(), condition.type_.clone());
                 if let Some((before, since)) = self.0.get(&key)
                     && *before == condition.status
                 {
@@ -129,6 +137,13 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
         status: policy_status(entry, builder, proxies, health, now),
     };
     let policies = index.policies().map(report).collect();
+    let lazy = |(key, entry): (&LazyKey, &LazyEntry)| LazyReport {
+        key: key.to_string(),
+        origin: entry.origin.clone(),
+        generation: entry.generation,
+        status: lazies::lazy_status(entry, builder, proxies, now),
+    };
+    let lazies = index.lazies().map(lazy).collect();
     let proxies = connected
         .iter()
         .map(|(node, proxy)| {
@@ -138,10 +153,11 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
             (node.to_string(), ProxyReport { connected_since: proxy.connected_since, known, refused })
         })
         .collect();
-    Status { replica: None, paused: builder.pauses().clone(), policies, problems: index.other_problems(), proxies }
+    let paused = builder.pauses().clone();
+    Status { replica: None, paused, policies, lazies, problems: index.other_problems(), proxies }
 }
 
-/// The status of every policy that `news` concerns, or of all of them; of proxies, those with news of their own.
+/// The status of every object of ours that `news` concerns, or of all of them; of proxies, those with news of their own.
 #[must_use]
 pub fn statuses(
     builder: &mut Builder,
@@ -149,12 +165,12 @@ pub fn statuses(
     health: &HealthBoard,
     all: bool,
     now: Timestamp,
-) -> Vec<(PolicyKey, SmartLimiterStatus)> {
+) -> Vec<(ObjectKey, OwnStatus)> {
     let mut news = builder.take_news();
     let nodes = proxies.take_news();
     let elsewhere = !nodes.is_empty();
     news.services.extend(nodes.iter().map(NodeKey::service_key));
-    if !all && news.services.is_empty() && news.policies.is_empty() {
+    if !all && news.services.is_empty() && news.policies.is_empty() && news.lazies.is_empty() {
         return Vec::new();
     }
     let concerns = |(key, entry): &(&PolicyKey, &PolicyEntry)| {
@@ -172,9 +188,22 @@ pub fn statuses(
     let status = |(key, entry): (&PolicyKey, &PolicyEntry)| {
         let mut status = policy_status(entry, builder, proxies, health, now);
         bounded::bound(&mut status);
-        (key.clone(), status)
+        (ObjectKey::from(key), OwnStatus::Limiter(status))
     };
-    builder.index().policies().filter(concerns).map(status).collect()
+    let policies = builder.index().policies().filter(concerns).map(status);
+    let lazies = builder.index().lazies().filter(|(key, entry)| {
+        let scope = entry.accepted.as_ref().map(|lazy| builder.index().lazy_scope(lazy));
+        // One that comes or goes may put others out of force. Those of the whole mesh are looked at without news of proxies rarely.
+        all || !news.lazies.is_empty()
+            || match scope {
+                Some(Scope::Mesh) => elsewhere,
+                _ => news.services.iter().any(|service| service.namespace == key.namespace),
+            }
+    });
+    let lazy = |(key, entry): (&LazyKey, &LazyEntry)| {
+        (ObjectKey::from(key), OwnStatus::Lazy(lazies::lazy_status(entry, builder, proxies, now)))
+    };
+    policies.chain(lazies.map(lazy)).collect()
 }
 
 /// A service that a policy applies to.

@@ -5,17 +5,11 @@ use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionResponse, Operation},
 };
-use limiter::{
-    policy::{Policy, tenants::Tenants},
-    problem::Problem,
-};
+use limiter::{policy::tenants::Tenants, problem::Problem};
 use serde_json::Value;
 
-use crate::{
-    caret,
-    index::{Object, ObjectKind},
-    watch::decode,
-};
+use super::Sound;
+use crate::{caret, index::Object, watch::decode};
 
 /// The most that one answer shows; somebody who mends these sees the others.
 const SHOWN: usize = 10;
@@ -28,7 +22,7 @@ pub(super) enum Verdict {
     /// It is admitted with this warning: it is sent here by mistake.
     Foreign(String),
     /// It makes sense.
-    Good(Box<Policy>),
+    Good(Sound),
     /// It does not.
     Bad(Vec<Problem>),
     /// It did not before either, and what it says is not changed.
@@ -45,7 +39,7 @@ pub(super) fn judge(request: &AdmissionRequest<DynamicObject>, tenants: &Tenants
     };
     let asked = &request.kind;
     let version = [asked.group.as_str(), asked.version.as_str()].join("/");
-    let Some(kind @ ObjectKind::Policy(_)) = decode::kind(&version, &asked.kind) else {
+    let Some(kind) = decode::kind(&version, &asked.kind).filter(|kind| kind.is_own()) else {
         return Verdict::Foreign(format!("Weir does not judge {version} {}: take it out of its webhook", asked.kind));
     };
     let mut value = match serde_json::to_value(object) {
@@ -60,9 +54,12 @@ pub(super) fn judge(request: &AdmissionRequest<DynamicObject>, tenants: &Tenants
         problems.extend(tenants.hold(policy));
     }
     match object_read {
-        Object::Policy { policy: Some(policy), problems } if problems.is_empty() => Verdict::Good(policy),
+        Object::Policy { policy: Some(policy), problems } if problems.is_empty() => {
+            Verdict::Good(Sound::Policy(policy))
+        }
+        Object::Lazy { lazy: Some(lazy), problems } if problems.is_empty() => Verdict::Good(Sound::Lazy(lazy)),
         // Metadata of an object that was bad before must stay free to change, finalizers above all: else it could not be deleted.
-        Object::Policy { problems, .. } | Object::Undecodable(problems) => {
+        Object::Policy { problems, .. } | Object::Lazy { problems, .. } | Object::Undecodable(problems) => {
             let same_spec = |old: &DynamicObject| old.data.get("spec") == object.data.get("spec");
             let is_old = request.operation == Operation::Update && request.old_object.as_ref().is_some_and(same_spec);
             if is_old { Verdict::StillBad(problems) } else { Verdict::Bad(problems) }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Ask, Meters, Sidecars, pods,
+    Ask, Meters, Sidecars, Sound, pods,
     review::{self, Verdict},
 };
 use crate::{
@@ -135,7 +135,7 @@ async fn validate(State(reviewer): State<Reviewer>, body: Body) -> Response {
     let request = AdmissionRequest { object: None, old_object: None, ..request };
     drop(turn);
     let warnings = match &verdict {
-        Verdict::Good(policy) => reviewer.warnings(policy.clone()).await,
+        Verdict::Good(object) => reviewer.warnings(object.clone()).await,
         _ => Vec::new(),
     };
     let (response, result) = review::answer(&request, &verdict, warnings);
@@ -198,15 +198,18 @@ impl Reviewer {
         Json(response.into_review()).into_response()
     }
 
-    /// What is odd about a policy; nothing when the builder does not say so soon.
-    async fn warnings(&self, policy: Box<limiter::policy::Policy>) -> Vec<String> {
-        let namespace = &policy.key.namespace;
+    /// What is odd about an object; nothing when the builder does not say so soon.
+    async fn warnings(&self, object: Sound) -> Vec<String> {
+        let (namespace, what) = match &object {
+            Sound::Policy(policy) => (&policy.key.namespace, "policy"),
+            Sound::Lazy(lazy) => (&lazy.key.namespace, "configuration"),
+        };
         if !self.namespaces.is_empty() && !self.namespaces.contains(namespace) {
-            return vec![format!("Weir does not watch the namespace {namespace}: the policy has no effect there")];
+            return vec![format!("Weir does not watch the namespace {namespace}: the {what} has no effect there")];
         }
         let answer = async {
             let (reply_tx, reply_rx) = oneshot::channel();
-            self.asks_tx.send(Ask { policy, reply_tx }).await.ok()?;
+            self.asks_tx.send(Ask { object, reply_tx }).await.ok()?;
             reply_rx.await.ok()
         };
         timeout(WARNINGS, answer).await.ok().flatten().unwrap_or_default()

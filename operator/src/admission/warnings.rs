@@ -1,12 +1,14 @@
 //! What is legal but odd about a policy, one sentence each. Pure.
 
 use limiter::{
+    lazy::{Callee, Lazy, Load},
     metric::{Metric, Word},
     policy::{Action, Conflict, EnforceAt, MetricSource, Policy, Rule, Scope},
 };
 
 use crate::{
     build::Builder,
+    index::Index,
     intent::ServiceKey,
     metrics::{HealthBoard, store::Traffic},
 };
@@ -58,6 +60,40 @@ pub fn warnings(policy: &Policy, builder: &Builder, health: &HealthBoard) -> Vec
         let read: std::collections::BTreeSet<_> = read.filter(asks).collect();
         let why = "no Prometheus to ask: start `weir run` with --prometheus URL (prometheus.url of the chart)";
         warnings.extend(read.iter().map(|name| format!("spec.metrics: `{name}` has no value, there is {why}")));
+    }
+    warnings.truncate(SHOWN);
+    warnings
+}
+
+/// What is odd about a `LazyConfig`, in the light of what is known now.
+#[must_use]
+pub fn lazy_warnings(lazy: &Lazy, index: &Index) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let others = index.rivals(lazy);
+    if !others.is_empty() {
+        let names: Vec<String> = others.iter().map(ToString::to_string).collect();
+        warnings.push(format!(
+            "spec.workloadSelector: {} is for some of the same pods and is older, so it holds for them; remove one, or choose other pods",
+            names.join(", ")
+        ));
+    } else if lazy.selector.is_some() && !index.fits_any(lazy) {
+        warnings.push("spec.workloadSelector: no pod behind a Service has these labels yet".to_owned());
+    }
+    let named = [("always", &lazy.always), ("never", &lazy.never)];
+    for (field, callee) in named.into_iter().flat_map(|(field, list)| list.iter().map(move |callee| (field, callee))) {
+        let Callee::Service { namespace, name, .. } = callee else { continue };
+        let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
+        if index.service(&service).is_none() {
+            warnings.push(format!(
+                "spec.{field}: there is no Service {service} yet; if a host outside is meant, end it with a dot: `{callee}.`"
+            ));
+        }
+    }
+    if lazy.load == Load::Declared && lazy.always.is_empty() {
+        warnings.push(
+            "spec.always: nothing is listed, and load Declared has nothing else: these pods can call nothing"
+                .to_owned(),
+        );
     }
     warnings.truncate(SHOWN);
     warnings

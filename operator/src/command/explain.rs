@@ -39,14 +39,20 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
             say!("{}: {problem}\n", input.path.display());
         }
         for decoded in file.objects {
-            let (policy, problems) = match &decoded.object {
-                Object::Policy { policy, problems } => (policy.as_ref(), problems),
-                Object::Undecodable(problems) => (None, problems),
+            let (policy, sentences, problems) = match &decoded.object {
+                Object::Policy { policy, problems } => {
+                    let sentences = policy.iter().flat_map(|policy| limiter::language::explain(policy)).collect();
+                    (policy.as_ref(), sentences, problems)
+                }
+                Object::Lazy { lazy, problems } => {
+                    (None, lazy.as_deref().map(limiter::lazy::explain).unwrap_or_default(), problems)
+                }
+                Object::Undecodable(problems) => (None, Vec::new(), problems),
                 _ => continue,
             };
             policies += 1;
             say!("{} ({}:{})", decoded.key, input.path.display(), decoded.line);
-            for line in policy.iter().flat_map(|policy| limiter::language::explain(policy)) {
+            for line in sentences {
                 say!("  {line}");
             }
             if !problems.is_empty() {

@@ -5,12 +5,12 @@ mod watch;
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
-use crds::conditions::ConditionType;
+use crds::{Condition, conditions::ConditionType};
 
 use super::{admin, say};
 use crate::{
     args::{AdminArgs, StatusArgs},
-    status::{ReplicaReport, Status},
+    status::{LazyReport, ReplicaReport, Status},
 };
 
 /// How long a Weir may take to answer.
@@ -64,20 +64,35 @@ fn lines(status: &Status) -> Vec<String> {
             lines.push(format!("  {:<20} {:<10} {limit}{shares}{in_flight}", rule.name, format!("{:?}", rule.phase)));
             lines.extend(rule.message.iter().map(|message| format!("  {:<20} {message}", "")));
         }
-        for condition in &policy.status.conditions {
-            // A true condition needs no words, and not to limit is normal.
-            if condition.status == "False" && condition.type_ != ConditionType::Limiting.as_str() {
-                lines.push(format!("  {}: {}: {}", condition.type_, condition.reason, condition.message));
-            }
-        }
+        lines.extend(troubles(&policy.status.conditions));
     }
-    if status.policies.is_empty() {
+    lines.extend(status.lazies.iter().flat_map(lazy));
+    if status.policies.is_empty() && status.lazies.is_empty() {
         lines.push("no policies".to_owned());
     }
     for (origin, problems) in &status.problems {
         lines.extend(problems.iter().map(|problem| format!("{origin}: {problem}")));
     }
     lines
+}
+
+/// What a person should hear of conditions: a true one needs no words, and not to limit is normal.
+fn troubles(conditions: &[Condition]) -> impl Iterator<Item = String> {
+    let is_worth =
+        |condition: &&Condition| condition.status == "False" && condition.type_ != ConditionType::Limiting.as_str();
+    let said = |condition: &Condition| format!("  {}: {}: {}", condition.type_, condition.reason, condition.message);
+    conditions.iter().filter(is_worth).map(said)
+}
+
+fn lazy(LazyReport { key, generation, status, .. }: &LazyReport) -> Vec<String> {
+    let proxies = status.proxies.unwrap_or_default();
+    let services = status.services.unwrap_or_default();
+    let pods = status.workloads.unwrap_or_default();
+    let first = format!(
+        "{key}  generation {generation}, {pods} pods, {} of {} proxies, {} of {} services loaded",
+        proxies.programmed, proxies.total, services.loaded, services.known
+    );
+    [first].into_iter().chain(troubles(&status.conditions)).collect()
 }
 
 /// Which of several replicas was asked.
@@ -108,6 +123,26 @@ mod tests {
             let leader = leader.map(str::to_owned);
             assert_eq!(first(Some(ReplicaReport { leads, leader, epoch: 7 })), line);
         }
+    }
+
+    #[test]
+    fn a_lazy_config_says_for_whom_it_is_and_what_is_wrong() {
+        let report = LazyReport {
+            key: "lazyconfigs.weir.dev/shop/cart".to_owned(),
+            origin: "a.yaml:1".to_owned(),
+            generation: 3,
+            status: serde_json::from_value(serde_json::json!({
+                "workloads": 5, "proxies": {"total": 4, "programmed": 3}, "services": {"loaded": 7, "known": 3412},
+                "conditions": [
+                    {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                    {"type": "Programmed", "status": "False", "reason": "Pending", "message": "not yet", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                ],
+            }))
+            .expect("a status"),
+        };
+        let lines = lines(&Status { lazies: vec![report], ..Status::default() });
+        let first = "lazyconfigs.weir.dev/shop/cart  generation 3, 5 pods, 3 of 4 proxies, 7 of 3412 services loaded";
+        assert_eq!(lines, [first, "  Programmed: Pending: not yet"]);
     }
 
     #[test]

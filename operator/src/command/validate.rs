@@ -11,6 +11,7 @@ use limiter::problem::{Problem, Reason};
 
 use super::{files, say};
 use crate::{
+    admission,
     args::ValidateArgs,
     caret,
     index::{Change, Index, Object, ObjectKind, ServiceView},
@@ -99,6 +100,13 @@ fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::Ob
         for problem in dangling.remove(&key).unwrap_or_default() {
             let object = Some(key.to_string());
             found.push(Finding { path: path.clone(), line: Some(line), object, problem, note: !whole });
+        }
+        if let Some(lazy) = key.lazy().and_then(|key| index.lazy_config(&key)?.newest.as_ref()).filter(|_| whole) {
+            found.extend(admission::lazy_warnings(lazy, index).iter().map(|warning| {
+                let (field, message) = warning.split_once(": ").unwrap_or(("spec", warning));
+                let problem = note(field, message.to_owned(), None);
+                Finding { path: path.clone(), line: Some(line), object: Some(key.to_string()), problem, note: true }
+            }));
         }
         let ObjectKind::Policy(kind) = key.kind else { continue };
         let policy_key = limiter::policy::PolicyKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };

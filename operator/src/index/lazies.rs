@@ -1,6 +1,10 @@
 //! Which `LazyConfig` holds for a pod: that of its workload, then its namespace's, then the mesh's; of two alike the older one.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use limiter::{
     lazy::{Lazy, LazyKey, Scope},
@@ -73,17 +77,16 @@ impl Index {
     /// The configuration in force for a pod that is an endpoint of `service`. `None`: its proxy has everything from the start.
     #[must_use]
     pub fn lazy(&self, service: &ServiceKey, pod: &str) -> Option<&Arc<Lazy>> {
-        self.lazy_of_pod(&service.namespace, pod)
-    }
-
-    fn lazy_of_pod(&self, namespace: &str, pod: &str) -> Option<&Arc<Lazy>> {
         // Most meshes have none.
         if self.lazies.ranked.is_empty() {
             return None;
         }
-        let model = self.pods.get(&(namespace.to_owned(), pod.to_owned()));
+        self.lazy_of_pod(&(service.namespace.clone(), pod.to_owned()))
+    }
+
+    fn lazy_of_pod(&self, pod: &(String, String)) -> Option<&Arc<Lazy>> {
         let mesh = self.tenants.mesh.as_deref();
-        holding(&self.lazies.ranked, mesh, namespace, model.map(|model| &model.labels))
+        holding(&self.lazies.ranked, mesh, &pod.0, self.labels_of(pod))
     }
 
     /// Every `LazyConfig`, accepted or not.
@@ -103,17 +106,59 @@ impl Index {
         lazy.scope(self.tenants.mesh.as_deref())
     }
 
-    /// For which pods a configuration is in force, if it is one of the accepted.
+    /// Whether the application of a pod, by its namespace and name, sends requests through its proxy.
+    pub(crate) fn calls(&self, pod: &(String, String)) -> bool {
+        self.pods.get(pod).is_some_and(|model| model.outbound.is_some())
+    }
+
+    /// Whether there is a pod that it is for.
+    #[must_use]
+    pub fn fits_any(&self, lazy: &Lazy) -> bool {
+        self.fitting(lazy).next().is_some()
+    }
+
+    /// Others of the same scope that hold in its place for some pods, or would if it were applied.
+    #[must_use]
+    pub fn rivals(&self, lazy: &Lazy) -> BTreeSet<&LazyKey> {
+        let mesh = self.tenants.mesh.as_deref();
+        let (scope, own) = (lazy.scope(mesh), rank(lazy, mesh));
+        let others = self.lazies.ranked.get(&lazy.key.namespace).into_iter().flatten();
+        let before =
+            others.filter(|other| other.key != lazy.key && other.scope(mesh) == scope && rank(other, mesh) < own);
+        let before: Vec<_> = before.collect();
+        if before.is_empty() {
+            return BTreeSet::new();
+        }
+        if lazy.selector.is_none() {
+            return before.into_iter().map(|other| &other.key).collect();
+        }
+        let fitting: Vec<_> = self.fitting(lazy).collect();
+        let shares = |other: &&&Arc<Lazy>| fitting.iter().any(|pod| fits(other, self.labels_of(pod)));
+        before.iter().filter(shares).map(|other| &other.key).collect()
+    }
+
+    fn labels_of(&self, pod: &(String, String)) -> Option<&Labels> {
+        self.pods.get(pod).map(|model| &model.labels)
+    }
+
+    /// Pods behind Services that it is for, whether or not another one holds for them.
+    fn fitting<'a>(&'a self, lazy: &'a Lazy) -> impl Iterator<Item = &'a (String, String)> {
+        let is_of_mesh = self.lazy_scope(lazy) == Scope::Mesh;
+        let namespace = lazy.key.namespace.as_str();
+        // From its namespace's first pod on; of the mesh, from the very first.
+        let first = (if is_of_mesh { String::new() } else { namespace.to_owned() }, String::new());
+        let pods = self.pod_services.range(first..).map(|(pod, _)| pod);
+        let own = pods.take_while(move |(of, _)| is_of_mesh || of == namespace);
+        own.filter(|pod| fits(lazy, self.labels_of(pod)))
+    }
+
+    /// For which pods a configuration is in force, or would be were it one of the accepted.
     #[must_use]
     pub fn standing(&self, lazy: &Lazy) -> Standing {
         let scope = self.lazy_scope(lazy);
         let mut standing = Standing::default();
-        let first = (lazy.key.namespace.clone(), String::new());
-        let own = self.pod_services.range(first..).take_while(|((namespace, _), _)| *namespace == lazy.key.namespace);
-        let all = self.pod_services.iter().filter(|_| scope == Scope::Mesh);
-        let pods = own.filter(|_| scope != Scope::Mesh).chain(all).map(|(pod, _)| pod);
-        for pod in pods.filter(|pod| fits(lazy, self.pods.get(pod).map(|model| &model.labels))) {
-            match self.lazy_of_pod(&pod.0, &pod.1) {
+        for pod in self.fitting(lazy) {
+            match self.lazy_of_pod(pod) {
                 Some(other) if other.key == lazy.key => standing.pods.push(pod.clone()),
                 Some(other) if self.lazy_scope(other) == scope => {
                     *standing.older.entry(other.key.clone()).or_default() += 1;
@@ -166,8 +211,8 @@ impl Index {
         }
         let everywhere = old.iter().chain(&new).any(|lazy| lazy.scope(mesh) == Scope::Mesh);
         let differs = |namespace: &str, pod: &str| {
-            let model = self.pods.get(&(namespace.to_owned(), pod.to_owned()));
-            let labels = model.map(|model| &model.labels);
+            let pod = (namespace.to_owned(), pod.to_owned());
+            let labels = self.labels_of(&pod);
             let before = holding(&before, mesh, namespace, labels);
             let after = holding(&self.lazies.ranked, mesh, namespace, labels);
             before.map(Arc::as_ptr) != after.map(Arc::as_ptr)

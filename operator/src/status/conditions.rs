@@ -9,7 +9,7 @@ use limiter::{
     engine::Phase,
     metric::{Metric, Word},
     policy::{Conflict, EnforceAt, MetricSource, Mode, Policy, Rule},
-    problem,
+    problem::{self, Problem},
 };
 
 use super::{Endpoints, Target};
@@ -103,21 +103,28 @@ pub(super) fn conditions(
     all.into_iter().map(condition).collect()
 }
 
-type Verdict = (bool, Reason, String);
+/// Whether a condition is true, why, and in words.
+pub(super) type Verdict = (bool, Reason, String);
+
+/// What `Accepted` says of an object with problems, and which older text of it stays in force.
+pub(super) fn refused(problems: &[Problem], kept: Option<i64>) -> Option<Verdict> {
+    let first = problems.first()?;
+    let mut message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if let Some(generation) = kept {
+        message.push_str(&format!("; generation {generation} stays in force"));
+    }
+    let reason = match first.reason {
+        problem::Reason::Invalid => Reason::Invalid,
+        problem::Reason::NotYetSupported => Reason::NotYetSupported,
+        problem::Reason::Conflicted => Reason::Conflicted,
+        problem::Reason::NotAllowed => Reason::NotAllowed,
+    };
+    Some((false, reason, message))
+}
 
 fn accepted(entry: &PolicyEntry, targets: &[Target<'_>]) -> Verdict {
-    if let Some(first) = entry.problems.first() {
-        let mut message = entry.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        if let Some(kept) = &entry.accepted {
-            message.push_str(&format!("; generation {} stays in force", kept.generation));
-        }
-        let reason = match first.reason {
-            problem::Reason::Invalid => Reason::Invalid,
-            problem::Reason::NotYetSupported => Reason::NotYetSupported,
-            problem::Reason::Conflicted => Reason::Conflicted,
-            problem::Reason::NotAllowed => Reason::NotAllowed,
-        };
-        return (false, reason, message);
+    if let Some(verdict) = refused(&entry.problems, entry.accepted.as_ref().map(|kept| kept.generation)) {
+        return verdict;
     }
     let missing: Vec<_> =
         targets.iter().filter(|target| target.view.is_none()).map(|target| target.service.to_string()).collect();

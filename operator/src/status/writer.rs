@@ -1,4 +1,4 @@
-//! Brings the status of every policy onto the API server, and says by Events what turned.
+//! Brings the status of every object of ours onto the API server, and says by Events what turned.
 //!
 //! ```text
 //! builder --reports that may differ--> plan (pure: cause or number, when) --> server-side apply of `status` -> Events
@@ -20,7 +20,6 @@ use std::{
     time::Duration,
 };
 
-use crds::SmartLimiterStatus;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -30,7 +29,7 @@ use kube::{
     runtime::events::{Event, Recorder, Reporter},
 };
 use limiter::{
-    policy::{Kind, PolicyKey},
+    policy::Kind,
     problem::{Problem, Reason},
 };
 use parking_lot::Mutex;
@@ -49,7 +48,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::plan::{Outcome, Plan, Write};
-use crate::{index::ObjectKind, watch::live::Live};
+use super::OwnStatus;
+use crate::{
+    index::{ObjectKey, ObjectKind},
+    watch::live::Live,
+};
 
 /// Who writes: the field manager of every status, the reporter of every Event.
 const MANAGER: &str = "weir";
@@ -70,12 +73,12 @@ pub struct Look {
     /// All of them, whether something moved or not.
     pub all: bool,
     /// Takes the answer; dropped without one while not everything has been read.
-    pub reply_tx: oneshot::Sender<Vec<(PolicyKey, SmartLimiterStatus)>>,
+    pub reply_tx: oneshot::Sender<Vec<(ObjectKey, OwnStatus)>>,
 }
 
 /// Statuses that cannot be written now, and why; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Refusals(Arc<Mutex<BTreeMap<PolicyKey, String>>>);
+pub struct Refusals(Arc<Mutex<BTreeMap<ObjectKey, String>>>);
 
 impl Refusals {
     /// As problems, by the object whose status it is.
@@ -96,7 +99,7 @@ impl Refusals {
     }
 
     /// Whether that is another one than before.
-    fn set(&self, key: &PolicyKey, refusal: Option<String>) -> bool {
+    fn set(&self, key: &ObjectKey, refusal: Option<String>) -> bool {
         let mut refusals = self.0.lock();
         match refusal {
             Some(message) => refusals.insert(key.clone(), message.clone()).is_none_or(|before| before != message),
@@ -168,8 +171,8 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
                 let Ok(statuses) = reply_rx.await else { continue };
                 if all {
                     looked_at_all = Some(Instant::now());
-                    plan.retain(|key| live.get(&key.into()).is_some());
-                    writer.refusals.0.lock().retain(|key, _| live.get(&key.into()).is_some());
+                    plan.retain(|key| live.get(key).is_some());
+                    writer.refusals.0.lock().retain(|key, _| live.get(key).is_some());
                 }
                 plan.begin(Timestamp::now());
                 for (key, status) in statuses {
@@ -179,7 +182,7 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
         }
         writer.meters.waiting.set(i64::try_from(plan.waiting()).unwrap_or(i64::MAX));
         while under_way.len() < WIDTH
-            && let Some(write) = plan.next(|key| live.get(&key.into()), Timestamp::now())
+            && let Some(write) = plan.next(|key| live.get(key), Timestamp::now())
         {
             let writer = writer.clone();
             under_way.spawn(async move {
@@ -204,13 +207,13 @@ struct Writer {
 impl Writer {
     async fn write(&self, write: &Write) -> Outcome {
         let Write { key, uid, status, turns } = write;
-        let resource = resource(key.kind);
+        let Some(resource) = resource(key.kind) else { return Outcome::Failed };
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
         let mut object = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
             "metadata": {"name": key.name, "uid": uid}, "status": status,
         });
-        self.live.prune(ObjectKind::Policy(key.kind), &mut object);
+        self.live.prune(key.kind, &mut object);
         let written = api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await;
         let outcome = match written {
             Ok(object) => Outcome::Written(object.data.get("status").cloned().unwrap_or_default()),
@@ -293,9 +296,12 @@ fn said(status: &Status) -> String {
     }
 }
 
-fn resource(kind: Kind) -> ApiResource {
+/// What a kind of ours is to the API server.
+fn resource(kind: ObjectKind) -> Option<ApiResource> {
     match kind {
-        Kind::SmartLimiter => ApiResource::erase::<crds::SmartLimiter>(&()),
-        Kind::ArticleSmartLimiter => ApiResource::erase::<crds::ArticleSmartLimiter>(&()),
+        ObjectKind::Policy(Kind::SmartLimiter) => Some(ApiResource::erase::<crds::SmartLimiter>(&())),
+        ObjectKind::Policy(Kind::ArticleSmartLimiter) => Some(ApiResource::erase::<crds::ArticleSmartLimiter>(&())),
+        ObjectKind::Lazy => Some(ApiResource::erase::<crds::LazyConfig>(&())),
+        _ => None,
     }
 }

@@ -108,6 +108,8 @@ struct OpenStream {
     since: Timestamp,
     /// Open to this process, not to another replica.
     here: bool,
+    /// It is one of the state-of-the-world protocol.
+    sotw: bool,
     /// What it has acknowledged; what an earlier stream did says nothing of this one, which may be another process.
     acknowledged: Acknowledged,
 }
@@ -267,6 +269,12 @@ impl Proxies {
             })
     }
 
+    /// Whether the newest stream of `node` is one of the state-of-the-world protocol.
+    #[must_use]
+    pub fn speaks_sotw(&self, node: &NodeKey) -> bool {
+        self.0.nodes.read().get(node).and_then(|node| node.streams.last()).is_some_and(|stream| stream.sotw)
+    }
+
     /// The version of a resource that `node` has acknowledged on its newest stream.
     #[must_use]
     pub fn acknowledged(&self, node: &NodeKey, resource_type: ResourceType, name: &str) -> Option<Arc<str>> {
@@ -309,7 +317,7 @@ impl Proxies {
         {
             let mut nodes = self.0.nodes.write();
             let entry = nodes.entry(node.clone()).or_default();
-            entry.streams.push(OpenStream { id, since: now, here, acknowledged: Acknowledged::default() });
+            entry.streams.push(OpenStream { id, since: now, here, sotw: false, acknowledged: Acknowledged::default() });
             // Another replica may tell late of one that is older than ours.
             entry.streams.sort_by_key(|stream| stream.since);
             entry.user_agent = user_agent;
@@ -354,6 +362,16 @@ impl Proxies {
 }
 
 impl Connection {
+    /// The stream is one of the state-of-the-world protocol.
+    pub fn mark_sotw(&self) {
+        {
+            let mut nodes = self.proxies.0.nodes.write();
+            let streams = nodes.get_mut(&self.node).into_iter().flat_map(|node| &mut node.streams);
+            streams.filter(|stream| stream.id == self.id).for_each(|stream| stream.sotw = true);
+        }
+        self.proxies.changed(&self.node);
+    }
+
     /// A response was handed to the transport.
     pub fn pushed(&self, resource_type: ResourceType, resources: usize) {
         let label = TypeLabel { r#type: resource_type.label() };

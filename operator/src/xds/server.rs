@@ -298,6 +298,9 @@ async fn open<P: Protocol>(
     };
     info!(user_agent, ?seat, "proxy connected");
     let connection = proxies.connect(&node, user_agent, Timestamp::now());
+    if !P::IS_DELTA {
+        connection.mark_sotw();
+    }
     let trail = Trail::beginning_at(watcher.marked_view().1.as_ref());
     let stream_node = node.clone();
     let mut session = P::default();

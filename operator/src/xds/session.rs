@@ -49,6 +49,8 @@ pub trait Protocol: Default {
     type Request: Asks;
     /// What it is sent.
     type Response: Says;
+    /// Only differences are sent, so that a proxy may ask for single things.
+    const IS_DELTA: bool;
 
     /// Takes a request of a proxy that sees `view`.
     ///
@@ -101,6 +103,7 @@ impl Default for Session {
 impl Protocol for Session {
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
+    const IS_DELTA: bool = true;
 
     fn request(&mut self, request: &DeltaDiscoveryRequest, view: &View) -> Result<Meaning, TooManyNames> {
         self.look_at_held(request, view);

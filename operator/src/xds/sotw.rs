@@ -51,6 +51,7 @@ struct Kept {
 impl Protocol for SotwSession {
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
+    const IS_DELTA: bool = false;
 
     fn request(&mut self, request: &DiscoveryRequest, view: &View) -> Result<Meaning, TooManyNames> {
         let Some(resource_type) = ResourceType::from_type_url(&request.type_url) else {

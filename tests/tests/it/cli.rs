@@ -173,6 +173,61 @@ fn a_service_that_is_missing_or_empty_is_named() {
 }
 
 #[test]
+fn a_lazy_config_is_validated_and_explained() {
+    let lazy = |spec: &str| {
+        format!(
+            "apiVersion: weir.dev/v1alpha1\nkind: LazyConfig\nmetadata: {{name: shop, namespace: shop}}\nspec:\n{spec}"
+        )
+    };
+    for (spec, line, words) in [
+        ("  always:\n  - cart\n  - https://api.stripe.example\n", 7, &["spec.always[1]", "drop `https://`"][..]),
+        ("  load: OnDemnd\n", 5, &["spec.load", "did you mean `OnDemand`?"]),
+        ("  forgetAfter: 5s\n", 5, &["spec.forgetAfter", "at least 10s", "`Never`"]),
+        ("  unknownHost: Refuse\n", 5, &["unknownHost", "did you mean `unknownHosts`?"]),
+        ("  fallback: {type: Refuse}\n", 5, &["spec.fallback", "`load: Learned`"]),
+        ("  always: [a]\n  never: [a.shop]\n", 6, &["spec.never[0]", "stands in spec.always[0], too"]),
+    ] {
+        let (code, text) = validate(&lazy(spec));
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains(&format!("policy.yaml:{line}: ")), "line {line}: {text}");
+        words.iter().for_each(|word| assert!(text.contains(word), "{word:?}: {text}"));
+    }
+    // A Service that is not there is worth a note where there are others.
+    let (code, text) = validate(&format!("{}---\n{SERVICE}", lazy("  always: [example.com]\n")));
+    assert!(code == 0 && text.contains("note: ") && text.contains("`example.com.`"), "{text}");
+    let folder = temp_dir();
+    put(folder.path(), "lazy.yaml", &lazy("  load: Declared\n  always: [cart, '*.billing']\n"));
+    let (code, text) = said(weir::command(["explain"]).arg(folder.path()));
+    assert_eq!(code, 0, "{text}");
+    let words =
+        "Their proxies have these and load nothing else: Service cart.shop, every Service of namespace billing.";
+    assert!(text.starts_with("lazyconfigs.weir.dev/shop/shop (") && text.contains(words), "{text}");
+}
+
+#[tokio::test]
+async fn a_lazy_config_of_a_folder_stands_in_the_status() {
+    let folder = project_root().join("examples/lazy");
+    let weir = Weir::start(&folder, &["--mesh-namespace", "shop"]).await;
+    weir.until(DEADLINE, "each one holds for its pods", |status| {
+        let found = status.0["lazies"].as_array().into_iter().flatten();
+        let told: Vec<_> = found
+            .map(|it| format!("{} {}", it["key"].as_str().unwrap_or_default(), it["status"]["workloads"]))
+            .collect();
+        let wanted = ["ratings/ratings 2", "shop/batch 1", "shop/shop 2", "shop/web 1"]
+            .map(|it| format!("lazyconfigs.weir.dev/{it}"));
+        if told == wanted { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+    let (code, text) = said(weir::command(["status", "--admin-address"]).arg(weir.admin.to_string()));
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("lazyconfigs.weir.dev/shop/web  generation 1, 1 pods, 0 of 0 proxies, 0 of 6 services loaded"),
+        "{text}"
+    );
+    assert!(text.contains("NoProxies: no proxy of these pods is connected"), "{text}");
+}
+
+#[test]
 fn every_example_validates_explains_and_translates() {
     let examples = project_root().join("examples");
     let folders = std::fs::read_dir(&examples).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());

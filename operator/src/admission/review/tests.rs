@@ -61,7 +61,9 @@ fn the_nearest_word_is_told() {
 #[test]
 fn a_good_one_is_admitted_and_its_policy_known() {
     let request = request("CREATE", "cpu > 80%", None);
-    assert!(matches!(judge(&request, &Tenants::default()), Verdict::Good(policy) if policy.key.name == "cart"));
+    assert!(
+        matches!(judge(&request, &Tenants::default()), Verdict::Good(Sound::Policy(policy)) if policy.key.name == "cart")
+    );
     let (response, result) = answer(&request, &judge(&request, &Tenants::default()), vec!["odd".to_owned()]);
     assert_eq!((response.allowed, response.warnings, result), (true, Some(vec!["odd".to_owned()]), "warned"));
     assert_eq!(answer(&request, &judge(&request, &Tenants::default()), Vec::new()).1, "allowed");
@@ -113,4 +115,23 @@ fn a_field_of_a_wrong_type_is_no_crash() {
                         "metadata": {"name": "cart", "namespace": "a"}, "spec": {"rules": 7}});
     let response = answered(&asked("weir.dev", "SmartLimiter", "CREATE", object, None));
     assert!(response.result.message.contains("spec.rules"), "{:?}", response.result);
+}
+
+#[test]
+fn a_lazy_config_is_judged_as_a_limiter_is() {
+    let request = |spec: Value| {
+        let object = json!({
+            "apiVersion": "weir.dev/v1alpha1", "kind": "LazyConfig", "metadata": {"name": "cart", "namespace": "a"}, "spec": spec,
+        });
+        asked("weir.dev", "LazyConfig", "CREATE", object, None)
+    };
+    let said = answered(&request(json!({"always": ["cart", "https://api.stripe.example"]}))).result.message;
+    assert!(said.starts_with("LazyConfig \"cart\" has a mistake\nerror: spec.always[1]: "), "{said}");
+    assert!(said.contains("drop `https://`"), "{said}");
+    let said = answered(&request(json!({"load": "OnDemnd"}))).result.message;
+    assert!(said.contains("did you mean `OnDemand`?"), "{said}");
+    let good = request(json!({"always": ["cart"]}));
+    let verdict = judge(&good, &Tenants::default());
+    assert!(matches!(&verdict, Verdict::Good(Sound::Lazy(lazy)) if lazy.key.name == "cart"), "{verdict:?}");
+    assert_eq!(answer(&good, &verdict, Vec::new()).1, "allowed");
 }

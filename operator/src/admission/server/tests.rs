@@ -42,7 +42,7 @@ async fn the_builder_is_asked_and_its_words_are_warnings() {
     let (reviewer, mut asks_rx) = reviewer(&[]);
     let builder = async {
         let ask = asks_rx.recv().await.unwrap();
-        assert_eq!(ask.policy.key.name, "cart");
+        assert!(matches!(ask.object, Sound::Policy(policy) if policy.key.name == "cart"));
         ask.reply_tx.send(vec!["odd".to_owned()]).unwrap();
     };
     let ((status, said), ()) = tokio::join!(asked(&reviewer, review()), builder);

@@ -162,3 +162,21 @@ fn a_bad_text_leaves_what_was_accepted_in_force_and_is_kept_with_its_problems() 
     assert_eq!(mesh.apply(&lazy("shop", "cart", 5, &format!("{CART}, hold: 4m"))), names(&["shop/cart"]));
     assert_eq!(mesh.apply(&lazy("shop", "cart", 5, &format!("{CART}, hold: 4m"))), names(&[]), "the same again");
 }
+
+#[test]
+fn rivals_are_older_ones_of_the_same_scope_with_a_pod_in_common() {
+    let mut mesh = Mesh::new();
+    mesh.apply(&lazy("shop", "old", 9, "workloadSelector: {matchLabels: {tier: back}}"));
+    mesh.apply(&lazy("shop", "web", 9, "workloadSelector: {matchLabels: {app: web}}"));
+    mesh.apply(&lazy("shop", "all", 9, ""));
+    let rivals = |mesh: &Mesh, text: &str| -> Vec<String> {
+        let file = decode::decode(text.as_bytes()).unwrap();
+        let crate::index::Object::Lazy { lazy: Some(lazy), .. } = &file.objects[0].object else { panic!("{text}") };
+        mesh.0.rivals(lazy).into_iter().map(|key| key.name.clone()).collect()
+    };
+    assert_eq!(rivals(&mesh, &lazy("shop", "new", 1, CART)), ["old"]);
+    assert_eq!(rivals(&mesh, &lazy("shop", "new", 20, CART)), [""; 0], "it would be the older one");
+    assert_eq!(rivals(&mesh, &lazy("shop", "new", 1, "")), ["all"]);
+    assert_eq!(rivals(&mesh, &lazy("till", "new", 1, "")), [""; 0]);
+    assert_eq!(rivals(&mesh, &lazy("shop", "old", 1, CART)), [""; 0], "itself, as it was");
+}

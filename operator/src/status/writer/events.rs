@@ -2,15 +2,14 @@
 //!
 //! Pure. Only conditions turn, and their messages hold no numbers that move.
 
-use crds::{SmartLimiterStatus, conditions::ConditionType};
+use crds::conditions::ConditionType;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     core::ApiResource,
     runtime::events::{Event, EventType},
 };
-use limiter::policy::PolicyKey;
 
-use crate::status::bounded::shorten;
+use crate::{index::ObjectKey, status::bounded::shorten};
 
 /// The most that an Event's note may hold, in bytes.
 const LONGEST_NOTE: usize = 1024;
@@ -34,12 +33,12 @@ impl Turn {
 }
 
 /// What turned from `before` to `after`. An object without a status says only what is wrong or limits.
-pub(super) fn turns(before: Option<&SmartLimiterStatus>, after: &SmartLimiterStatus) -> Vec<Turn> {
+pub(super) fn turns(before: Option<&[Condition]>, after: &[Condition]) -> Vec<Turn> {
     let turn = |condition: &Condition| {
         let before = before.and_then(|before| find(before, &condition.type_));
         turned(before, condition)
     };
-    after.conditions.iter().filter_map(turn).collect()
+    after.iter().filter_map(turn).collect()
 }
 
 fn turned(before: Option<&Condition>, after: &Condition) -> Option<Turn> {
@@ -72,12 +71,12 @@ fn turned(before: Option<&Condition>, after: &Condition) -> Option<Turn> {
     })
 }
 
-fn find<'a>(status: &'a SmartLimiterStatus, name: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == name)
+fn find<'a>(conditions: &'a [Condition], name: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == name)
 }
 
 /// The object that an Event speaks of, as `kubectl describe` looks for it.
-pub(super) fn regarding(key: &PolicyKey, uid: &str, resource: &ApiResource) -> ObjectReference {
+pub(super) fn regarding(key: &ObjectKey, uid: &str, resource: &ApiResource) -> ObjectReference {
     ObjectReference {
         api_version: Some(resource.api_version.clone()),
         kind: Some(resource.kind.clone()),

@@ -7,17 +7,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crds::{
-    SmartLimiterStatus,
     conditions::ConditionReason as Reason,
+    lazy_config::{LazyProxies, LazyServices},
     status::{ClassStatus, ProxyCounts, RulePhase, RuleStatus},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use limiter::policy::PolicyKey;
 use serde_json::Value;
 
 use super::events::{Turn, turns};
-use crate::watch::live::LiveObject;
+use crate::{index::ObjectKey, status::OwnStatus, watch::live::LiveObject};
 
 /// The shortest time between two writes of one object.
 const CAUSE: Duration = Duration::from_secs(1);
@@ -35,9 +34,9 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// A status to write.
 #[derive(Debug)]
 pub(super) struct Write {
-    pub(super) key: PolicyKey,
+    pub(super) key: ObjectKey,
     pub(super) uid: String,
-    pub(super) status: SmartLimiterStatus,
+    pub(super) status: OwnStatus,
     /// What turns with it.
     pub(super) turns: Vec<Turn>,
 }
@@ -56,7 +55,7 @@ pub(super) enum Outcome {
 /// What should stand on the API server, and what is on its way there.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    objects: BTreeMap<PolicyKey, Object>,
+    objects: BTreeMap<ObjectKey, Object>,
     /// When that began: for some time proxies and metrics may not be back.
     began: Option<Timestamp>,
     /// The API server gave no answer the last time: the pause, and when it began.
@@ -66,9 +65,9 @@ pub(super) struct Plan {
 #[derive(Debug, Default)]
 struct Object {
     /// What should stand there; absent when that is so.
-    wanted: Option<SmartLimiterStatus>,
+    wanted: Option<OwnStatus>,
     /// On its way.
-    sent: Option<(String, SmartLimiterStatus)>,
+    sent: Option<(String, OwnStatus)>,
     written: Option<Written>,
     /// After failures: the pause, and when it began.
     pause: Option<(Duration, Timestamp)>,
@@ -79,7 +78,7 @@ struct Object {
 struct Written {
     /// Of which object.
     uid: String,
-    status: SmartLimiterStatus,
+    status: OwnStatus,
     /// What stood there after.
     answer: Value,
     at: Timestamp,
@@ -97,17 +96,17 @@ impl Plan {
     }
 
     /// This should stand there from now on.
-    pub(super) fn want(&mut self, key: PolicyKey, status: SmartLimiterStatus) {
-        self.objects.entry(key).or_default().wanted = Some(status);
+    pub(super) fn want(&mut self, key: ObjectKey, status: impl Into<OwnStatus>) {
+        self.objects.entry(key).or_default().wanted = Some(status.into());
     }
 
     /// Forgets the objects that are not there any more, as far as nothing of them is on its way.
-    pub(super) fn retain(&mut self, is_there: impl Fn(&PolicyKey) -> bool) {
+    pub(super) fn retain(&mut self, is_there: impl Fn(&ObjectKey) -> bool) {
         self.objects.retain(|key, object| object.sent.is_some() || is_there(key));
     }
 
     /// A write that is due, as what stands there now says.
-    pub(super) fn next(&mut self, live: impl Fn(&PolicyKey) -> Option<LiveObject>, now: Timestamp) -> Option<Write> {
+    pub(super) fn next(&mut self, live: impl Fn(&ObjectKey) -> Option<LiveObject>, now: Timestamp) -> Option<Write> {
         // One write is enough to find out whether it is back.
         if let Some((pause, since)) = self.away
             && (is_within(since, pause, now) || self.objects.values().any(|object| object.sent.is_some()))
@@ -138,7 +137,7 @@ impl Plan {
     }
 
     /// A write has come to its end.
-    pub(super) fn ended(&mut self, key: &PolicyKey, outcome: Outcome, now: Timestamp) {
+    pub(super) fn ended(&mut self, key: &ObjectKey, outcome: Outcome, now: Timestamp) {
         let Some(object) = self.objects.get_mut(key) else { return };
         let Some((uid, status)) = object.sent.take() else { return };
         let away = self.away.take();
@@ -167,9 +166,9 @@ fn longer(before: Option<(Duration, Timestamp)>, (first, longest): (Duration, Du
 }
 
 impl Object {
-    fn due(&mut self, live: &LiveObject, settling: bool, now: Timestamp) -> Option<(SmartLimiterStatus, Vec<Turn>)> {
-        let standing = self.standing(live, now);
+    fn due(&mut self, live: &LiveObject, settling: bool, now: Timestamp) -> Option<(OwnStatus, Vec<Turn>)> {
         let mut wanted = self.wanted.take()?;
+        let standing = self.standing(&wanted, live, now);
         let span = match &standing {
             Some(standing) if cause(standing) != cause(&wanted) => CAUSE,
             Some(standing) if numbers(standing) != numbers(&wanted) => NUMBER,
@@ -186,11 +185,11 @@ impl Object {
         if let Some(standing) = &standing {
             keep_transitions(standing, &mut wanted);
         }
-        let turns = turns(standing.as_ref(), &wanted);
+        let turns = turns(standing.as_ref().map(OwnStatus::conditions), wanted.conditions());
         Some((wanted, turns))
     }
 
-    fn standing(&self, live: &LiveObject, now: Timestamp) -> Option<SmartLimiterStatus> {
+    fn standing(&self, wanted: &OwnStatus, live: &LiveObject, now: Timestamp) -> Option<OwnStatus> {
         if let Some(written) = &self.written
             && written.uid == live.uid
             && (is_within(written.at, SEEN, now) || written.answer == live.status)
@@ -198,18 +197,19 @@ impl Object {
             return Some(written.status.clone());
         }
         // What cannot be read is another's, and is written over.
-        serde_json::from_value(live.status.clone()).ok()
+        wanted.read_alike(live.status.clone())
     }
 }
 
 /// Whether proxies or metrics that were there are not there yet.
-fn misses(standing: &SmartLimiterStatus, wanted: &SmartLimiterStatus) -> bool {
-    let held =
-        |name: &str| standing.conditions.iter().any(|condition| condition.type_ == name && condition.status == "True");
+fn misses(standing: &OwnStatus, wanted: &OwnStatus) -> bool {
+    let held = |name: &str| {
+        standing.conditions().iter().any(|condition| condition.type_ == name && condition.status == "True")
+    };
     let absent =
         [Reason::NoProxies, Reason::Pending, Reason::Missing, Reason::NotEnforced].map(|reason| reason.to_string());
-    standing.observed_generation == wanted.observed_generation
-        && wanted.conditions.iter().any(|condition| absent.contains(&condition.reason) && held(&condition.type_))
+    standing.observed_generation() == wanted.observed_generation()
+        && wanted.conditions().iter().any(|condition| absent.contains(&condition.reason) && held(&condition.type_))
 }
 
 /// Whether `now` is within the span that began then. A beginning in the future is from before the clock was set back, and nobody
@@ -219,9 +219,9 @@ fn is_within(began: Timestamp, span: Duration, now: Timestamp) -> bool {
 }
 
 /// A condition that has the status it had has it since then; but not since a time to come, after the clock was set back.
-fn keep_transitions(standing: &SmartLimiterStatus, wanted: &mut SmartLimiterStatus) {
-    for condition in &mut wanted.conditions {
-        let before = standing.conditions.iter().find(|before| before.type_ == condition.type_);
+fn keep_transitions(standing: &OwnStatus, wanted: &mut OwnStatus) {
+    for condition in wanted.conditions_mut() {
+        let before = standing.conditions().iter().find(|before| before.type_ == condition.type_);
         if let Some(before) = before.filter(|before| before.status == condition.status) {
             let since = before.last_transition_time.0.min(condition.last_transition_time.0);
             condition.last_transition_time = Time(since);
@@ -232,23 +232,36 @@ fn keep_transitions(standing: &SmartLimiterStatus, wanted: &mut SmartLimiterStat
 type ConditionCause<'a> = (&'a str, &'a str, &'a str, &'a str);
 type RuleCause<'a> = (&'a str, &'a str, RulePhase, bool);
 
-fn cause(status: &SmartLimiterStatus) -> (Option<i64>, Vec<ConditionCause<'_>>, Vec<RuleCause<'_>>) {
-    let conditions = status.conditions.iter().map(|condition| {
+fn cause(status: &OwnStatus) -> (Option<i64>, Vec<ConditionCause<'_>>, Vec<RuleCause<'_>>) {
+    let conditions = status.conditions().iter().map(|condition| {
         (condition.type_.as_str(), condition.status.as_str(), condition.reason.as_str(), condition.message.as_str())
     });
-    let rules =
-        status.rules.iter().map(|rule| (rule.name.as_str(), rule.target.as_str(), rule.phase, rule.limit.is_some()));
-    (status.observed_generation, conditions.collect(), rules.collect())
+    let rules = match status {
+        OwnStatus::Limiter(status) => status.rules.as_slice(),
+        OwnStatus::Lazy(_) => &[],
+    };
+    let rules = rules.iter().map(|rule| (rule.name.as_str(), rule.target.as_str(), rule.phase, rule.limit.is_some()));
+    (status.observed_generation(), conditions.collect(), rules.collect())
 }
 
 type RuleNumbers<'a> = (Option<&'a str>, Option<&'a str>, Option<i64>, Option<f64>, &'a [ClassStatus]);
 
-fn numbers<'a>(status: &'a SmartLimiterStatus) -> (Option<ProxyCounts>, Vec<RuleNumbers<'a>>) {
+/// What moves of a status without a cause.
+#[derive(PartialEq)]
+enum Numbers<'a> {
+    Limiter(Option<ProxyCounts>, Vec<RuleNumbers<'a>>),
+    Lazy(Option<i64>, Option<LazyProxies>, Option<LazyServices>),
+}
+
+fn numbers<'a>(status: &'a OwnStatus) -> Numbers<'a> {
     let of_rule = |rule: &'a RuleStatus| -> RuleNumbers<'a> {
         let RuleStatus { limit, shares, in_flight, excess, classes, .. } = rule;
         (limit.as_deref(), shares.as_deref(), *in_flight, *excess, classes.as_slice())
     };
-    (status.proxies, status.rules.iter().map(of_rule).collect())
+    match status {
+        OwnStatus::Limiter(status) => Numbers::Limiter(status.proxies, status.rules.iter().map(of_rule).collect()),
+        OwnStatus::Lazy(status) => Numbers::Lazy(status.workloads, status.proxies, status.services),
+    }
 }
 
 #[cfg(test)]

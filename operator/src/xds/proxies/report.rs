@@ -25,6 +25,8 @@ pub struct Report {
     pub since: Option<Timestamp>,
     /// What it says it is.
     pub user_agent: String,
+    /// It asks for the whole state each time, by the state-of-the-world protocol.
+    pub sotw: bool,
     /// It has connected anew: what was told of it before does not hold.
     pub anew: bool,
     /// Label of a type, name of a resource and the version that it has acknowledged; without one it has dropped the resource.
@@ -99,6 +101,7 @@ impl Reporter {
             node: node.to_string(),
             since: Some(since),
             user_agent: held.user_agent.clone(),
+            sotw: stream.sotw,
             anew: before.is_none(),
             holds,
             refusals: refusals.clone(),
@@ -124,7 +127,7 @@ impl Elsewhere {
 
     /// Takes reports in. One of a node id that makes no sense is passed over.
     pub fn take(&mut self, reports: Vec<Report>) {
-        for Report { node, since, user_agent, anew, holds, refusals } in reports {
+        for Report { node, since, user_agent, sotw, anew, holds, refusals } in reports {
             let Ok(node) = node.parse::<NodeKey>() else { continue };
             let Some(since) = since else {
                 self.connections.remove(&node);
@@ -135,6 +138,9 @@ impl Elsewhere {
             }
             let opened = || self.proxies.open(&node, user_agent, since, false);
             let connection = self.connections.entry(node.clone()).or_insert_with(opened);
+            if sotw {
+                connection.mark_sotw();
+            }
             for kind in ResourceType::ALL {
                 let of_kind = holds.iter().filter(|(label, ..)| label == kind.label());
                 let of_kind: Vec<_> = of_kind.map(|(_, name, version)| (name.clone(), version.clone())).collect();
@@ -162,6 +168,21 @@ mod tests {
 
     fn acknowledge(connection: &Connection, version: &str) {
         connection.holds(ResourceType::Cluster, vec![("in".into(), Some(version.into()))]);
+    }
+
+    #[test]
+    fn who_asks_for_the_whole_state_is_told_apart_elsewhere_too() {
+        let (here, there) = (Proxies::new(), Proxies::new());
+        let (mut reporter, mut elsewhere) = (Reporter::new(here.clone()), Elsewhere::new(there.clone()));
+        let connection = here.connect(&node(), String::new(), at(1));
+        connection.mark_sotw();
+        assert!(here.speaks_sotw(&node()) && !there.speaks_sotw(&node()));
+        carry(&mut reporter, &mut elsewhere);
+        assert!(there.speaks_sotw(&node()));
+        drop(connection);
+        let _delta = here.connect(&node(), String::new(), at(2));
+        carry(&mut reporter, &mut elsewhere);
+        assert!(!here.speaks_sotw(&node()) && !there.speaks_sotw(&node()));
     }
 
     fn programmed(proxies: &Proxies, version: &str) -> bool {

@@ -171,6 +171,22 @@ async fn kubectl_is_told_of_mistakes_and_warned_of_what_is_odd() {
     let said = place.dry_run(&article).await.unwrap_err();
     assert!(said.contains("spec.descriptors[0].condition") && said.contains("column"), "{said}");
 
+    let lazy = |spec: &str| {
+        format!(
+            "{{apiVersion: weir.dev/v1alpha1, kind: LazyConfig, metadata: {{name: cart, namespace: {namespace}}}, spec: {spec}}}"
+        )
+    };
+    let said = place.dry_run(&lazy("{always: [cart, 'https://api.stripe.example']}")).await.unwrap_err();
+    assert!(said.contains("LazyConfig \"cart\" has a mistake") && said.contains("spec.always[1]"), "{said}");
+    assert!(said.contains("drop `https://`: write `api.stripe.example:443`"), "{said}");
+    let said = place
+        .dry_run(&lazy("{workloadSelector: {matchLabels: {app: cart}}, always: [example.com]}"))
+        .await
+        .unwrap_err();
+    assert!(said.contains("Warning: spec.workloadSelector: no pod behind a Service has these labels yet"), "{said}");
+    assert!(said.contains("there is no Service com/example yet") && said.contains("`example.com.`"), "{said}");
+    assert!(said.contains("lazyconfig.weir.dev/cart created (server dry run)"), "{said}");
+
     // Legal but odd: told, and admitted all the same.
     let said = place.dry_run_rules(GOOD).await.unwrap_err();
     assert!(said.contains(&format!("Warning: spec.targetRefs: Service {namespace}/cart does not exist yet")), "{said}");

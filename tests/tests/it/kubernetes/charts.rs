@@ -27,7 +27,7 @@ const NO_WEBHOOK: &str = "webhook.enabled=false";
 const TWO: &str = "namespaces={charts-a,charts-b}";
 const EVERYTHING: &str = "logFormat=text,log=info\\,operator::xds=debug,scrapeInterval=1s,\
     prometheus.url=http://prometheus.monitoring:9090,prometheus.token.secretName=token,prometheus.headers.X-Scope-OrgID=a: b,\
-    prometheus.allowNamespaces={shop,billing},prometheus.namespaceLabel=namespace,clientLimits.allowNamespaces={*},\
+    prometheus.allowNamespaces={shop,billing},prometheus.namespaceLabel=namespace,clientLimits.allowNamespaces={*},meshNamespace=mesh,\
     otlp.endpoint=http://collector:4317,otlp.sample=0.5,networkPolicy.httpFrom={monitoring},serviceMonitor.enabled=true,\
     serviceMonitor.labels.release=prometheus,grafanaDashboard.enabled=true,imagePullSecrets[0].name=pull,\
     podAnnotations.a=b,podLabels.c=d,nodeSelector.e=f,tolerations[0].operator=Exists,priorityClassName=high,\
@@ -156,6 +156,7 @@ async fn a_wrong_value_is_refused_by_its_field() {
             "prometheus.namespaceLabel=name-space",
             "at '/prometheus/namespaceLabel': 'name-space' does not match pattern",
         ),
+        ("meshNamespace=Mesh", "at '/meshNamespace': 'Mesh' does not match pattern"),
         ("clientLimits.allowNamespaces={**}", "at '/clientLimits/allowNamespaces/0': '**' does not match pattern"),
         ("otlp.endpoint=https://collector:4317", "at '/otlp/endpoint': 'https://collector:4317' does not match"),
         ("otlp.sample=2", "at '/otlp/sample': maximum: got 2, want 1"),

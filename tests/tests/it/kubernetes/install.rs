@@ -37,12 +37,13 @@ const UNUSED: [(&[&str], &[&str]); 4] = [
             "httproutes.gateway.networking.k8s.io",
             "smartlimiters.weir.dev",
             "smartlimiters.microservice.netease.com",
+            "lazyconfigs.weir.dev",
         ],
     ),
     // Nobody reads /metrics or /status here.
     (&["create"], &["subjectaccessreviews.authorization.k8s.io"]),
     // No policy of the page is of Weir's own kind.
-    (&["patch"], &["smartlimiters/status.weir.dev"]),
+    (&["patch"], &["smartlimiters/status.weir.dev", "lazyconfigs/status.weir.dev"]),
 ];
 
 /// Used when an Event repeats itself, which it may or may not here: it becomes a series then.

@@ -1,15 +1,16 @@
-use crds::{Condition, Time};
+use crds::{Condition, LazyConfigStatus, SmartLimiterStatus, Time};
 use limiter::policy::Kind;
 use serde_json::json;
 
 use super::*;
+use crate::index::ObjectKind;
 
 fn at(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(1_000_000_000_000 + milliseconds).unwrap()
 }
 
-fn key() -> PolicyKey {
-    PolicyKey { kind: Kind::SmartLimiter, namespace: "shop".to_owned(), name: "cart".to_owned() }
+fn key() -> ObjectKey {
+    ObjectKey { kind: ObjectKind::Policy(Kind::SmartLimiter), namespace: "shop".to_owned(), name: "cart".to_owned() }
 }
 
 fn status(limiting: bool, limit: &str, observed: f64, now: Timestamp) -> SmartLimiterStatus {
@@ -117,7 +118,8 @@ fn a_failure_is_tried_again_with_the_newest_after_growing_pauses() {
     for second in 0..70_i64 {
         plan.want(key(), status(true, &second.to_string(), 0.0, at(0)));
         if let Some(write) = plan.next(|_| live(), at(second * 1000)) {
-            assert_eq!(write.status.rules[0].limit.as_deref(), Some(second.to_string().as_str()));
+            let OwnStatus::Limiter(status) = &write.status else { panic!("{write:?}") };
+            assert_eq!(status.rules[0].limit.as_deref(), Some(second.to_string().as_str()));
             tries.push(second);
             plan.ended(&write.key, Outcome::Failed, at(second * 1000));
         }
@@ -128,7 +130,7 @@ fn a_failure_is_tried_again_with_the_newest_after_growing_pauses() {
 #[test]
 fn an_api_server_that_is_away_is_asked_with_one_write_and_gets_all_when_it_is_back() {
     let mut plan = Plan::default();
-    let keys = ["a", "b", "c"].map(|name| PolicyKey { name: name.to_owned(), ..key() });
+    let keys = ["a", "b", "c"].map(|name| ObjectKey { name: name.to_owned(), ..key() });
     for key in &keys {
         plan.want(key.clone(), status(true, "30", 0.0, at(0)));
     }
@@ -224,6 +226,34 @@ fn pods_that_come_and_go_are_written_every_ten_seconds() {
     assert_eq!((server.writes, server.turns.len()), (10, 1), "in 100 seconds");
 }
 
+/// A `LazyConfig` that is in force for so many pods.
+fn lazy_status(accepted: &str, workloads: i64) -> LazyConfigStatus {
+    serde_json::from_value(json!({
+        "observedGeneration": 1, "workloads": workloads, "services": {"loaded": workloads, "known": 9},
+        "conditions": [{"type": "Accepted", "status": accepted, "reason": "Invalid", "message": "m", "lastTransitionTime": at(0).to_string()}],
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_lazy_config_is_written_as_a_limiter_is() {
+    let key = || ObjectKey { kind: ObjectKind::Lazy, ..key() };
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    for step in 0..400_i64 {
+        plan.want(key(), lazy_status("False", step));
+        server.run(&mut plan, at(step * 250));
+    }
+    assert_eq!((server.writes, server.turns.len()), (10, 1), "numbers in 100 seconds, and one Event");
+    server.run(&mut plan, at(200_000));
+    let writes = server.writes;
+    plan.want(key(), lazy_status("True", 399));
+    server.run(&mut plan, at(202_000));
+    assert_eq!((server.writes, server.turns.len()), (writes + 1, 2), "a cause at once");
+    plan.want(key(), lazy_status("True", 399));
+    server.run(&mut plan, at(300_000));
+    assert_eq!(server.writes, writes + 1, "nothing moved");
+}
+
 #[test]
 fn a_clock_that_is_set_back_puts_nothing_off() {
     const HOUR: i64 = 3_600_000;
@@ -253,7 +283,7 @@ fn a_clock_that_is_set_back_puts_nothing_off() {
     assert_eq!(server.writes, 3, "what somebody else wrote over is written again");
 
     // What it was true since is no time to come.
-    let mut wanted = status(true, "30", 0.0, at(0));
-    keep_transitions(&status(true, "30", 0.0, at(HOUR)), &mut wanted);
-    assert_eq!(wanted.conditions[0].last_transition_time, Time(at(0)));
+    let mut wanted = status(true, "30", 0.0, at(0)).into();
+    keep_transitions(&status(true, "30", 0.0, at(HOUR)).into(), &mut wanted);
+    assert_eq!(wanted.conditions()[0].last_transition_time, Time(at(0)));
 }
