@@ -321,6 +321,7 @@ impl Index {
                 return Some(found.key.clone());
             }
         }
+        let name = name.trim_matches(['[', ']']);
         let key = DestinationKey::outside(name, port.unwrap_or(80));
         let is_outside = name.contains('.') || name.parse::<IpAddr>().is_ok();
         let listed = || lazy.always.iter().any(|callee| callee.covers("", name, key.port));

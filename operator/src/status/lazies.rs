@@ -104,8 +104,10 @@ fn served(standing: &Standing, builder: &Builder, proxies: &Proxies) -> Served {
 
 /// The service that a cluster of this name leads to, on the way out of `node`.
 fn destination(node: &NodeKey, cluster: &str) -> Option<ServiceKey> {
-    let destination = cluster.strip_prefix("out/")?.strip_prefix(&node.to_string())?.strip_prefix('/')?;
-    destination.rsplit_once('/')?.0.parse().ok()
+    match names::called(node, ResourceType::Cluster, cluster)? {
+        Called::Destination(key) if !key.is_outside() => Some(key.service),
+        _ => None,
+    }
 }
 
 fn accepted(entry: &LazyEntry, standing: &Standing) -> Verdict {

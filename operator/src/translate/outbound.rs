@@ -290,7 +290,8 @@ impl Caller<'_, '_> {
     /// How an application may name a destination, of whose service `ports` carry TCP.
     fn domains(&self, key: &DestinationKey, ports: usize) -> Vec<String> {
         let names = if key.is_outside() {
-            vec![key.service.name.clone()]
+            let name = &key.service.name;
+            vec![if name.contains(':') { format!("[{name}]") } else { name.clone() }]
         } else {
             names(&key.service, key.service.namespace == self.service.namespace)
         };

@@ -281,7 +281,7 @@ async fn who_calls_every_host_there_is_takes_no_memory_and_holds_up_nobody() {
 async fn what_goes_elsewhere_meanwhile_is_learned_and_what_is_listed_is_there_at_once() {
     let shop = Shop::start(4).await;
     // `s3` stands for a gateway that knows everything.
-    shop.lazy("load: Learned, fallback: {name: s3, port: 80}, always: [s1]");
+    shop.lazy("load: Learned, fallback: {type: Service, service: {name: s3, port: 80}}, always: [s1]");
     let weir = Weir::start(shop.folder.path(), &[]).await;
     let proxy = Proxy::start(&weir, &shop.page, 0).await;
     assert_eq!(clusters(&proxy).await, of(&["shop/s1/80", "shop/s3/80"]));

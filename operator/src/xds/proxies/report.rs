@@ -45,6 +45,7 @@ impl Report {
             anew: parts.take("anew").unwrap_or_default(),
             holds: parts.take_list("holds"),
             refusals: parts.take_list("refusals"),
+            sotw: parts.take("sotw").unwrap_or_default(),
         }
     }
 }
