@@ -267,6 +267,8 @@ impl Index {
                 Called::Host(host) => self.resolve(service, lazy, host),
             };
             match (key, called) {
+                // What it may not have any more.
+                (Some(key), _) if !may_load(lazy, &key) => {}
                 (Some(key), _) if ask.leaving => drop(loaded.leaving.insert(key)),
                 (Some(key), _) if !key.is_outside() && self.destination(&key).is_none() => {
                     loaded.gone.insert(key);

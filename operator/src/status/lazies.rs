@@ -15,8 +15,8 @@ use super::conditions::{Verdict, refused};
 use crate::{
     build::Builder,
     index::{Index, LazyEntry, Standing},
-    intent::ServiceKey,
-    xds::{NodeKey, names::ResourceType, proxies::Proxies},
+    intent::{Called, ServiceKey},
+    xds::{NodeKey, names::{self, ResourceType}, proxies::Proxies},
 };
 
 /// One `LazyConfig`.

@@ -156,9 +156,9 @@ async fn a_proxy_starts_with_nothing_and_gets_what_it_calls_at_the_first_call() 
     assert_eq!(shop.call("s0").await.0, 200, "nothing that is warm depends on Weir");
     let mut weir = Weir::spawn(shop.folder.path(), xds, admin, &[]);
     weir.ready().await;
-    weir.until(SOON, "it is back", |status| match status.0["proxies"]["connected"].as_u64() {
-        Some(1..) => Ok(()),
-        other => Err(format!("{other:?}")),
+    eventually(SOON, "it is back", async || match weir.metric("weir_xds_streams").await {
+        1.0.. => Ok(()),
+        streams => Err(streams.to_string()),
     })
     .await;
     assert_eq!(shop.call("s0.shop").await.0, 200);
@@ -192,7 +192,7 @@ async fn what_is_not_called_is_forgotten_and_comes_back_while_no_request_fails()
             calls += 1;
             match open.send(request).await {
                 Ok(answer) if answer.status() == 200 => {}
-                other => failed.push(format!("{other:?}")),
+                other => failed.push(format!("call {calls}: {other:?}")),
             }
         }
         (calls, failed)
