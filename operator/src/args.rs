@@ -206,6 +206,9 @@ pub struct SidecarArgs {
     /// How Envoy comes by the requests, unless the pod's annotation says it.
     #[arg(long, env = "WEIR_INTERCEPTION", default_value = "redirect")]
     pub interception: Interception,
+    /// How Envoy comes by what the application sends, unless the pod's annotation says it; with none it is left alone.
+    #[arg(long, env = "WEIR_OUTBOUND_INTERCEPTION", default_value = "none")]
+    pub outbound_interception: Interception,
     /// Where sidecars find Weir: the name of its Service, which its certificate has.
     #[arg(long, env = "WEIR_SIDECAR_XDS_ADDRESS", default_value = "weir.weir-system.svc:15010", value_name = "NAME:PORT", value_parser = service)]
     pub sidecar_xds_address: (String, u16),
@@ -229,6 +232,7 @@ impl SidecarArgs {
             image: self.sidecar_image,
             iptables_image: self.iptables_image,
             interception: self.interception,
+            outbound: self.outbound_interception,
             xds_address: self.sidecar_xds_address,
             ca_config_map: self.sidecar_ca_config_map,
             resources: self.sidecar_resources,

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 pub use self::documents::{Found, documents};
 pub use self::wish::{Interception, LABEL, MARK, NAMED, REFUSED, is_resources, whole_seconds};
 use self::{probes::Direct, wish::Wish};
+use crate::xds::bootstrap::sidecar::OUTBOUND_PORT;
 
 /// Name of the container with Envoy; by it Weir does not count it to the application.
 const PROXY: &str = "weir-proxy";
@@ -41,6 +42,8 @@ pub struct Settings {
     pub iptables_image: String,
     /// How Envoy comes by the requests, unless the pod says it.
     pub interception: Interception,
+    /// How Envoy comes by what the application sends, unless the pod says it.
+    pub outbound: Interception,
     /// Host and port at which Weir serves xDS.
     pub xds_address: (String, u16),
     /// ConfigMap of the pod's namespace with whom to trust.
@@ -113,9 +116,12 @@ pub fn inject(pod: &Value, asked: Asked, drain_key: &str, settings: &Settings) -
         Interception::None => warnings.extend(probes::meet_limits(&pod, &wish)),
     }
     let sidecar = sidecar::build(&wish, drain_key, settings);
-    let rules = interception::rules(&wish.excluded, &direct);
+    let rules = interception::rules(&wish, &direct);
     drain(&mut pod, wish.drain_seconds);
     annotate(&mut pod, MARK, wish.interception.word());
+    if wish.outbound == Interception::Redirect {
+        annotate(&mut pod, wish::INTERCEPT, &OUTBOUND_PORT.to_string());
+    }
     for (name, text) in &sidecar.files {
         annotate(&mut pod, &sidecar::annotation(name), text);
     }
@@ -232,7 +238,7 @@ fn taken_ports(pod: &Value) -> Vec<Problem> {
             problems.push(invalid(
                 format!("spec.{list}[{position}].ports[{at}].containerPort"),
                 format!(
-                    "the sidecar needs the ports 15000, 15006, 15021 and {}, among them {}",
+                    "the sidecar needs the ports 15000, 15001, 15006, 15021 and {}, among them {}",
                     probes::RANGE,
                     port["containerPort"]
                 ),

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     str::FromStr,
     sync::Arc,
 };
@@ -142,6 +142,9 @@ pub struct PodIntent {
     /// All that `outbound` leads to, in the order of their keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<Arc<Destination>>,
+    /// Connections of other protocols than HTTP that `outbound` has asked about, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<Stream>,
     /// Most requests in flight from this pod to destinations that a limit which steers itself protects, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outbound_bounds: Vec<(DestinationKey, Bounds)>,
@@ -211,6 +214,56 @@ pub struct Outbound {
     /// Only some hosts are there, and how others come; `None`: all are there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partial: Option<Partial>,
+    /// All that the application sends anywhere is handed to it, in whatever protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intercepted: Option<Intercepted>,
+}
+
+/// What a way out does with connections that are not HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Intercepted {
+    /// Ports of Services that carry bytes, with the Services' own addresses; no two have an address and a port in common.
+    pub services: Vec<(DestinationKey, Vec<IpAddr>)>,
+    /// Addresses to which connections go as the application meant it, whatever is spoken.
+    pub passed_on: Vec<SocketAddr>,
+    /// What becomes of connections to everything else.
+    pub others: Strays,
+}
+
+/// See [`Intercepted::others`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Strays {
+    /// They go where the application wanted them to.
+    PassedOn,
+    /// They are held, and the proxy asks, for each name and each address once.
+    Asked,
+    /// Of those that were asked for it is known; others are closed.
+    Known,
+}
+
+/// Connections that are not HTTP, by what they were for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stream {
+    /// [`Called::Address`] or [`Called::Name`].
+    #[serde(serialize_with = "displayed")]
+    pub called: Called,
+    /// Where they go.
+    pub to: Hop,
+}
+
+fn displayed<S: serde::Serializer>(called: &Called, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(called)
+}
+
+/// Where a connection goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Hop {
+    /// There.
+    To(Arc<Destination>),
+    /// Where the application wanted it to.
+    Original,
+    /// It is closed.
+    Nowhere,
 }
 
 /// A way out on which only some hosts are there.
@@ -297,13 +350,25 @@ impl DestinationKey {
     }
 }
 
-/// What an application calls. Displays as the destination does, or as `=HOST`.
+/// What an application calls. Displays as the destination does, or as `=HOST`, `@ADDRESS:PORT` or `+NAME:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Called {
     /// Something that is known.
     Destination(DestinationKey),
     /// A host that nothing was known of, as the request named it.
     Host(String),
+    /// Where a connection was for, that is neither HTTP nor TLS.
+    Address(SocketAddr),
+    /// The name that a TLS connection is for, as the client gives it, and the port.
+    Name(String, u16),
+}
+
+impl Called {
+    /// Whether it is of a connection rather than of requests. Envoy asks for these once, so they are never forgotten.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        matches!(self, Self::Address(_) | Self::Name(..))
+    }
 }
 
 impl fmt::Display for Called {
@@ -311,6 +376,8 @@ impl fmt::Display for Called {
         match self {
             Self::Destination(key) => key.fmt(f),
             Self::Host(host) => write!(f, "={host}"),
+            Self::Address(address) => write!(f, "@{address}"),
+            Self::Name(name, port) => write!(f, "+{name}:{port}"),
         }
     }
 }
@@ -323,6 +390,12 @@ impl FromStr for Called {
             return Ok(Self::Host(host.to_owned()));
         }
         let not = || NotAService(text.chars().take(100).collect());
+        if let Some(address) = text.strip_prefix('@') {
+            return address.parse().map(Self::Address).map_err(|_| not());
+        }
+        if let Some((name, port)) = text.strip_prefix('+').and_then(|rest| rest.rsplit_once(':')) {
+            return Ok(Self::Name(name.to_owned(), port.parse().map_err(|_| not())?));
+        }
         let (service, port) = text.rsplit_once('/').ok_or_else(not)?;
         let port = port.parse().map_err(|_| not())?;
         let key = match service.strip_prefix('/') {
@@ -351,6 +424,9 @@ pub struct Destination {
     /// It is found by this name in DNS instead, at this port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<(String, u16)>,
+    /// It is where the application wanted to go instead, whatever address that was.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub original: bool,
 }
 
 /// What is spoken on a port.

@@ -77,14 +77,14 @@ impl Connection {
         Ok(Self { sender, host: address.to_string() })
     }
 
-    /// Sends one request (only its path counts of the URI) and waits for the whole answer.
+    /// Sends one request (only its path counts of the URI; its host is the address unless it has a header that says another) and waits for the whole answer.
     ///
     /// # Errors
     ///
     /// When the connection is closed or breaks.
     pub async fn send(&mut self, mut request: http::Request<Full<Bytes>>) -> anyhow::Result<http::Response<Bytes>> {
         self.sender.ready().await.context("the connection is closed")?;
-        request.headers_mut().insert(http::header::HOST, self.host.parse()?);
+        request.headers_mut().entry(http::header::HOST).or_insert(self.host.parse()?);
         let (head, body) = self.sender.send_request(request).await?.into_parts();
         Ok(http::Response::from_parts(head, body.collect().await?.to_bytes()))
     }

@@ -38,8 +38,14 @@ impl Builder {
                     services.extend(self.index.starts(&service, node.pod()).services);
                     Answer::Has
                 }
+                Wish::Stream(called) => {
+                    services.extend(self.index.ask_stream(&service, node.pod(), called, now).services);
+                    // The cluster answers it.
+                    continue;
+                }
                 Wish::Has(called, round) => {
-                    let held = called.into_iter().flat_map(|one| self.index.holds(&service, node.pod(), one, now).services);
+                    let held =
+                        called.into_iter().flat_map(|one| self.index.holds(&service, node.pod(), one, now).services);
                     services.extend(held);
                     let round = round.map(|round| self.index.holds_round(&service, node.pod(), round));
                     services.extend(round.into_iter().flat_map(|dirty| dirty.services));

@@ -144,19 +144,12 @@ impl Builder {
 
 /// Forgets what the application of a pod has not called for as long as `lazy` says, and lets go of the clusters of what was forgotten before once nothing is
 /// under way to them.
-fn forget(
-    index: &mut Index,
-    service: &ServiceKey,
-    node: &NodeKey,
-    lazy: &Lazy,
-    uses: &Uses,
-    now: Timestamp,
-) -> Dirty {
+fn forget(index: &mut Index, service: &ServiceKey, node: &NodeKey, lazy: &Lazy, uses: &Uses, now: Timestamp) -> Dirty {
     let Some(asked) = index.asked(service, node.pod()) else { return Dirty::default() };
     let seen = |key: &DestinationKey| uses.destinations.get(names::destination_stat_name(key).as_str());
     let destinations = asked.called.iter().filter_map(|(called, ask)| match called {
         Called::Destination(key) => Some((key, ask)),
-        Called::Host(_) => None,
+        Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
     });
     // Told since then: what the proxy said before is of the time in which requests still came.
     let told_since = |ask: &Ask| uses.told.is_some_and(|told| told >= ask.used);
@@ -172,7 +165,7 @@ fn forget(
     let idle = |called: &Called, ask: &Ask| {
         let last = match called {
             Called::Destination(key) => seen(key).and_then(|seen| seen.last),
-            Called::Host(_) => None,
+            Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
         };
         now.duration_since(last.map_or(ask.used, |last| last.max(ask.used))) >= after
     };

@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::{Dirty, Index};
 use crate::intent::{Called, DestinationKey, Protocol, ServiceKey};
 
+mod streams;
+
+pub use self::streams::{MOST_STREAMS, Reached};
+
 /// Hosts that nothing is known of, by pod: of more the oldest half is forgotten at once, since each time the proxy asks again for
 /// all that it called before.
 pub const MOST_UNKNOWN: usize = 1_000;
@@ -62,6 +66,8 @@ pub(super) struct Asks {
     pods: BTreeMap<(ServiceKey, String), Asked>,
     /// How many pods have asked for something of a service, by the service that is called, whether it is there or not, and their own.
     callers: BTreeMap<ServiceKey, BTreeMap<ServiceKey, usize>>,
+    /// The same by address.
+    callers_at: BTreeMap<IpAddr, BTreeMap<ServiceKey, usize>>,
 }
 
 /// What is there for a pod.
@@ -75,6 +81,8 @@ pub struct Loaded {
     pub gone: BTreeSet<DestinationKey>,
     /// Hosts that it has called and that are nothing.
     pub unknown: BTreeSet<String>,
+    /// Connections that it has asked about, and where they go.
+    pub streams: BTreeMap<Called, Reached>,
 }
 
 impl Index {
@@ -106,6 +114,7 @@ impl Index {
         let may = match &called {
             Called::Destination(key) => may_load(&lazy, key),
             Called::Host(host) => is_name(host),
+            Called::Address(_) | Called::Name(..) => return self.ask_stream(service, pod, called, now),
         };
         // What is listed is there in any case; a destination that was deleted meanwhile stays, as it would have without a restart.
         match may && lazy.load != Load::Declared {
@@ -151,7 +160,7 @@ impl Index {
             return if came_back { super::dirty([service.clone()]) } else { Dirty::default() };
         }
         let is_host = matches!(called, Called::Host(_));
-        let alike = |other: &Called| matches!(other, Called::Host(_)) == is_host;
+        let alike = |other: &Called| !other.is_stream() && matches!(other, Called::Host(_)) == is_host;
         let count = asked.called.keys().filter(|other| alike(other)).count();
         let too_many = match is_host {
             true if count >= MOST_UNKNOWN => MOST_UNKNOWN / 2,
@@ -184,7 +193,8 @@ impl Index {
         which: impl Fn(&Called, &Ask) -> bool,
     ) -> Dirty {
         let Some(asked) = self.asks.pods.get_mut(&(service.clone(), pod.to_owned())) else { return Dirty::default() };
-        let forgotten = asked.called.iter_mut().filter(|(called, ask)| !ask.leaving && which(called, ask));
+        let forgotten =
+            asked.called.iter_mut().filter(|(called, ask)| !called.is_stream() && !ask.leaving && which(called, ask));
         let mut hosts = Vec::new();
         let mut any = false;
         for (called, ask) in forgotten {
@@ -195,6 +205,7 @@ impl Index {
                     ask.leaving = true;
                     ask.used = now;
                 }
+                Called::Address(_) | Called::Name(..) => {}
             }
         }
         if !any {
@@ -265,6 +276,10 @@ impl Index {
             let key = match called {
                 Called::Destination(key) => Some(key.clone()),
                 Called::Host(host) => self.resolve(service, lazy, host),
+                Called::Address(_) | Called::Name(..) => {
+                    loaded.streams.insert(called.clone(), self.reach(service, lazy, called));
+                    continue;
+                }
             };
             match (key, called) {
                 // What it may not have any more.
@@ -275,10 +290,12 @@ impl Index {
                 }
                 (Some(key), _) => drop(loaded.destinations.entry(key).or_insert(ask.why)),
                 (None, Called::Host(host)) => drop(loaded.unknown.insert(host.clone())),
-                (None, Called::Destination(_)) => {}
+                (None, _) => {}
             }
         }
-        loaded.destinations.retain(|key, _| !lazy.never.iter().any(|callee| callee.covers(&key.service.namespace, &key.service.name, key.port)));
+        loaded.destinations.retain(|key, _| {
+            !lazy.never.iter().any(|callee| callee.covers(&key.service.namespace, &key.service.name, key.port))
+        });
         loaded.leaving.retain(|key| !loaded.destinations.contains_key(key));
         loaded
     }
@@ -305,6 +322,18 @@ impl Index {
 
     /// What an application of `service`'s pods means by `host`, if `lazy` lets it have that.
     fn resolve(&self, service: &ServiceKey, lazy: &Lazy, host: &str) -> Option<DestinationKey> {
+        // Bytes have no host.
+        self.resolve_of(service, lazy, host, |protocol| protocol != Protocol::Tcp)
+    }
+
+    /// As [`Self::resolve`], of what speaks a protocol that `fits`.
+    fn resolve_of(
+        &self,
+        service: &ServiceKey,
+        lazy: &Lazy,
+        host: &str,
+        fits: impl Fn(Protocol) -> bool,
+    ) -> Option<DestinationKey> {
         if !is_name(host) {
             return None;
         }
@@ -317,8 +346,7 @@ impl Index {
                 (None, [only]) => Some(only),
                 (None, _) => ports.iter().find(|destination| destination.key.port == 80),
             };
-            // Bytes have no host.
-            let found = found.filter(|found| found.protocol != Protocol::Tcp);
+            let found = found.filter(|found| fits(found.protocol));
             if let Some(found) = found.filter(|found| may_load(lazy, &found.key)) {
                 return Some(found.key.clone());
             }
@@ -326,8 +354,7 @@ impl Index {
         let name = name.trim_matches(['[', ']']);
         let key = DestinationKey::outside(name, port.unwrap_or(80));
         let is_outside = name.contains('.') || name.parse::<IpAddr>().is_ok();
-        let listed = || lazy.always.iter().any(|callee| callee.covers("", name, key.port));
-        let allowed = is_outside && (lazy.unknown_hosts == UnknownHosts::Passthrough || listed());
+        let allowed = is_outside && (lazy.unknown_hosts == UnknownHosts::Passthrough || lists(lazy, &key));
         (allowed && may_load(lazy, &key)).then_some(key)
     }
 
@@ -335,27 +362,45 @@ impl Index {
     pub(super) fn lazy_callers(&self, service: &ServiceKey) -> impl Iterator<Item = &ServiceKey> {
         self.asks.callers.get(service).into_iter().flat_map(BTreeMap::keys)
     }
+
+    /// Services with a pod that has asked about connections to this address.
+    pub(super) fn lazy_callers_at(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        self.asks.callers_at.get(&address).into_iter().flat_map(BTreeMap::keys)
+    }
 }
 
 impl Asks {
     fn count(&mut self, caller: &ServiceKey, called: &Called) {
-        if let Some(service) = service_of(caller, called) {
-            *self.callers.entry(service).or_default().entry(caller.clone()).or_default() += 1;
+        if let Called::Address(address) = called {
+            count(&mut self.callers_at, address.ip(), caller);
+        } else if let Some(service) = service_of(caller, called) {
+            count(&mut self.callers, service, caller);
         }
     }
 
     fn discount(&mut self, caller: &ServiceKey, called: &Called) {
-        let Some(service) = service_of(caller, called) else { return };
-        let Some(callers) = self.callers.get_mut(&service) else { return };
-        if let Some(count) = callers.get_mut(caller) {
-            *count -= 1;
-            if *count == 0 {
-                callers.remove(caller);
-            }
+        if let Called::Address(address) = called {
+            discount(&mut self.callers_at, &address.ip(), caller);
+        } else if let Some(service) = service_of(caller, called) {
+            discount(&mut self.callers, &service, caller);
         }
-        if callers.is_empty() {
-            self.callers.remove(&service);
+    }
+}
+
+fn count<K: Ord>(by: &mut BTreeMap<K, BTreeMap<ServiceKey, usize>>, key: K, caller: &ServiceKey) {
+    *by.entry(key).or_default().entry(caller.clone()).or_default() += 1;
+}
+
+fn discount<K: Ord>(by: &mut BTreeMap<K, BTreeMap<ServiceKey, usize>>, key: &K, caller: &ServiceKey) {
+    let Some(callers) = by.get_mut(key) else { return };
+    if let Some(count) = callers.get_mut(caller) {
+        *count -= 1;
+        if *count == 0 {
+            callers.remove(caller);
         }
+    }
+    if callers.is_empty() {
+        by.remove(key);
     }
 }
 
@@ -364,11 +409,20 @@ fn service_of(caller: &ServiceKey, called: &Called) -> Option<ServiceKey> {
     match called {
         Called::Destination(key) => (!key.is_outside()).then(|| key.service.clone()),
         Called::Host(host) => of_cluster(&caller.namespace, split(host).0),
+        Called::Name(name, _) => of_cluster(&caller.namespace, name),
+        Called::Address(_) => None,
     }
 }
 
+/// Whether `lazy` lists this under `always`.
+#[must_use]
+pub fn lists(lazy: &Lazy, key: &DestinationKey) -> bool {
+    lazy.always.iter().any(|callee| callee.covers(&key.service.namespace, &key.service.name, key.port))
+}
+
 /// Whether `lazy` lets a proxy have this at all.
-fn may_load(lazy: &Lazy, key: &DestinationKey) -> bool {
+#[must_use]
+pub fn may_load(lazy: &Lazy, key: &DestinationKey) -> bool {
     let of = |callees: &[Callee]| {
         callees.iter().any(|callee| callee.covers(&key.service.namespace, &key.service.name, key.port))
     };

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use limiter::{
 use super::{
     Dirty, Index, ObjectKey, ObjectKind,
     gateway::{GatewayModel, RouteModel},
-    model::{EndpointSliceModel, OUTBOUND, ServiceModel, Unfit},
+    model::{EndpointSliceModel, INTERCEPT, OUTBOUND, ServiceModel, Unfit, WayOut},
     view::Ports,
 };
 use crate::intent::{Destination, DestinationKey, ServiceKey};
@@ -45,6 +45,8 @@ pub struct Enforcer {
 struct Face {
     /// Its TCP ports, in order.
     destinations: Vec<Arc<Destination>>,
+    /// Its own addresses.
+    addresses: Vec<IpAddr>,
     /// Policies that others enforce.
     policies: Vec<Arc<Policy>>,
     /// Its pods that call through their proxy, and whether they are ready.
@@ -57,10 +59,20 @@ struct Face {
     lazies: Vec<Arc<Lazy>>,
 }
 
+impl Face {
+    /// Its own addresses, and those of its endpoints.
+    fn all_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let endpoints = self.destinations.iter().flat_map(|destination| &destination.endpoints);
+        self.addresses.iter().copied().chain(endpoints.map(SocketAddr::ip))
+    }
+}
+
 /// What is known beside the objects themselves. Written by `widen` and when a Gateway or HTTPRoute changes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Edges {
     faces: BTreeMap<ServiceKey, Face>,
+    /// Services by their own addresses, and those of their endpoints.
+    by_address: BTreeMap<IpAddr, BTreeSet<ServiceKey>>,
     /// Services with pods that call, by namespace.
     callers: BTreeMap<String, BTreeSet<ServiceKey>>,
     pub(super) gateways: BTreeMap<ServiceKey, GatewayModel>,
@@ -139,7 +151,7 @@ impl Index {
                 let (old, new): (Vec<Arc<Policy>>, Vec<Arc<Policy>>) = (at(&old, place), at(&new, place));
                 old != new
             };
-            let destinations_differ = new.destinations != old.destinations;
+            let destinations_differ = new.destinations != old.destinations || new.addresses != old.addresses;
             let callers_differ = new.callers != old.callers;
             let gateway_differs = new.gateway != old.gateway;
             let (client, gateway) = (policies_differ(EnforceAt::Client), policies_differ(EnforceAt::Gateway));
@@ -149,6 +161,11 @@ impl Index {
             } else {
                 of_namespace.insert(key.clone())
             };
+            if destinations_differ {
+                self.edges.move_addresses(key, &old, &new);
+                let addresses = old.all_addresses().chain(new.all_addresses());
+                more.extend(addresses.flat_map(|address| self.lazy_callers_at(address)).cloned());
+            }
             if new == Face::default() {
                 self.edges.faces.remove(key);
             } else {
@@ -184,6 +201,7 @@ impl Index {
         let applying = self.applying(key, model).into_iter();
         let mut face = Face {
             destinations: destinations(key, model, slices),
+            addresses: model.addresses.clone(),
             policies: applying.filter(|policy| policy.enforce_at != EnforceAt::Server).cloned().collect(),
             ..Face::default()
         };
@@ -220,6 +238,17 @@ impl Index {
     /// The TCP ports of a service, in order.
     pub(crate) fn ports_of(&self, service: &ServiceKey) -> &[Arc<Destination>] {
         self.edges.faces.get(service).map_or(&[], |face| &face.destinations)
+    }
+
+    /// The services that have an address, as their own or as an endpoint's.
+    pub(crate) fn at_address(&self, address: IpAddr) -> impl Iterator<Item = &ServiceKey> {
+        self.edges.by_address.get(&address).into_iter().flatten()
+    }
+
+    /// The addresses that are a service's own.
+    #[must_use]
+    pub fn addresses_of(&self, service: &ServiceKey) -> &[IpAddr] {
+        self.edges.faces.get(service).map_or(&[], |face| &face.addresses)
     }
 
     /// Services that have limits for callers of the namespace.
@@ -326,7 +355,7 @@ impl Index {
     /// Ways out on a port that the pod's proxy listens on already.
     fn ways_out_taken(&self) -> impl Iterator<Item = (ObjectKey, Problem)> {
         let calling = self.pods.iter().filter_map(|(pod, model)| Some((pod, model.outbound?)));
-        calling.filter_map(|(pod, listen)| {
+        calling.filter_map(|(pod, WayOut { listener: listen, intercepts })| {
             let (namespace, name) = pod;
             let service = self.services_of_pod(pod).into_iter().find(|key| {
                 let service = self.services.get(key);
@@ -334,7 +363,7 @@ impl Index {
                 ports.is_some_and(|ports| ports.taken(name, listen.port()))
             })?;
             let problem = Problem {
-                field: format!("metadata.annotations[{OUTBOUND}]"),
+                field: format!("metadata.annotations[{}]", if intercepts { INTERCEPT } else { OUTBOUND }),
                 reason: Reason::Invalid,
                 message: format!(
                     "there is no way out: the proxy takes requests for the Service {service} on the port {}",
@@ -409,6 +438,22 @@ impl Index {
     }
 }
 
+impl Edges {
+    fn move_addresses(&mut self, key: &ServiceKey, old: &Face, new: &Face) {
+        for address in old.all_addresses() {
+            if let Some(services) = self.by_address.get_mut(&address) {
+                services.remove(key);
+                if services.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+        }
+        for address in new.all_addresses() {
+            self.by_address.entry(address).or_default().insert(key.clone());
+        }
+    }
+}
+
 fn forget(by: &mut BTreeMap<ServiceKey, BTreeSet<RouteKey>>, key: &ServiceKey, route: &RouteKey) {
     if let Some(routes) = by.get_mut(key) {
         routes.remove(route);
@@ -427,7 +472,13 @@ fn destinations(
     if let Some(Unfit::ExternalName(name)) = &service.unfit {
         let alias = |port: u16, protocol| {
             let key = DestinationKey { service: key.clone(), port };
-            Arc::new(Destination { key, protocol, endpoints: Vec::new(), dns: Some((name.clone(), port)) })
+            Arc::new(Destination {
+                key,
+                protocol,
+                endpoints: Vec::new(),
+                dns: Some((name.clone(), port)),
+                original: false,
+            })
         };
         let ports = service.ports.iter().map(|port| alias(port.port, port.protocol));
         let without = service.ports.is_empty().then(|| alias(80, crate::intent::Protocol::Http));
@@ -466,14 +517,16 @@ fn destinations(
         let (endpoints, protocol) = endpoints(&|of_slice| of_slice.name == port.name);
         let key = DestinationKey { service: key.clone(), port: port.port };
         let protocol = protocol.unwrap_or(port.protocol);
-        all.entry(port.port).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None }));
+        all.entry(port.port)
+            .or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None, original: false }));
     }
     if service.ports.is_empty() {
         for number in slices().flat_map(|slice| &slice.ports).map(|port| port.port) {
             let (endpoints, protocol) = endpoints(&|of_slice| of_slice.port == number);
             let key = DestinationKey { service: key.clone(), port: number };
             let protocol = protocol.unwrap_or(crate::intent::Protocol::Http);
-            all.entry(number).or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None }));
+            all.entry(number)
+                .or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None, original: false }));
         }
     }
     all.into_values().collect()

@@ -33,6 +33,8 @@ const SIDECAR: &str = "sidecar.weir.dev/interception";
 const NAMED: &str = "inject.weir.dev/service";
 /// Annotation of a Pod: where its proxy takes the requests that the application sends to other services.
 pub(super) const OUTBOUND: &str = "outbound.weir.dev/listen";
+/// Annotation of a Pod: the port at which its proxy takes all that iptables hands to it of what the application sends.
+pub(super) const INTERCEPT: &str = "outbound.weir.dev/intercept";
 
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +43,8 @@ pub struct ServiceModel {
     pub labels: BTreeMap<String, String>,
     /// TCP ports, in the object's order.
     pub ports: Vec<ServicePort>,
+    /// Its own addresses; none of one that is headless.
+    pub addresses: Vec<IpAddr>,
     /// Has a selector, by which a cluster finds its endpoints.
     pub selects: bool,
     /// Nothing can be limited on it.
@@ -157,7 +161,7 @@ pub struct PodModel {
     /// Where the application answers, by the port that clients use.
     pub inbound: BTreeMap<u16, Application>,
     /// Where the proxy takes what the application sends to other services.
-    pub outbound: Option<SocketAddr>,
+    pub outbound: Option<WayOut>,
     /// What injection has put there.
     pub sidecar: Option<Sidecar>,
     /// What its annotations say of its metrics page.
@@ -166,6 +170,15 @@ pub struct PodModel {
     pub cpu_cores: Option<Resource>,
     /// Memory that the application's containers may use, in bytes.
     pub memory_bytes: Option<Resource>,
+}
+
+/// Where a proxy takes what its application sends to other services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WayOut {
+    /// There it listens.
+    pub listener: SocketAddr,
+    /// iptables hands it whatever the application sends.
+    pub intercepts: bool,
 }
 
 /// What a Pod's annotations say of its metrics page.
@@ -260,8 +273,19 @@ impl TryFrom<Service> for ServiceModel {
                 }
             }
         }
+        let mut addresses = Vec::new();
+        let given = spec.cluster_ips.unwrap_or_else(|| spec.cluster_ip.into_iter().collect());
+        for (position, text) in given.iter().enumerate().filter(|(_, text)| !matches!(text.as_str(), "" | "None")) {
+            match text.parse() {
+                Ok(address) => addresses.push(address),
+                Err(_) => {
+                    let message = format!("expected an IP address or None, found {text:?}");
+                    problems.push(invalid(format!("spec.clusterIPs[{position}]"), message, ""));
+                }
+            }
+        }
         let labels = service.metadata.labels.unwrap_or_default();
-        if problems.is_empty() { Ok(Self { labels, ports, selects, unfit }) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { labels, ports, addresses, selects, unfit }) } else { Err(problems) }
     }
 }
 
@@ -369,18 +393,33 @@ impl TryFrom<Pod> for PodModel {
                 }
             } else if name == OUTBOUND {
                 match value.parse::<SocketAddr>() {
-                    Ok(address) if address.port() > 0 => model.outbound = Some(address),
+                    Ok(listener) if listener.port() > 0 => {
+                        model.outbound.get_or_insert(WayOut { listener, intercepts: false });
+                    }
                     _ => problems.push(invalid(
                         field,
                         format!("expected ADDRESS:PORT, found {value:?}"),
                         "for example outbound.weir.dev/listen: 127.0.0.1:15001",
                     )),
                 }
+            } else if name == INTERCEPT {
+                match value.parse::<u16>() {
+                    Ok(port) if port > 0 => {
+                        let listener = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+                        // One proxy has one way out; whoever asks for a port of its own as well reaches this one there.
+                        model.outbound = Some(WayOut { listener, intercepts: true });
+                    }
+                    _ => problems.push(invalid(
+                        field,
+                        format!("expected a port from 1 to 65535, found {value:?}"),
+                        "for example outbound.weir.dev/intercept: \"15001\"",
+                    )),
+                }
             } else if name.starts_with("outbound.weir.dev/") {
                 problems.push(invalid(
                     field,
                     "the annotation is not known",
-                    "did you mean `outbound.weir.dev/listen`?",
+                    "did you mean `outbound.weir.dev/listen` or `outbound.weir.dev/intercept`?",
                 ));
             } else if let Some(setting) = name.strip_prefix("prometheus.io/")
                 && let Err((message, mend)) = model.page.annotate(setting, value)

@@ -11,7 +11,7 @@ use limiter::policy::{EnforceAt, Policy};
 use super::{
     edges::Enforcer,
     gateway::GatewayModel,
-    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel, Unfit},
+    model::{EndpointSliceModel, PageModel, PodModel, Resource, ServiceModel, Unfit, WayOut},
 };
 use crate::intent::{Inbound, Protocol, ServiceKey, Sidecar};
 
@@ -51,7 +51,7 @@ pub struct Endpoint {
     /// Its address; the first one of several.
     pub address: IpAddr,
     /// Where its proxy takes what the application sends to other services; never a port of `inbound` or of the Gateway.
-    pub outbound: Option<SocketAddr>,
+    pub outbound: Option<WayOut>,
     /// Ports on which its proxy listens.
     pub inbound: Vec<Inbound>,
     /// What injection has put there.
@@ -112,8 +112,8 @@ impl<'a> Ports<'a> {
 
     /// Where the pod's proxy takes what the application sends to other services, unless that port is taken: one proxy has
     /// one listener by port.
-    pub(super) fn way_out(&self, pod: &str, model: &PodModel) -> Option<SocketAddr> {
-        model.outbound.filter(|listen| !self.taken(pod, listen.port()))
+    pub(super) fn way_out(&self, pod: &str, model: &PodModel) -> Option<WayOut> {
+        model.outbound.filter(|way_out| !self.taken(pod, way_out.listener.port()))
     }
 }
 

@@ -9,7 +9,7 @@ use limiter::problem::Problem;
 use serde_json::{Value, json};
 
 use super::{annotate, containers, invalid, wish::Wish};
-use crate::xds::bootstrap::sidecar::{HEALTH_PORT, INBOUND_PORT};
+use crate::xds::bootstrap::sidecar::{HEALTH_PORT, INBOUND_PORT, OUTBOUND_PORT};
 
 const FIRST: u16 = 15_030;
 const LAST: u16 = 15_059;
@@ -37,7 +37,7 @@ pub(super) const HANDLERS: [&str; 11] = [
 ];
 
 pub(super) fn is_ours(port: u64) -> bool {
-    [ADMIN_PORT, INBOUND_PORT, HEALTH_PORT].iter().any(|own| u64::from(*own) == port)
+    [ADMIN_PORT, OUTBOUND_PORT, INBOUND_PORT, HEALTH_PORT].iter().any(|own| u64::from(*own) == port)
         || (u64::from(FIRST)..=u64::from(LAST)).contains(&port)
 }
 

@@ -20,8 +20,20 @@ use crate::{
 pub(super) const MOUNT: &str = "/weir";
 /// How long a token is good for, in seconds; kubelet renews it when four fifths are over.
 const TOKEN_SECONDS: u32 = 3_600;
+/// Nobody, as images without a system call it.
+const USER: u32 = 65_532;
+/// See [`user`].
+pub(super) const OWN_USER: u32 = 15_001;
 /// Worker threads. Envoy's default is one for each core of the node.
 const WORKERS: &str = "2";
+
+/// Whom Envoy runs as. What it sends is told by that from what the application sends, so it is then a user that nobody else is.
+pub(super) fn user(wish: &Wish) -> u32 {
+    match wish.outbound {
+        Interception::Redirect => OWN_USER,
+        Interception::None => USER,
+    }
+}
 
 /// What is put into a pod.
 pub(super) struct Built {
@@ -85,8 +97,8 @@ pub(super) fn build(wish: &Wish, drain_key: &str, settings: &Settings) -> Built 
         "lifecycle": {"preStop": {"httpGet": {"path": sidecar.drain_path(), "port": HEALTH_PORT}}},
         "resources": wish.resources,
         "securityContext": {
-            "runAsUser": 65_532,
-            "runAsGroup": 65_532,
+            "runAsUser": user(wish),
+            "runAsGroup": user(wish),
             "runAsNonRoot": true,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,

@@ -150,6 +150,68 @@ fn kubelet_and_prometheus_get_past_envoy_and_nobody_else() {
 }
 
 #[test]
+fn what_the_application_sends_goes_to_envoy_where_that_is_wanted() {
+    let annotations = json!({
+        "inject.weir.dev/outbound": "Redirect", "inject.weir.dev/exclude-outbound-ports": "5432, 6379",
+    });
+    let (redirected, warnings) = injected(&pod(json!({"annotations": annotations}), json!({})));
+    assert_eq!(warnings, [""; 0]);
+    let annotations = &redirected["metadata"]["annotations"];
+    assert_eq!(annotations["outbound.weir.dev/intercept"], "15001");
+    let rules = "*nat\n:WEIR - [0:0]\n:WEIR_OUT - [0:0]\n-A PREROUTING -p tcp -j WEIR\n\
+                 -A WEIR -p tcp --dport 15021 -j RETURN\n-A WEIR -p tcp -j REDIRECT --to-ports 15006\n\
+                 -A OUTPUT -p tcp -j WEIR_OUT\n-A WEIR_OUT -p tcp -o lo -j RETURN\n\
+                 -A WEIR_OUT -p tcp -m owner --uid-owner 15001 -j RETURN\n\
+                 -A WEIR_OUT -p tcp --dport 5432 -j RETURN\n-A WEIR_OUT -p tcp --dport 6379 -j RETURN\n\
+                 -A WEIR_OUT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n";
+    assert_eq!(annotations["sidecar.weir.dev/rules"], rules);
+    let inits = redirected["spec"]["initContainers"].as_array().unwrap();
+    let users: Vec<_> = inits.iter().map(|init| &init["securityContext"]["runAsUser"]).collect();
+    assert_eq!(users, [&json!(0), &json!(15001)], "nobody else is this user");
+
+    // A default is for those who can have it.
+    let by_default = settings(&["--outbound-interception=redirect"]);
+    let rules = |pod: &Value| match inject(pod, Asked::ForAll, "key", &by_default) {
+        Outcome::Injected(pod, _) => pod["metadata"]["annotations"]["sidecar.weir.dev/rules"].to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert!(rules(&pod(json!({}), json!({}))).contains("WEIR_OUT"));
+    for (name, value) in [
+        ("inject.weir.dev/outbound", "None"),
+        ("inject.weir.dev/interception", "None"),
+        ("outbound.weir.dev/listen", "127.0.0.1:15002"),
+    ] {
+        assert!(!rules(&annotated(name, value, json!({}))).contains("WEIR_OUT"), "{name}");
+    }
+    let both = |name: &str, value: &str| json!({"annotations": {"inject.weir.dev/outbound": "Redirect", name: value}});
+    for (pod, field) in [
+        (
+            pod(both("inject.weir.dev/interception", "None"), json!({})),
+            "metadata.annotations[inject.weir.dev/outbound]",
+        ),
+        (
+            pod(both("outbound.weir.dev/listen", "127.0.0.1:15002"), json!({})),
+            "metadata.annotations[inject.weir.dev/outbound]",
+        ),
+        (
+            annotated("inject.weir.dev/outbound", "redirect", json!({})),
+            "metadata.annotations[inject.weir.dev/outbound]",
+        ),
+        (
+            pod(both("inject.weir.dev/exclude-outbound-ports", "0"), json!({})),
+            "metadata.annotations[inject.weir.dev/exclude-outbound-ports]",
+        ),
+        (
+            annotated("inject.weir.dev/outbound", "Redirect", json!({"securityContext": {"runAsUser": 15001}})),
+            "spec.securityContext.runAsUser",
+        ),
+    ] {
+        let Outcome::Refused(problems) = inject(&pod, Asked::ForAll, "key", &settings(&[])) else { panic!("{pod}") };
+        assert!(problems.len() == 1 && problems[0].field == field && problems[0].help.is_some(), "{problems:?}");
+    }
+}
+
+#[test]
 fn without_interception_nothing_has_a_privilege_and_the_port_says_when_it_is_ready() {
     let probe = json!({"readinessProbe": {"tcpSocket": {"port": 8080}}, "name": "app", "image": "app"});
     let metadata = json!({"annotations": {"inject.weir.dev/interception": "None", "inbound.weir.dev/8080": "9000"}});

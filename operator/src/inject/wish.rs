@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use limiter::{policy::is_dns_label, problem::Problem, quantity::quantity};
 use serde_json::Value;
 
-use super::{Settings, invalid};
+use super::{Settings, containers, invalid, sidecar::OWN_USER};
 
 /// Label of a pod or a namespace: `"true"` asks for a sidecar, `"false"` at a pod wants none.
 pub const LABEL: &str = "weir.dev/inject";
@@ -16,12 +16,20 @@ pub const REFUSED: &str = "sidecar.weir.dev/refused";
 /// Annotation of a pod that stands behind several Services: whose limits are meant.
 pub const NAMED: &str = "inject.weir.dev/service";
 
+/// Annotation that says at which port it takes what the application sends. Written here, read by the index.
+pub(super) const INTERCEPT: &str = "outbound.weir.dev/intercept";
+/// Annotation by which a pod has a way out that its application knows ([`crate::index`] reads it).
+const LISTEN: &str = "outbound.weir.dev/listen";
+
 const PREFIX: &str = "inject.weir.dev/";
 const INTERCEPTION: &str = "inject.weir.dev/interception";
+/// Annotation: how the sidecar comes by what the application sends.
+const OUTBOUND: &str = "inject.weir.dev/outbound";
+const EXCLUDED_OUTBOUND: &str = "inject.weir.dev/exclude-outbound-ports";
 const RESOURCES: &str = "inject.weir.dev/resources";
 const EXCLUDED: &str = "inject.weir.dev/exclude-ports";
 const DRAIN: &str = "inject.weir.dev/drain";
-const KNOWN: [&str; 5] = [NAMED, INTERCEPTION, RESOURCES, EXCLUDED, DRAIN];
+const KNOWN: [&str; 7] = [NAMED, INTERCEPTION, OUTBOUND, RESOURCES, EXCLUDED, EXCLUDED_OUTBOUND, DRAIN];
 /// Annotations that name ports at which a proxy listens ([`crate::index`] reads them).
 const INBOUND: &str = "inbound.weir.dev/";
 /// Kubernetes' own, in seconds.
@@ -53,9 +61,13 @@ impl Interception {
 pub(super) struct Wish {
     pub(super) service: Option<String>,
     pub(super) interception: Interception,
+    /// Of what the application sends.
+    pub(super) outbound: Interception,
     pub(super) resources: Value,
     /// Ports whose traffic does not come to Envoy.
     pub(super) excluded: BTreeSet<u16>,
+    /// The same of what the application sends, by the ports to which it does.
+    pub(super) excluded_outbound: BTreeSet<u16>,
     pub(super) drain_seconds: u32,
     /// Ports at which the proxy listens, by the pod's own annotations.
     pub(super) listens: BTreeSet<u16>,
@@ -93,15 +105,19 @@ impl Wish {
         let mut wish = Self {
             service: None,
             interception: settings.interception,
+            outbound: settings.outbound,
             resources: settings.resources.clone(),
             excluded: BTreeSet::new(),
+            excluded_outbound: BTreeSet::new(),
             drain_seconds: settings.drain_seconds,
             listens: listens(pod),
         };
         or_told(wish.service(pod));
         or_told(wish.interception(pod));
+        or_told(wish.outbound(pod));
         or_told(wish.resources(pod));
-        or_told(wish.excluded(pod));
+        or_told(ports(pod, EXCLUDED).map(|ports| wish.excluded = ports));
+        or_told(ports(pod, EXCLUDED_OUTBOUND).map(|ports| wish.excluded_outbound = ports));
         or_told(wish.drain(pod));
         if problems.is_empty() { Ok(wish) } else { Err(problems) }
     }
@@ -120,19 +136,41 @@ impl Wish {
     }
 
     fn interception(&mut self, pod: &Value) -> Result<(), Problem> {
-        self.interception = match annotation(pod, INTERCEPTION) {
-            None => return Ok(()),
-            Some("Redirect") => Interception::Redirect,
-            Some("None") => Interception::None,
-            Some(other) => {
-                let message = format!("expected Redirect or None, found {other:?}");
-                return Err(invalid(
-                    field(INTERCEPTION),
-                    message,
-                    "Redirect: by iptables; None: at the Service's targetPort",
-                ));
-            }
+        let help = "Redirect: by iptables; None: at the Service's targetPort";
+        if let Some(given) = interception(pod, INTERCEPTION, help)? {
+            self.interception = given;
+        }
+        Ok(())
+    }
+
+    fn outbound(&mut self, pod: &Value) -> Result<(), Problem> {
+        let given = interception(pod, OUTBOUND, "Redirect: by iptables; None: what is sent is left alone")?;
+        // A default is for those who can have it.
+        let fits = self.interception == Interception::Redirect && annotation(pod, LISTEN).is_none();
+        self.outbound = match given.unwrap_or(self.outbound) {
+            Interception::Redirect if !fits && given.is_none() => Interception::None,
+            wanted => wanted,
         };
+        if self.outbound == Interception::None {
+            return Ok(());
+        }
+        if self.interception == Interception::None {
+            let message = "what the application sends can be redirected only where what arrives is, too".to_owned();
+            return Err(invalid(field(OUTBOUND), message, "say inject.weir.dev/interception: Redirect"));
+        }
+        if annotation(pod, LISTEN).is_some() {
+            let message = format!("there is another way out: the annotation {LISTEN}");
+            return Err(invalid(field(OUTBOUND), message, "take that out, or say None"));
+        }
+        let of_pod = std::iter::once(("spec".to_owned(), &pod["spec"]));
+        let of_containers = containers(pod).map(|(list, position, one)| (format!("spec.{list}[{position}]"), one));
+        for (place, one) in of_pod.chain(of_containers) {
+            if one["securityContext"]["runAsUser"] == OWN_USER {
+                let place = format!("{place}.securityContext.runAsUser");
+                let message = format!("{OWN_USER} is the sidecar's own user, and nothing that it sends is redirected");
+                return Err(invalid(place, message, "let the application run as another user"));
+            }
+        }
         Ok(())
     }
 
@@ -145,18 +183,6 @@ impl Wish {
         let value: Value = serde_saphyr::from_str(text).map_err(|_| wrong(format!("not YAML: {text:?}")))?;
         is_resources(&value).map_err(wrong)?;
         self.resources = value;
-        Ok(())
-    }
-
-    fn excluded(&mut self, pod: &Value) -> Result<(), Problem> {
-        let Some(text) = annotation(pod, EXCLUDED) else { return Ok(()) };
-        for part in text.split(',').map(str::trim) {
-            let port = part.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| {
-                let message = format!("expected ports separated by commas, found {text:?}");
-                invalid(field(EXCLUDED), message, "for example \"5432,6379\"")
-            })?;
-            self.excluded.insert(port);
-        }
         Ok(())
     }
 
@@ -178,6 +204,27 @@ impl Wish {
         self.drain_seconds = seconds;
         Ok(())
     }
+}
+
+/// What an annotation says of how Envoy comes by something.
+fn interception(pod: &Value, name: &str, help: &str) -> Result<Option<Interception>, Problem> {
+    match annotation(pod, name) {
+        None => Ok(None),
+        Some("Redirect") => Ok(Some(Interception::Redirect)),
+        Some("None") => Ok(Some(Interception::None)),
+        Some(other) => Err(invalid(field(name), format!("expected Redirect or None, found {other:?}"), help)),
+    }
+}
+
+/// The ports that an annotation lists.
+fn ports(pod: &Value, name: &str) -> Result<BTreeSet<u16>, Problem> {
+    let parts = annotation(pod, name).into_iter().flat_map(|text| text.split(',')).map(str::trim);
+    let wrong = || {
+        let text = annotation(pod, name).unwrap_or_default();
+        let message = format!("expected ports separated by commas, found {text:?}");
+        invalid(field(name), message, "for example \"5432,6379\"")
+    };
+    parts.map(|part| part.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)).collect()
 }
 
 fn field(annotation: &str) -> String {

@@ -17,8 +17,8 @@ use super::{Report, RuleKey, Trouble, build_routes, decide::Rules, gateway, limi
 use crate::{
     index::{Enforcer, Index, ServiceView},
     intent::{
-        Bounds, Destination, DestinationKey, Forward, Host, LimitShape, LimitValue, Outbound, PodIntent, Protocol,
-        ServiceIntent, ServiceKey,
+        Bounds, Destination, DestinationKey, Forward, Host, Intercepted, LimitShape, LimitValue, Outbound, PodIntent,
+        Protocol, ServiceIntent, ServiceKey, Strays,
     },
 };
 
@@ -37,15 +37,17 @@ pub fn outbound<'a>(
     let (lazy, eager): (Vec<_>, Vec<_>) = calling.partition(|(pod, _)| index.lazy(view.key, pod).is_some());
     if !eager.is_empty() {
         let all = Listener::new(EnforceAt::Client, caller.calls(&mut troubles), index);
-        for (pod, listener) in eager {
-            all.add(view.key, pod, listener, intent);
+        let intercepted = eager.iter().any(|(_, way_out)| way_out.intercepts).then(|| intercepted(index));
+        for (pod, way_out) in eager {
+            let intercepted = intercepted.as_ref().filter(|_| way_out.intercepts);
+            all.add(view.key, pod, way_out.listener, intercepted, intent);
         }
     }
     lazy::add(&caller, &lazy, intent, &mut troubles);
     for (port, hosts) in gateway::listeners(view, index, decided, &mut troubles) {
         let all = Listener::new(EnforceAt::Gateway, hosts, index);
         for (pod, endpoint) in &view.endpoints {
-            all.add(view.key, pod, (endpoint.address, port).into(), intent);
+            all.add(view.key, pod, (endpoint.address, port).into(), None, intent);
         }
     }
     troubles.0.into_values().collect()
@@ -67,12 +69,41 @@ impl Listener {
         Self { place, hosts, destinations, bounds }
     }
 
-    fn add(&self, service: &ServiceKey, pod: &str, listener: SocketAddr, intent: &mut ServiceIntent) {
+    /// `intercepted`: with the destinations that it leads to.
+    fn add(
+        &self,
+        service: &ServiceKey,
+        pod: &str,
+        listener: SocketAddr,
+        intercepted: Option<&(Intercepted, Vec<Arc<Destination>>)>,
+        intent: &mut ServiceIntent,
+    ) {
         let Some(pod_intent) = intent.pods.get_mut(pod) else { return };
         let hosts = self.hosts.iter().map(|plan| plan.of_pod(&service.namespace, pod)).collect();
-        pod_intent.outbound.push(Outbound { place: self.place, listener, hosts, partial: None });
-        lead(pod_intent, self.destinations.iter().cloned(), self.bounds.iter().map(|(key, of)| (key.clone(), *of)));
+        let (intercepted, bytes) = intercepted.cloned().unzip();
+        pod_intent.outbound.push(Outbound { place: self.place, listener, hosts, partial: None, intercepted });
+        let destinations = self.destinations.iter().cloned().chain(bytes.into_iter().flatten());
+        lead(pod_intent, destinations, self.bounds.iter().map(|(key, of)| (key.clone(), *of)));
     }
+}
+
+/// What happens to connections that are not HTTP, where all Services are known; with the destinations of those.
+fn intercepted(index: &Index) -> (Intercepted, Vec<Arc<Destination>>) {
+    let mut taken = BTreeSet::new();
+    let mut services = Vec::new();
+    let mut destinations = Vec::new();
+    for (service, ports) in index.destinations() {
+        for port in ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
+            let mut addresses = index.addresses_of(service).to_vec();
+            // Envoy refuses a listener with the same address and port twice.
+            addresses.retain(|address| taken.insert((*address, port.key.port)));
+            if !addresses.is_empty() {
+                services.push((port.key.clone(), addresses));
+                destinations.push(Arc::clone(port));
+            }
+        }
+    }
+    (Intercepted { services, passed_on: Vec::new(), others: Strays::PassedOn }, destinations)
 }
 
 /// Gives a pod these destinations too, and these bounds.
@@ -100,7 +131,8 @@ fn lead(
 fn destination(index: &Index, key: &DestinationKey) -> Arc<Destination> {
     if key.is_outside() {
         let dns = Some((key.service.name.clone(), key.port));
-        return Arc::new(Destination { key: key.clone(), protocol: Protocol::Http, endpoints: Vec::new(), dns });
+        let (protocol, endpoints) = (Protocol::Http, Vec::new());
+        return Arc::new(Destination { key: key.clone(), protocol, endpoints, dns, original: false });
     }
     let known = index.destination(key).filter(|known| known.protocol != Protocol::Tcp);
     known.cloned().unwrap_or_else(|| nowhere(key))
@@ -108,7 +140,8 @@ fn destination(index: &Index, key: &DestinationKey) -> Arc<Destination> {
 
 /// A cluster that is named and is not there for HTTP: its requests are answered 503, and the status says which route names it.
 fn nowhere(key: &DestinationKey) -> Arc<Destination> {
-    Arc::new(Destination { key: key.clone(), protocol: Protocol::Http, endpoints: Vec::new(), dns: None })
+    let (protocol, endpoints) = (Protocol::Http, Vec::new());
+    Arc::new(Destination { key: key.clone(), protocol, endpoints, dns: None, original: false })
 }
 
 /// Rules that could not be carried out here.

@@ -38,6 +38,8 @@ pub struct Ask {
 pub enum Wish {
     /// The host of this name, which is one of a virtual host; as [`names::asked`] reads it.
     Host(Arc<str>),
+    /// Where connections go that are not HTTP and for this.
+    Stream(Called),
     /// It has this from another stream, and keeps it if it may.
     Has(Vec<Called>, Option<u32>),
     /// It has just started, and has nothing.
@@ -92,6 +94,14 @@ impl Wishes {
         }
     }
 
+    /// The proxy asks for a cluster by its name, where connections go. It waits for that; nothing else answers it.
+    pub fn ask_stream(&mut self, called: Called) {
+        let wish = Wish::Stream(called);
+        if !self.waiting.contains(&wish) {
+            self.waiting.push_back(wish);
+        }
+    }
+
     /// The proxy has this, and we do not know why.
     pub fn has(&mut self, called: Vec<Called>, round: Option<u32>) {
         self.looking += 1;
@@ -108,8 +118,8 @@ impl Wishes {
     pub fn next(&mut self, pace: &mut Pace, now: Instant) -> Option<Wish> {
         match self.waiting.front()? {
             Wish::Has(..) | Wish::Nothing => {}
-            Wish::Host(_) if pace.take(now) => {}
-            Wish::Host(_) => return None,
+            Wish::Host(_) | Wish::Stream(_) if pace.take(now) => {}
+            Wish::Host(_) | Wish::Stream(_) => return None,
         }
         let next = self.waiting.pop_front()?;
         if let Wish::Host(name) = &next

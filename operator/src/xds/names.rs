@@ -218,6 +218,41 @@ pub fn destination_stat_name(destination: &DestinationKey) -> String {
 /// What every cluster of the way out has before its stat name.
 pub const DESTINATION_STAT_PREFIX: &str = "out_";
 
+/// Name of the cluster of connections that are not HTTP, by what they are for: `out/<namespace>/<service>/<pod>/` and that.
+#[must_use]
+pub fn stream(node: &NodeKey, called: &Called) -> String {
+    format!("out/{node}/{called}")
+}
+
+/// Format by which Envoy makes [`stream`]'s name of the address that a connection is for.
+#[must_use]
+pub fn stream_by_address(node: &NodeKey) -> String {
+    format!("out/{node}/@%DOWNSTREAM_LOCAL_ADDRESS%")
+}
+
+/// Format by which Envoy makes [`stream`]'s name of the name that a TLS connection is for.
+#[must_use]
+pub fn stream_by_name(node: &NodeKey) -> String {
+    format!("out/{node}/+%REQUESTED_SERVER_NAME%:%DOWNSTREAM_LOCAL_PORT%")
+}
+
+/// What `node` asks for by the name of such a cluster; `None`: it is none.
+#[must_use]
+pub fn asked_stream(node: &NodeKey, name: &str) -> Option<Called> {
+    called(node, ResourceType::Cluster, name).filter(Called::is_stream)
+}
+
+/// Stat name of such a cluster: `out_tcp_<address>_<port>` or `out_sni_<name>_<port>`.
+#[must_use]
+pub fn stream_stat_name(called: &Called) -> String {
+    match called {
+        Called::Name(name, port) => format!("{DESTINATION_STAT_PREFIX}sni_{name}_{port}"),
+        Called::Address(address) => format!("{DESTINATION_STAT_PREFIX}tcp_{}_{}", address.ip(), address.port()),
+        Called::Destination(key) => destination_stat_name(key),
+        Called::Host(host) => format!("{DESTINATION_STAT_PREFIX}dns_{host}"),
+    }
+}
+
 /// Whether a resource belongs to the way out.
 #[must_use]
 pub fn is_outbound(name: &str) -> bool {
@@ -238,6 +273,10 @@ pub fn round(version: &str) -> Option<u32> {
 
 /// Cluster of requests that go to the host that they name.
 pub const PASSTHROUGH_CLUSTER: &str = "out/passthrough";
+/// Cluster of what goes where the application wanted it to.
+pub const ORIGINAL_CLUSTER: &str = "out/original";
+/// Cluster of connections that go nowhere.
+pub const REFUSED_CLUSTER: &str = "out/refused";
 /// Name of the virtual host for hosts that nothing takes.
 pub const UNKNOWN_HOST: &str = "unknown-host";
 /// Name of the virtual host, and of its route, that takes calls to hosts that a proxy does not know yet somewhere meanwhile.
@@ -321,6 +360,15 @@ mod tests {
         assert_eq!(extension(&node), "limits/ns-a/checkout/checkout-0");
         assert_eq!(extension_node(&extension(&node)), Some(node.clone()));
         let rc = "out/ns-a/checkout/checkout-0/15001";
+        for text in ["@10.96.0.10:5432", "@[::1]:80", "+api.stripe.example:443"] {
+            let what: Called = text.parse().expect("something that is called");
+            assert_eq!(what.to_string(), text);
+            assert_eq!(asked_stream(&node, &stream(&node, &what)), Some(what.clone()));
+            assert_eq!(asked_stream(&NodeKey::new("ns-a", "checkout", "other"), &stream(&node, &what)), None);
+        }
+        for text in ["@", "@cart:80", "+cart", "+cart:x"] {
+            assert_eq!(text.parse::<Called>().ok(), None, "{text}");
+        }
         for text in ["b/cart/80", "/api.stripe.example/443", "/[::1]/80", "=cart:80", "="] {
             let what: Called = text.parse().expect("something that is called");
             assert_eq!(what.to_string(), text);

@@ -52,7 +52,8 @@ pub fn json(resource: &Resource) -> Result<Value, Error> {
 /// As [`json()`].
 pub fn encoded(name: &str, bytes: &[u8]) -> Result<Value, Error> {
     let decode_error = |source| Error::Decode { name: name.into(), source };
-    let wire::Resource { version, resource, name: own_name, aliases: _ } = wire::Resource::decode(bytes).map_err(decode_error)?;
+    let wire::Resource { version, resource, name: own_name, aliases: _ } =
+        wire::Resource::decode(bytes).map_err(decode_error)?;
     let any = resource.unwrap_or_default();
     Ok(sorted(json!({"name": own_name, "version": version, "resource": open(name, any)?})))
 }

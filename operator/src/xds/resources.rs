@@ -103,7 +103,9 @@ pub fn rebuild(
         let node = NodeKey::of(service, name);
         let (out, own) = of_pod.into_iter().partition(|resource| names::is_outbound(&resource.name));
         builder.pod(&node, pod, own, &mut resources);
-        if before.is_some_and(|before| before.outbound == pod.outbound && before.destinations == pod.destinations) {
+        if before.is_some_and(|before| {
+            before.outbound == pod.outbound && before.destinations == pod.destinations && before.streams == pod.streams
+        }) {
             resources.extend::<Vec<_>>(out);
         } else {
             outbound.pod(&node, pod, out, &mut resources);
@@ -136,6 +138,7 @@ impl<'a> Builder<'a> {
             sidecar,
             outbound: _,
             destinations: _,
+            streams: _,
             outbound_bounds: _,
             bounds: _,
             paused: _,

@@ -417,7 +417,9 @@ impl<P: Protocol> ProxyStream<P> {
             if let Wish::Host(name) = &wish
                 && names::asked(&self.node, name).is_none()
             {
-                return Err(Status::permission_denied("a proxy may ask for hosts of its own route configurations alone"));
+                return Err(Status::permission_denied(
+                    "a proxy may ask for hosts of its own route configurations alone",
+                ));
             }
             let ask = Ask { node: self.node.clone(), wish, reply_tx: reply_tx.clone() };
             if asks_tx.send(ask).await.is_err() {

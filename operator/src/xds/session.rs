@@ -11,13 +11,16 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::xds::{
-    NodeKey, ResourceType,
-    asks::{self, Wishes},
-    names, resources,
-    subscription::{Held, MAX_NAMES, Outcome, Subscription, TooManyNames},
-    table::{Entry, Names, View},
-    wire::{Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Says},
+use crate::{
+    intent::Called,
+    xds::{
+        NodeKey, ResourceType,
+        asks::{self, Wishes},
+        names, resources,
+        subscription::{Held, MAX_NAMES, Outcome, Subscription, TooManyNames},
+        table::{Entry, Names, View},
+        wire::{Asks, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Says},
+    },
 };
 
 /// Answers for types that we do not serve which may wait; beyond, the stream is not read until they are sent.
@@ -151,6 +154,13 @@ impl Session {
                 };
                 subscription.request(&request)?
             }
+            ResourceType::Cluster => match self.node.as_ref().and_then(|node| Self::streams(node, request)) {
+                Some((asked, request)) => {
+                    asked.into_iter().for_each(|called| self.wishes.ask_stream(called));
+                    subscription.request(&request)?
+                }
+                None => subscription.request(request)?,
+            },
             _ => subscription.request(request)?,
         };
         if resource_type == ResourceType::VirtualHost {
@@ -159,6 +169,23 @@ impl Session {
             asked.for_each(|name| self.wishes.ask(name, again));
         }
         Ok(Meaning::Known(resource_type, outcome))
+    }
+
+    /// What a request for clusters asks of connections, and the request without that; `None`: nothing. Everything that is seen is sent, and nothing that
+    /// is asked for by name must be answered "there is none", after which Envoy would not ask again.
+    fn streams(node: &NodeKey, request: &DeltaDiscoveryRequest) -> Option<(Vec<Called>, DeltaDiscoveryRequest)> {
+        let DeltaDiscoveryRequest { resource_names_subscribe, resource_names_unsubscribe, .. } = request;
+        let is_stream = |name: &String| names::asked_stream(node, name).is_some();
+        if !resource_names_subscribe.iter().chain(resource_names_unsubscribe).any(is_stream) {
+            return None;
+        }
+        // On another stream it has asked for what it has; that is looked at by its version.
+        let new = resource_names_subscribe.iter().filter(|name| !request.initial_resource_versions.contains_key(*name));
+        let asked = new.filter_map(|name| names::asked_stream(node, name)).collect();
+        let mut rest = request.clone();
+        rest.resource_names_subscribe.retain(|name| !is_stream(name));
+        rest.resource_names_unsubscribe.retain(|name| !is_stream(name));
+        Some((asked, rest))
     }
 
     /// A proxy that comes from another stream has what its application called there, of which nothing may be known here.
@@ -277,7 +304,11 @@ impl Session {
         for name in names {
             let Some(entry) = seen.get(&name) else { continue };
             let asked = self.wishes.take_answered_by(&name);
-            encoded.push(if asked.is_empty() { entry.encoded.clone() } else { resources::also_named(&entry.encoded, &asked) });
+            encoded.push(if asked.is_empty() {
+                entry.encoded.clone()
+            } else {
+                resources::also_named(&entry.encoded, &asked)
+            });
             held.push((name, Some(entry.version.clone())));
         }
         Hosts::Push(self.push(ResourceType::VirtualHost, encoded, removed, held))

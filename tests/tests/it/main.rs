@@ -9,6 +9,7 @@ mod ecds; // beside another control plane: its listener, our limits
 mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
+mod intercept; // what applications send anywhere, handed to their proxies by iptables
 mod kubernetes; // on a real API server: definitions, watches, status, installation
 mod lazy; // proxies that start with nothing: first calls, forgetting, learning, a Weir that is away
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why

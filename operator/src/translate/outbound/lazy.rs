@@ -12,10 +12,16 @@ use limiter::{
     policy::EnforceAt,
 };
 
-use super::{Caller, Plan, Troubles, destination, lead, plan};
+use super::{Caller, Index, Plan, Troubles, destination, lead, plan};
 use crate::{
-    index::asked::Loaded,
-    intent::{Called, Destination, DestinationKey, Host, Others, Outbound, Partial, Protocol, ServiceIntent},
+    index::{
+        asked::{Loaded, MOST_STREAMS, Reached, lists, may_load},
+        model::WayOut,
+    },
+    intent::{
+        Called, Destination, DestinationKey, Hop, Host, Intercepted, Others, Outbound, Partial, Protocol,
+        ServiceIntent, ServiceKey, Strays, Stream,
+    },
 };
 
 /// Envoy closes a connection that is kept for a next request after this.
@@ -24,15 +30,15 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
 /// Gives `pods`, which listen there for calls, what they have of other services.
 pub(super) fn add(
     caller: &Caller<'_, '_>,
-    pods: &[(&str, SocketAddr)],
+    pods: &[(&str, WayOut)],
     intent: &mut ServiceIntent,
     troubles: &mut Troubles,
 ) {
     let mut known: BTreeMap<DestinationKey, (Arc<Destination>, Plan)> = BTreeMap::new();
-    for (pod, listener) in pods {
+    for (pod, WayOut { listener, intercepts }) in pods {
         let Some(lazy) = caller.index.lazy(caller.service, pod) else { continue };
         let Some(pod_intent) = intent.pods.get_mut(*pod) else { continue };
-        let Loaded { destinations, leaving, gone, unknown } = caller.index.loaded(caller.service, pod, lazy);
+        let Loaded { destinations, leaving, gone, unknown, streams } = caller.index.loaded(caller.service, pod, lazy);
         let fallback = match &lazy.load {
             Load::Learned(Fallback::Service { namespace, name, port }) => {
                 let service = crate::intent::ServiceKey { namespace: namespace.clone(), name: name.clone() };
@@ -40,6 +46,8 @@ pub(super) fn add(
             }
             _ => None,
         };
+        // What is not listed is found where the application found it, which may know another DNS.
+        let is_elsewhere = |key: &DestinationKey| *intercepts && key.is_outside() && !lists(lazy, key);
         let mut hosts = Vec::new();
         let mut bounds = Vec::new();
         let mut leads = Vec::new();
@@ -53,11 +61,14 @@ pub(super) fn add(
             if is_bytes(caller, key) {
                 continue;
             }
-            leads.push(Arc::clone(destination));
+            leads.push(if is_elsewhere(key) { original(destination) } else { Arc::clone(destination) });
             bounds.extend(plan.bounds().map(|(key, bounds)| (key.clone(), bounds)));
             hosts.push(plan.of_pod(&caller.service.namespace, pod));
         }
-        leads.extend(leaving.iter().chain(&fallback).map(|key| destination(caller.index, key)));
+        leads.extend(leaving.iter().chain(&fallback).map(|key| {
+            let known = destination(caller.index, key);
+            if is_elsewhere(key) { original(&known) } else { known }
+        }));
         // Of several ports that are gone the first answers for the name alone.
         let mut taken = BTreeSet::new();
         for key in gone {
@@ -75,9 +86,54 @@ pub(super) fn add(
         let idle = lazy.forget_after.map_or(IDLE, |after| after.min(IDLE));
         let idle_seconds = u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1);
         let partial = Some(Partial { round, hold_seconds, idle_seconds, others });
-        pod_intent.outbound.push(Outbound { place: EnforceAt::Client, listener: *listener, hosts, partial });
+        let intercepted = intercepts.then(|| Intercepted {
+            services: Vec::new(),
+            passed_on: api_server(caller.index, lazy),
+            others: strays(lazy, streams.len()),
+        });
+        let place = EnforceAt::Client;
+        pod_intent.outbound.push(Outbound { place, listener: *listener, hosts, partial, intercepted });
+        if *intercepts {
+            pod_intent.streams = streams.into_iter().map(|(called, to)| stream(caller.index, called, to)).collect();
+        }
         lead(pod_intent, leads.into_iter(), bounds.into_iter());
     }
+}
+
+/// What becomes of connections that are not HTTP, where `asked` of their names and addresses have been asked for.
+fn strays(lazy: &Lazy, asked: usize) -> Strays {
+    let passes_on = lazy.unknown_hosts == UnknownHosts::Passthrough;
+    match lazy.load {
+        Load::Learned(Fallback::Passthrough) => Strays::PassedOn,
+        _ if asked < MOST_STREAMS => Strays::Asked,
+        _ if passes_on => Strays::PassedOn,
+        _ => Strays::Known,
+    }
+}
+
+/// The API server, which its clients know by its address, so in TLS they name nobody.
+fn api_server(index: &Index, lazy: &Lazy) -> Vec<SocketAddr> {
+    let service = ServiceKey { namespace: "default".to_owned(), name: "kubernetes".to_owned() };
+    let key = DestinationKey { service, port: 443 };
+    let addresses = index.addresses_of(&key.service).iter().filter(|_| may_load(lazy, &key));
+    addresses.map(|address| SocketAddr::new(*address, key.port)).collect()
+}
+
+fn stream(index: &Index, called: Called, to: Reached) -> Stream {
+    let to = match to {
+        Reached::Original => Hop::Original,
+        Reached::Nowhere => Hop::Nowhere,
+        // The cluster has another name than that of requests for the same, so it is one of its own.
+        Reached::Destination(key) => {
+            Hop::To(index.destination(&key).cloned().unwrap_or_else(|| destination(index, &key)))
+        }
+    };
+    Stream { called, to }
+}
+
+/// The same, but where the application wanted to go.
+fn original(destination: &Destination) -> Arc<Destination> {
+    Arc::new(Destination { dns: None, original: true, ..destination.clone() })
 }
 
 fn is_bytes(caller: &Caller<'_, '_>, key: &DestinationKey) -> bool {

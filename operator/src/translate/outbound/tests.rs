@@ -3,7 +3,11 @@ use limiter::metric::Observations;
 
 use super::*;
 use crate::{
-    index::Change,
+    index::{
+        Change,
+        asked::{MOST_STREAMS, Reached, Why},
+    },
+    intent::Called,
     translate::{
         decide::{Decides, States},
         translate,
@@ -217,4 +221,86 @@ fn gateway_ports_that_are_one_of_the_pods_share_its_listener_and_bytes_lead_nowh
     assert_eq!(hosts, ["one.example.com", "two.example.com"]);
     let bytes = pod.destinations.iter().find(|known| known.key.port == 5432).expect("a route names it");
     assert_eq!((bytes.protocol, bytes.endpoints.len()), (Protocol::Http, 0), "answered 503");
+}
+
+/// As the pods ask for it, with this `LazyConfig`: where connections go.
+fn reached(index: &mut Index, called: &str) -> Option<Reached> {
+    let (service, called) = (key("page"), called.parse::<Called>().expect("readable"));
+    let _ = index.ask_stream(&service, "page-0", called.clone(), Timestamp::UNIX_EPOCH);
+    let lazy = index.lazy(&service, "page-0").expect("lazy").clone();
+    index.loaded(&service, "page-0", &lazy).streams.get(&called).cloned()
+}
+
+fn lazy_index(spec: &str) -> Index {
+    let mut index = index("  - {name: all, limit: 1 request per hour per pod}");
+    let more = format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: LazyConfig\nmetadata: {{name: all, namespace: a}}\nspec: {spec}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{name: mail, namespace: b}}\n\
+         spec: {{clusterIP: 10.96.0.9, ports: [{{name: tcp, port: 25}}, {{name: https, port: 443}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: mail-1, namespace: b, labels: {{kubernetes.io/service-name: mail}}}}\n\
+         addressType: IPv4\nports: [{{name: tcp, port: 2525}}]\nendpoints: [{{addresses: [10.0.0.9]}}]\n"
+    );
+    for decoded in decode::decode(more.as_bytes()).expect("readable").objects {
+        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+    }
+    index
+}
+
+#[test]
+fn connections_go_by_name_and_by_address_and_what_is_unknown_as_it_may() {
+    let mail = |port| {
+        let service = ServiceKey { namespace: "b".to_owned(), name: "mail".to_owned() };
+        Some(Reached::Destination(DestinationKey { service, port }))
+    };
+    let outside = |host, port| Some(Reached::Destination(DestinationKey::outside(host, port)));
+    let (nowhere, original) = (|| Some(Reached::Nowhere), || Some(Reached::Original));
+    let mut refuses = lazy_index("{unknownHosts: Refuse, always: [api.example]}");
+    for (called, to) in [
+        ("@10.96.0.9:25", mail(25)),
+        ("@10.96.0.9:26", nowhere()),
+        ("@10.0.0.9:2525", original()),
+        ("@10.0.0.9:2526", nowhere()),
+        ("@192.0.2.1:25", nowhere()),
+        ("+mail.b:443", mail(443)),
+        ("+mail.b.svc.cluster.local:25", mail(25)),
+        ("+api.example:443", outside("api.example", 443)),
+        ("+other.example:443", nowhere()),
+        ("+-:443", nowhere()),
+    ] {
+        assert_eq!(reached(&mut refuses, called), to, "{called}");
+    }
+    let mut passes = lazy_index("{unknownHosts: Passthrough, never: [mail.b]}");
+    for (called, to) in [
+        ("@10.96.0.9:25", nowhere()),
+        ("@10.0.0.9:2525", nowhere()),
+        ("@192.0.2.1:25", original()),
+        ("+mail.b:443", original()),
+        ("+other.example:443", original()),
+        ("+what*:443", None),
+    ] {
+        assert_eq!(reached(&mut passes, called), to, "{called}");
+    }
+}
+
+#[test]
+fn a_pod_asks_for_so_many_connections_and_each_change_is_of_those_who_asked() {
+    let mut index = lazy_index("{unknownHosts: Refuse, forgetAfter: 10s}");
+    for number in 0..MOST_STREAMS {
+        let called = format!("@192.0.2.{}:{}", number % 250, 1 + number);
+        assert_eq!(reached(&mut index, &called), Some(Reached::Nowhere));
+    }
+    assert_eq!(reached(&mut index, "@10.96.0.9:25"), None);
+    // Hosts are not fewer for it, and nothing of this is forgotten.
+    let (_, dirty) = index.ask(&key("page"), "page-0", "reviews", Why::OnDemand, Timestamp::UNIX_EPOCH).expect("lazy");
+    assert!(dirty.services.contains(&key("page")));
+    let _ = index.forget(&key("page"), "page-0", Timestamp::UNIX_EPOCH, |_, _| true);
+    assert_eq!(reached(&mut index, "@192.0.2.0:1"), Some(Reached::Nowhere));
+    let late = "apiVersion: v1\nkind: Service\nmetadata: {name: late, namespace: b}\n\
+                spec: {clusterIP: 192.0.2.0, ports: [{name: tcp, port: 1}]}\n";
+    let late = decode::decode(late.as_bytes()).expect("readable").objects.remove(0);
+    let change = Change::Apply { key: late.key, origin: String::new(), object: late.object };
+    let dirty = index.apply(change);
+    assert!(dirty.services.contains(&key("page")), "{:?}", dirty.services);
+    assert!(matches!(reached(&mut index, "@192.0.2.0:1"), Some(Reached::Destination(_))));
 }

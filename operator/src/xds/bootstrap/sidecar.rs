@@ -6,6 +6,8 @@ use super::{Options, bootstrap};
 
 /// Where Envoy takes what iptables hands to it.
 pub const INBOUND_PORT: u16 = 15006;
+/// Where Envoy takes what iptables hands to it of what the application sends.
+pub const OUTBOUND_PORT: u16 = 15001;
 /// Where kubelet asks whether Envoy is ready, and has it drain.
 pub const HEALTH_PORT: u16 = 15021;
 /// The page that says whether it is ready.

@@ -15,14 +15,13 @@ use envoy_types::pb::{
             },
         },
         extensions::{
-            clusters::dynamic_forward_proxy::v3::{
-                ClusterConfig, cluster_config::ClusterImplementationSpecifier,
-            },
+            clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config::ClusterImplementationSpecifier},
             common::dynamic_forward_proxy::v3::DnsCacheConfig,
             upstreams::http::v3::{
                 HttpProtocolOptions,
                 http_protocol_options::{
-                    ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+                    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+                    explicit_http_config::ProtocolConfig,
                 },
             },
         },
@@ -31,7 +30,7 @@ use envoy_types::pb::{
 };
 
 use crate::{
-    intent::{Destination, Inbound, Protocol},
+    intent::{Destination, Hop, Inbound, Protocol},
     xds::{
         names,
         resources::{any, endpoint, from_ads},
@@ -40,6 +39,7 @@ use crate::{
 
 /// How long a connection may take. The application is on the same host or one hop away: what does not connect in a second is
 /// not listening. Another service may be further.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const CONNECT_SECONDS: i64 = 1;
 const CONNECT_ELSEWHERE_SECONDS: i64 = 5;
 
@@ -54,6 +54,7 @@ pub(super) fn destination(name: &str, destination: &Destination, idle: Option<u3
     let mut built = eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS);
     built.typed_extension_protocol_options = protocol_options(destination.protocol, idle);
     match &destination.dns {
+        _ if destination.original => original(built),
         None => built,
         Some((host, port)) => Cluster {
             // One connection pool for whatever addresses the name has: those of a large service change with every answer.
@@ -65,16 +66,57 @@ pub(super) fn destination(name: &str, destination: &Destination, idle: Option<u3
     }
 }
 
+/// The cluster of connections that are not HTTP.
+pub(super) fn stream(name: &str, stat_name: &str, to: &Hop) -> Cluster {
+    let built = eds(name, stat_name.to_owned(), Protocol::Tcp, CONNECT_ELSEWHERE_SECONDS);
+    match to {
+        Hop::To(destination) => match &destination.dns {
+            None => built,
+            Some((host, port)) => Cluster {
+                cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
+                eds_cluster_config: None,
+                load_assignment: Some(endpoint::by_name(name, host, *port)),
+                ..built
+            },
+        },
+        Hop::Original => original(built),
+        Hop::Nowhere => Cluster {
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+            eds_cluster_config: None,
+            load_assignment: Some(endpoint::build(name, &[])),
+            ..built
+        },
+    }
+}
+
+/// Of what goes where the application wanted it to. Requests go on in the protocol in which they came.
+fn original(cluster: Cluster) -> Cluster {
+    let same = UseDownstreamHttpConfig {
+        http_protocol_options: Some(Http1ProtocolOptions::default()),
+        http2_protocol_options: Some(Http2ProtocolOptions::default()),
+        ..UseDownstreamHttpConfig::default()
+    };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(same)),
+        ..HttpProtocolOptions::default()
+    };
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        eds_cluster_config: None,
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        typed_extension_protocol_options: HashMap::from([(HTTP_OPTIONS.to_owned(), any(&options))]),
+        ..cluster
+    }
+}
+
 /// The cluster of requests that go to the host that they name, whichever it is.
 pub(super) fn passthrough(name: &str) -> Cluster {
     let config = ClusterConfig {
         cluster_implementation_specifier: Some(ClusterImplementationSpecifier::DnsCacheConfig(dns_cache())),
         ..ClusterConfig::default()
     };
-    let kind = CustomClusterType {
-        name: "envoy.clusters.dynamic_forward_proxy".into(),
-        typed_config: Some(any(&config)),
-    };
+    let kind =
+        CustomClusterType { name: "envoy.clusters.dynamic_forward_proxy".into(), typed_config: Some(any(&config)) };
     Cluster {
         name: name.into(),
         alt_stat_name: "out_passthrough".into(),
@@ -136,5 +178,5 @@ fn protocol_options(protocol: Protocol, idle: Option<u32>) -> HashMap<String, An
         })),
         ..HttpProtocolOptions::default()
     };
-    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(&options))])
+    HashMap::from([(HTTP_OPTIONS.to_owned(), any(&options))])
 }

@@ -46,7 +46,7 @@ use ::limiter::policy::{EnforceAt, Key, Mode};
 use crate::{
     intent::{Inbound, Others, Outbound, Protocol},
     xds::{
-        names,
+        NodeKey, names,
         resources::{
             any, cluster, from_ads, limiter, logger,
             reply::{self, LimitFilter},
@@ -55,6 +55,8 @@ use crate::{
         },
     },
 };
+
+mod intercepted;
 
 /// Buckets kept for each class, least recently used go first; one that comes back is full. Sized for 10,000 clients
 /// that are limited one by one.
@@ -141,7 +143,7 @@ pub(super) fn build(name: &str, inbound: &Inbound, intercepted: bool, filters: &
 }
 
 /// A listener for requests to other services.
-pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Listener {
+pub(super) fn outbound(name: &str, node: &NodeKey, outbound: &Outbound, filters: &Filters) -> Listener {
     let stat_prefix = names::outbound_stat_prefix(outbound);
     // The application speaks for whoever called it; a gateway's clients speak for themselves.
     let mut manager = http(name, &stat_prefix, outbound.place == EnforceAt::Gateway, filters);
@@ -153,7 +155,7 @@ pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Li
             manager.access_log.push(logger::unknown_hosts());
         }
         manager.stream_idle_timeout = Some(Duration { seconds: partial.hold_seconds.into(), nanos: 0 });
-        if partial.passes_on() {
+        if partial.passes_on() && outbound.intercepted.is_none() {
             let config = FilterConfig {
                 implementation_specifier: Some(ImplementationSpecifier::DnsCacheConfig(cluster::dns_cache())),
                 ..FilterConfig::default()
@@ -164,7 +166,11 @@ pub(super) fn outbound(name: &str, outbound: &Outbound, filters: &Filters) -> Li
         }
     }
     let network_filter = network_filter(HTTP_MANAGER, any(&manager));
-    listener(name, outbound.listener, stat_prefix, TrafficDirection::Outbound, network_filter)
+    let built = listener(name, outbound.listener, stat_prefix, TrafficDirection::Outbound, network_filter);
+    match &outbound.intercepted {
+        None => built,
+        Some(intercepted) => intercepted::listener(built, node, outbound, intercepted),
+    }
 }
 
 fn listener(

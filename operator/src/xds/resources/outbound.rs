@@ -3,6 +3,7 @@
 //!
 //! Each host is encoded by itself, as one virtual host: it can also be sent by itself once it is asked for.
 
+mod intercepted;
 mod lazy;
 
 use std::sync::Arc;
@@ -44,13 +45,14 @@ impl Builder {
         for destination in &pod.destinations {
             let name: Arc<str> = names::destination(node, &destination.key).into();
             let of_cluster = match (&destination.dns, idle) {
+                _ if destination.original => version(&(GENERATOR, "original", idle)),
                 (None, None) => version(&(GENERATOR, "destination", destination.protocol)),
                 (dns, idle) => version(&(GENERATOR, "destination", destination.protocol, dns, idle)),
             };
             resources.push(old.or_encode(ResourceType::Cluster, node, &name, of_cluster, &mut || {
                 cluster::destination(&name, destination, idle).encode_to_vec()
             }));
-            if destination.dns.is_some() {
+            if destination.dns.is_some() || destination.original {
                 continue;
             }
             let of_endpoints = version(&(GENERATOR, "endpoints", &destination.endpoints));
@@ -58,7 +60,9 @@ impl Builder {
                 endpoint::build(&name, &destination.endpoints).encode_to_vec()
             }));
         }
-        if pod.outbound.iter().filter_map(|outbound| outbound.partial.as_ref()).any(Partial::passes_on) {
+        intercepted::add(node, pod, &mut old, resources);
+        let by_name = pod.outbound.iter().filter(|outbound| outbound.intercepted.is_none());
+        if by_name.filter_map(|outbound| outbound.partial.as_ref()).any(Partial::passes_on) {
             let name: Arc<str> = names::PASSTHROUGH_CLUSTER.into();
             let of_cluster = version(&(GENERATOR, "passthrough"));
             resources.push(old.or_encode(ResourceType::Cluster, node, &name, of_cluster, &mut || {
@@ -66,7 +70,7 @@ impl Builder {
             }));
         }
         for outbound in &pod.outbound {
-            let Outbound { place, listener, hosts, partial } = outbound;
+            let Outbound { place, listener, hosts, partial, intercepted } = outbound;
             let name: Arc<str> = names::outbound(node, outbound).into();
             let of_hosts = hosts
                 .iter()
@@ -74,18 +78,24 @@ impl Builder {
             let slots = Slots::needed_by(of_hosts);
             let held = partial.as_ref();
             let held = held.map(|partial| (partial.hold_seconds, partial.passes_on(), partial.others == Others::Asked));
-            let of_listener = version(&(GENERATOR, "outbound", place, listener, &slots, held));
+            let of_listener = match intercepted {
+                None => version(&(GENERATOR, "outbound", place, listener, &slots, held)),
+                Some(intercepted) => version(&(GENERATOR, "intercepted", listener, &slots, held, intercepted)),
+            };
             resources.push(old.or_encode(ResourceType::Listener, node, &name, of_listener, &mut || {
-                listener::outbound(&name, outbound, self.filters(&slots)).encode_to_vec()
+                listener::outbound(&name, node, outbound, self.filters(&slots)).encode_to_vec()
             }));
             match partial {
                 None => {
-                    let of_routes = version(&(GENERATOR, "outbound", place, hosts));
+                    let of_routes = match intercepted {
+                        None => version(&(GENERATOR, "outbound", place, hosts)),
+                        Some(_) => version(&(GENERATOR, "intercepted", hosts)),
+                    };
                     resources.push(old.or_encode(ResourceType::Route, node, &name, of_routes, &mut || {
                         configuration(&name, node, outbound)
                     }));
                 }
-                Some(partial) => lazy::add(node, &name, partial, hosts, &mut old, resources),
+                Some(partial) => lazy::add(node, &name, partial, intercepted.is_some(), hosts, &mut old, resources),
             }
         }
     }
@@ -104,12 +114,13 @@ fn configuration(name: &str, node: &NodeKey, outbound: &Outbound) -> Vec<u8> {
     let hosts = outbound.hosts.iter().map(|host| virtual_host(node, outbound.place, host));
     let takes_all = outbound.hosts.iter().flat_map(|host| &host.domains).any(|domain| domain == "*");
     let unknown = (!takes_all).then(|| {
-        let host = VirtualHost {
-            name: names::UNKNOWN_HOST.into(),
-            domains: vec!["*".into()],
-            routes: vec![refusal(names::UNKNOWN_HOST, 404, unknown_host(outbound.place))],
-            ..VirtualHost::default()
+        let route = match outbound.intercepted {
+            // As without the proxy.
+            Some(_) => all_to(names::ORIGINAL_CLUSTER.into()),
+            None => refusal(names::UNKNOWN_HOST, 404, unknown_host(outbound.place)),
         };
+        let name = route.name.clone();
+        let host = VirtualHost { name, domains: vec!["*".into()], routes: vec![route], ..VirtualHost::default() };
         host.encode_to_vec()
     });
     let empty = RouteConfiguration {
@@ -191,6 +202,12 @@ fn refusal(name: &str, status: u32, body: &str) -> Route {
         action: Some(route::Action::DirectResponse(direct(status, body))),
         ..Route::default()
     }
+}
+
+/// A route of every request to one cluster.
+fn all_to(cluster: String) -> Route {
+    let to = routes::to(ClusterSpecifier::Cluster(cluster), Priority::Default);
+    Route { action: Some(route::Action::Route(to)), ..refusal(names::FALLBACK, 404, "") }
 }
 
 fn direct(status: u32, body: &str) -> DirectResponseAction {

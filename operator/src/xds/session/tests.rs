@@ -12,12 +12,13 @@ use crate::xds::{
 /// A view with these names in each type.
 fn view([clusters, endpoints, listeners, routes]: [&[(&str, &str)]; 4]) -> View {
     let names: [&[(&str, &str)]; ResourceType::COUNT] = [&[], clusters, endpoints, &[], listeners, routes, &[]];
-    names.map(|of_type| Arc::new(of_type.iter().map(|(name, version)| (Arc::from(*name), entry(name, version))).collect()))
+    names.map(|of_type| {
+        Arc::new(of_type.iter().map(|(name, version)| (Arc::from(*name), entry(name, version))).collect())
+    })
 }
 
 fn entry(name: &str, version: &str) -> Entry {
-    let resource =
-        wire::Resource { name: name.into(), version: version.into(), resource: None, aliases: Vec::new() };
+    let resource = wire::Resource { name: name.into(), version: version.into(), resource: None, aliases: Vec::new() };
     Entry { version: version.into(), encoded: resource.encode_to_vec().into(), needs: None }
 }
 
@@ -249,14 +250,20 @@ fn what_is_asked_for_is_answered_by_the_host_that_the_builder_names() {
     assert_eq!(wishes(), None);
     let mut view = hosts(&["rc/shop/cart/80"]);
     Arc::make_mut(&mut view[VirtualHost.index()]).values_mut().for_each(|entry| entry.needs = None);
-    session.wishes().expect("delta").answered(asks::Answer::Host { asked: "rc/cart".into(), host: "rc/shop/cart/80".into() });
+    session
+        .wishes()
+        .expect("delta")
+        .answered(asks::Answer::Host { asked: "rc/cart".into(), host: "rc/shop/cart/80".into() });
     let push = session.next(&view).expect("the host");
     assert_eq!(named(&push), [("rc/shop/cart/80".to_owned(), vec!["rc/cart".to_owned()])]);
     assert_eq!(said(&mut session, &view), []);
 
     // Asked for under another name, it is sent once more for that.
     subscribe(&mut session, VirtualHost, &["rc/cart.shop"]);
-    session.wishes().expect("delta").answered(asks::Answer::Host { asked: "rc/cart.shop".into(), host: "rc/shop/cart/80".into() });
+    session
+        .wishes()
+        .expect("delta")
+        .answered(asks::Answer::Host { asked: "rc/cart.shop".into(), host: "rc/shop/cart/80".into() });
     let push = session.next(&view).expect("the host");
     assert_eq!(named(&push), [("rc/shop/cart/80".to_owned(), vec!["rc/cart.shop".to_owned()])]);
 
@@ -291,10 +298,49 @@ fn a_proxy_that_comes_back_with_hosts_is_sent_nothing_while_they_are_looked_at_n
     }
     let cart: crate::intent::Called = "shop/cart/80".parse().expect("a destination");
     assert_eq!(wishes.len(), 4);
-    assert!(wishes.contains(&asks::Wish::Has(vec![cart], None)) && wishes.contains(&asks::Wish::Has(Vec::new(), Some(7))));
+    assert!(
+        wishes.contains(&asks::Wish::Has(vec![cart], None)) && wishes.contains(&asks::Wish::Has(Vec::new(), Some(7)))
+    );
     let mut known = view([&[(cluster, "1")], &[], &[], &[(rc, "x.7")]]);
     known[VirtualHost.index()] = Arc::new([(Arc::from(host), entry(host, "1"))].into());
     (0..3).for_each(|_| session.wishes().expect("delta").answered(asks::Answer::Has));
-    session.wishes().expect("delta").answered(asks::Answer::Host { asked: format!("{rc}/cart").into(), host: host.into() });
+    session
+        .wishes()
+        .expect("delta")
+        .answered(asks::Answer::Host { asked: format!("{rc}/cart").into(), host: host.into() });
     assert_eq!(said(&mut session, &known), []);
+}
+
+#[test]
+fn a_connection_that_is_asked_for_waits_for_its_cluster_and_is_never_told_that_there_is_none() {
+    let node = NodeKey::new("shop", "page", "page-0");
+    let mut session = Session::default();
+    session.is_of(&node);
+    subscribe(&mut session, ResourceType::Cluster, &[]);
+    subscribe(&mut session, ResourceType::Endpoints, &[]);
+    let nothing = view([&[], &[], &[], &[]]);
+    said(&mut session, &nothing);
+    let name = "out/shop/page/page-0/@10.96.0.10:5432";
+    subscribe(&mut session, ResourceType::Cluster, &[name, name, "out/shop/page/other/+a.example:443"]);
+    assert_eq!(said(&mut session, &nothing), [(ResourceType::Cluster, 0, 1)], "the name of another pod's");
+    let now = std::time::Instant::now();
+    let mut pace = asks::Pace::new(now);
+    let wish = session.wishes().expect("delta").next(&mut pace, now);
+    assert_eq!(wish, Some(asks::Wish::Stream(Called::Address(([10, 96, 0, 10], 5432).into()))));
+    assert_eq!(session.wishes().expect("delta").next(&mut pace, now), None, "once");
+    assert_eq!(said(&mut session, &nothing), []);
+    let there = view([&[(name, "1")], &[], &[], &[]]);
+    assert_eq!(said(&mut session, &there), [(ResourceType::Cluster, 1, 0)]);
+    // One that comes back with it is not asked about again, and has it.
+    let request = DeltaDiscoveryRequest {
+        type_url: ResourceType::Cluster.type_url().into(),
+        resource_names_subscribe: ["*", name].map(Into::into).into(),
+        initial_resource_versions: [(name.to_owned(), "1".to_owned())].into(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    let mut session = Session::default();
+    session.is_of(&node);
+    session.request(&request, &there).expect("few names");
+    assert_eq!(session.wishes().expect("delta").next(&mut pace, now), None);
+    assert_eq!(said(&mut session, &there), []);
 }

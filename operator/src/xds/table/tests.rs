@@ -8,7 +8,8 @@ fn service() -> ServiceKey {
 fn route(pod: &str, version: &str) -> Resource {
     let node = NodeKey::of(&service(), pod);
     let name: Arc<str> = format!("in/{node}/80").into();
-    let resource = wire::Resource { name: name.to_string(), version: version.into(), resource: None, aliases: Vec::new() };
+    let resource =
+        wire::Resource { name: name.to_string(), version: version.into(), resource: None, aliases: Vec::new() };
     let encoded = prost::Message::encode_to_vec(&resource).into();
     Resource { resource_type: ResourceType::Route, name, node, version: version.into(), encoded, needs: None }
 }

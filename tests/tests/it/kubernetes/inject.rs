@@ -45,6 +45,7 @@ async fn pods_that_ask_for_it_get_a_sidecar_that_limits_and_loses_nothing() {
     place.the_example_limits_and_its_probes_do_not_meet_the_limit().await;
     place.a_roll_out_under_load_loses_no_request().await;
     place.other_ports_pass_and_the_namespace_may_ask().await;
+    place.what_an_application_sends_goes_through_its_proxy().await;
     place.without_interception_the_strictest_namespace_takes_it().await;
     place.what_cannot_have_one_starts_and_says_why().await;
     place.by_hand_it_is_the_same().await;
@@ -249,6 +250,30 @@ impl Place<'_> {
         let no = pod("shop", "no", json!({"weir.dev/inject": "false"}), json!({}), json!({}));
         self.cluster.apply(&no).await.unwrap();
         assert!(!has_sidecar(&self.get("shop", &["pod", "no"]).await));
+    }
+
+    async fn what_an_application_sends_goes_through_its_proxy(&self) {
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "caller", "namespace": "shop"},
+                             "spec": {"selector": {"app": "caller"}, "ports": [{"port": 8080}]}});
+        let annotations = json!({"inject.weir.dev/outbound": "Redirect"});
+        let caller = pod("shop", "caller", json!({"app": "caller"}), annotations, json!({}));
+        self.cluster.apply(&format!("{service}\n---\n{caller}")).await.unwrap();
+        let caller = self.ready("shop", "caller").await;
+        assert_eq!(annotation(&caller, "outbound.weir.dev/intercept"), "15001");
+        let cart = self.get("default", &["service", "cart"]).await;
+        let address = cart["spec"]["clusterIP"].as_str().unwrap();
+        let ask = format!(
+            "exec 3<>/dev/tcp/{address}/80; printf 'GET / HTTP/1.1\\r\\nhost: cart.default\\r\\nconnection: close\\r\\n\\r\\n' >&3; head -1 <&3"
+        );
+        eventually(SOON, "it is answered", async || {
+            match self.node.exec("shop", "caller", "app", &["bash", "-c", &ask]).await {
+                Ok(said) if said.contains(" 200 ") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert!(self.counter("shop", "caller", "http.out_15001.downstream_rq_total").await > 0);
+        assert!(self.counter("shop", "caller", "cluster.out_default_cart_80.upstream_rq_total").await > 0);
     }
 
     async fn without_interception_the_strictest_namespace_takes_it(&self) {

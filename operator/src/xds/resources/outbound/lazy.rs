@@ -8,7 +8,7 @@ use std::sync::Arc;
 use envoy_types::pb::{
     envoy::config::{
         core::v3::ConfigSource,
-        route::v3::{Route, RouteConfiguration, Vhds, VirtualHost, route_action::ClusterSpecifier},
+        route::v3::{RouteConfiguration, Vhds, VirtualHost},
     },
     google::protobuf::Duration,
 };
@@ -18,10 +18,10 @@ use ::limiter::policy::EnforceAt;
 
 use super::{
     super::{Old, Resource, also_named, from_ads, route as routes, version},
-    GENERATOR, named, refusal, route, unknown_host,
+    GENERATOR, all_to, named, refusal, unknown_host,
 };
 use crate::{
-    intent::{Host, Others, Partial, Priority},
+    intent::{Host, Others, Partial},
     xds::{NodeKey, ResourceType, names},
 };
 
@@ -35,18 +35,21 @@ pub(super) fn add(
     node: &NodeKey,
     name: &Arc<str>,
     partial: &Partial,
+    intercepted: bool,
     hosts: &[Arc<Host>],
     old: &mut Old,
     resources: &mut Vec<Resource>,
 ) {
-    let of_routes = names::version_of_round(&version(&(GENERATOR, "partial", &partial.others)), partial.round);
+    let what = if intercepted { "intercepted partial" } else { "partial" };
+    let of_routes = names::version_of_round(&version(&(GENERATOR, what, &partial.others)), partial.round);
     resources.push(old.or_encode(ResourceType::Route, node, name, of_routes, &mut || {
-        configuration(name, node, partial)
+        configuration(name, node, partial, intercepted)
     }));
     for host in hosts {
         let full: Arc<str> = names::virtual_host(name, &host.name).into();
         let of_host = version(&(GENERATOR, "host", host));
-        let needs = host.routes.iter().flat_map(|forward| &forward.to).map(|(key, _)| names::destination(node, key).into());
+        let needs =
+            host.routes.iter().flat_map(|forward| &forward.to).map(|(key, _)| names::destination(node, key).into());
         let needs: Arc<[Arc<str>]> = needs.collect();
         let mut resource =
             old.or_encode(ResourceType::VirtualHost, node, &full, of_host, &mut || virtual_host(&full, node, host));
@@ -60,7 +63,7 @@ pub(super) fn add(
     }
 }
 
-fn configuration(name: &str, node: &NodeKey, partial: &Partial) -> Vec<u8> {
+fn configuration(name: &str, node: &NodeKey, partial: &Partial, intercepted: bool) -> Vec<u8> {
     let source = ConfigSource { initial_fetch_timeout: Some(wait(partial.round)), ..from_ads() };
     let empty = RouteConfiguration {
         name: name.into(),
@@ -72,6 +75,7 @@ fn configuration(name: &str, node: &NodeKey, partial: &Partial) -> Vec<u8> {
         Others::Asked => None,
         Others::Refused => Some(refusal(names::UNKNOWN_HOST, 404, unknown_host(EnforceAt::Client))),
         Others::Sent(to) => Some(all_to(names::destination(node, to))),
+        Others::PassedOn if intercepted => Some(all_to(names::ORIGINAL_CLUSTER.into())),
         Others::PassedOn => Some(all_to(names::PASSTHROUGH_CLUSTER.into())),
     };
     let others = others.map(|route| VirtualHost {
@@ -87,14 +91,6 @@ fn configuration(name: &str, node: &NodeKey, partial: &Partial) -> Vec<u8> {
 fn wait(round: u32) -> Duration {
     let nanos = (WAIT_MS + round % 500) * 1_000_000;
     Duration { seconds: 0, nanos: i32::try_from(nanos).unwrap_or_default() }
-}
-
-fn all_to(cluster: String) -> Route {
-    let route = refusal(names::FALLBACK, 404, "");
-    Route {
-        action: Some(route::Action::Route(routes::to(ClusterSpecifier::Cluster(cluster), Priority::Default))),
-        ..route
-    }
 }
 
 fn virtual_host(name: &str, node: &NodeKey, host: &Host) -> Vec<u8> {
