@@ -22,6 +22,8 @@ use crate::{
     xds::{NodeKey, names},
 };
 
+/// A proxy that takes a host away has told of all requests to it this much later: several of its flush intervals.
+const SETTLES: SignedDuration = SignedDuration::from_secs(2);
 /// A pod is looked at for what may be forgotten this often at most.
 const LOOK_EVERY: SignedDuration = SignedDuration::from_secs(1);
 
@@ -151,8 +153,8 @@ fn forget(index: &mut Index, service: &ServiceKey, node: &NodeKey, lazy: &Lazy, 
         Called::Destination(key) => Some((key, ask)),
         Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
     });
-    // Told since then: what the proxy said before is of the time in which requests still came.
-    let told_since = |ask: &Ask| uses.told.is_some_and(|told| told >= ask.used);
+    // Told well since then: what the proxy counted before it took the host away is of the time in which requests still came.
+    let told_since = |ask: &Ask| uses.told.is_some_and(|told| told.duration_since(ask.used) >= SETTLES);
     let gone = |(key, ask): &(&DestinationKey, &Ask)| {
         ask.leaving && told_since(ask) && seen(key).is_none_or(|seen| seen.active == 0)
     };

@@ -233,10 +233,8 @@ impl Index {
 
     /// A service or one of its pods is gone.
     pub fn forget_asks_of(&mut self, service: &ServiceKey, is_there: impl Fn(&str) -> bool) {
-        let first = (service.clone(), String::new());
-        let of_service = self.asks.pods.range(first..).take_while(|((of, _), _)| of == service);
-        let gone: Vec<String> =
-            of_service.map(|((_, pod), _)| pod.clone()).filter(|pod| !is_there(pod.as_str())).collect();
+        let pods = self.asks_of(service).map(|(pod, _)| pod);
+        let gone: Vec<String> = pods.filter(|pod| !is_there(pod)).map(str::to_owned).collect();
         for pod in gone {
             let asked = self.asks.pods.remove(&(service.clone(), pod));
             for called in asked.iter().flat_map(|asked| asked.called.keys()) {
@@ -258,9 +256,11 @@ impl Index {
         self.asks.pods.get(&(service.clone(), pod.to_owned()))
     }
 
-    /// All pods that have asked for something.
-    pub fn all_asked(&self) -> impl Iterator<Item = (&ServiceKey, &str, &Asked)> {
-        self.asks.pods.iter().map(|((service, pod), asked)| (service, pod.as_str(), asked))
+    /// The service's pods that have asked for something.
+    pub fn asks_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = (&'a str, &'a Asked)> {
+        let first = (service.clone(), String::new());
+        let pods = self.asks.pods.range(first..).take_while(move |((of, _), _)| of == service);
+        pods.map(|((_, pod), asked)| (pod.as_str(), asked))
     }
 
     /// What is there for the pod, for which `lazy` holds.

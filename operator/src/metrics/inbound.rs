@@ -80,7 +80,7 @@ fn parse(id: &str) -> Result<NodeKey, Status> {
 }
 
 /// The id that a first message must have.
-pub(super) fn named<'a>(id: Option<&'a str>) -> Result<&'a str, Status> {
+pub(super) fn named(id: Option<&str>) -> Result<&str, Status> {
     id.ok_or_else(|| {
         Status::invalid_argument(
             "the first message of a stream must carry identifier.node.id of the form \"<namespace>/<service>/<pod>\"",

@@ -16,7 +16,11 @@ use crate::{
     build::Builder,
     index::{Index, LazyEntry, Standing},
     intent::{Called, ServiceKey},
-    xds::{NodeKey, names::{self, ResourceType}, proxies::Proxies},
+    xds::{
+        NodeKey,
+        names::{self, ResourceType},
+        proxies::Proxies,
+    },
 };
 
 /// One `LazyConfig`.
