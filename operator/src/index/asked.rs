@@ -257,7 +257,7 @@ impl Index {
     }
 
     /// The service's pods that have asked for something.
-    pub fn asks_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = (&'a str, &'a Asked)> {
+    fn asks_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = (&'a str, &'a Asked)> {
         let first = (service.clone(), String::new());
         let pods = self.asks.pods.range(first..).take_while(move |((of, _), _)| of == service);
         pods.map(|((_, pod), asked)| (pod.as_str(), asked))
@@ -291,6 +291,18 @@ impl Index {
                 (Some(key), _) => drop(loaded.destinations.entry(key).or_insert(ask.why)),
                 (None, Called::Host(host)) => drop(loaded.unknown.insert(host.clone())),
                 (None, _) => {}
+            }
+        }
+        if lazy.prewarm {
+            // What another pod of the workload has called.
+            let asks = self.asks_of(service).flat_map(|(_, asked)| &asked.called).filter(|(_, ask)| !ask.leaving);
+            for (called, ask) in asks {
+                if let Called::Destination(key) = called
+                    && may_load(lazy, key)
+                    && (key.is_outside() || self.destination(key).is_some())
+                {
+                    loaded.destinations.entry(key.clone()).or_insert(ask.why);
+                }
             }
         }
         loaded.destinations.retain(|key, _| {

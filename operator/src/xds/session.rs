@@ -195,10 +195,10 @@ impl Session {
         };
         let seen = &view[resource_type.index()];
         let held = &request.initial_resource_versions;
-        let is_first = self.subscriptions.iter().all(|subscription| !subscription.is_started());
+        let is_first = !self.subscriptions[resource_type.index()].is_started();
         let is_partial = !view[ResourceType::VirtualHost.index()].is_empty();
         if is_first && is_partial && held.is_empty() && resource_type == ResourceType::Cluster {
-            // Envoy asks for clusters first, and says which it has.
+            // It would say which clusters it has.
             self.wishes.starts();
         }
         match resource_type {

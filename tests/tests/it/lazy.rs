@@ -91,7 +91,8 @@ async fn call(proxy: SocketAddr, host: &str) -> anyhow::Result<(u16, String)> {
 async fn clusters(proxy: &Proxy) -> BTreeSet<String> {
     let text = proxy.admin("/clusters").await;
     let names = text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name);
-    names.filter_map(|name| name.strip_prefix("out/shop/page/page-0/")).map(str::to_owned).collect()
+    let own = names.filter_map(|name| name.strip_prefix("out/shop/page/")?.split_once('/'));
+    own.map(|(_, destination)| destination.to_owned()).collect()
 }
 
 fn of(names: &[&str]) -> BTreeSet<String> {
@@ -241,6 +242,29 @@ async fn a_first_call_waits_for_weir_as_long_as_it_is_said_and_no_longer() {
     eventually(SOON, "and what was not", async || match shop.call("s1").await.0 {
         200 => Ok(()),
         other => Err(other.to_string()),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_starts_has_nothing_unless_its_workload_is_prewarmed() {
+    let mut shop = Shop::start(2).await;
+    shop.page.add().await;
+    put(shop.folder.path(), "page.yaml", &shop.page.calling());
+    shop.lazy("prewarm: false");
+    let weir = Weir::start(shop.folder.path(), &[]).await;
+    let mut proxy = Proxy::start(&weir, &shop.page, 0).await;
+    assert_eq!(shop.call("s0").await.0, 200);
+    drop(proxy);
+    proxy = Proxy::start(&weir, &shop.page, 0).await;
+    assert_eq!(clusters(&proxy).await, of(&[]), "the one before it had something");
+    assert_eq!(shop.call("s1").await.0, 200);
+
+    shop.lazy("prewarm: true");
+    eventually(SOON, "the change is seen", async || {
+        let other = Proxy::start(&weir, &shop.page, 1).await;
+        let has = clusters(&other).await;
+        if has == of(&["shop/s1/80"]) { Ok(()) } else { Err(format!("{has:?}")) }
     })
     .await;
 }

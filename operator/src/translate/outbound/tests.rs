@@ -255,7 +255,7 @@ fn connections_go_by_name_and_by_address_and_what_is_unknown_as_it_may() {
     };
     let outside = |host, port| Some(Reached::Destination(DestinationKey::outside(host, port)));
     let (nowhere, original) = (|| Some(Reached::Nowhere), || Some(Reached::Original));
-    let mut refuses = lazy_index("{unknownHosts: Refuse, always: [api.example]}");
+    let mut refuses = lazy_index("{unknownHosts: Refuse, always: [api.example.]}");
     for (called, to) in [
         ("@10.96.0.9:25", mail(25)),
         ("@10.96.0.9:26", nowhere()),
