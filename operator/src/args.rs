@@ -1,5 +1,6 @@
 //! What can be typed. What it means stands in each command.
 
+mod deps;
 mod tenants;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -8,7 +9,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 
-pub use self::tenants::TenantArgs;
+pub use self::{
+    deps::{DepsArgs, DepsOutput},
+    tenants::TenantArgs,
+};
 use crate::{
     demo::args::{DemoArgs, DemoLoadArgs, DemoServiceArgs},
     identity::{Listen, Place},
@@ -76,6 +80,8 @@ pub enum Command {
     Inject(InjectArgs),
     /// Show what a running Weir has in force, and why.
     Status(StatusArgs),
+    /// Show who calls whom, as proxies that start with less than everything have asked.
+    Deps(DepsArgs),
     /// Kill switch: enforce nothing, at once, until `weir resume`. Rules go on being decided and reported.
     ///
     /// Waits until every proxy has acknowledged it; exits with 1, and names the others, when some have not in time.

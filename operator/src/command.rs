@@ -2,6 +2,7 @@
 
 mod admin;
 mod bootstrap;
+mod deps;
 mod explain;
 mod files;
 mod inject;
@@ -36,6 +37,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Attachment(args) => bootstrap::attach(&args),
         Command::Inject(args) => inject::run(args),
         Command::Status(args) => status::run(&args).await,
+        Command::Deps(args) => deps::run(&args).await,
         Command::Pause(args) => pause::run(&args, "/pause").await,
         Command::Resume(args) => pause::run(&args, "/resume").await,
         Command::Demo(args) => crate::demo::run(args).await,

@@ -4,6 +4,7 @@
 //! numbers.
 
 mod bounded;
+mod calls;
 mod conditions;
 mod counters;
 mod lazies;
@@ -26,7 +27,7 @@ use limiter::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::conditions::nobody;
-pub use self::{counters::Counters, lazies::LazyReport, own::OwnStatus};
+pub use self::{calls::CallReport, counters::Counters, lazies::LazyReport, own::OwnStatus};
 use crate::{
     build::{Builder, Built},
     index::{Endpoint, Enforcer, Index, LazyEntry, ObjectKey, ObjectKind, PolicyEntry, ServiceView},
@@ -51,6 +52,9 @@ pub struct Status {
     /// Every `LazyConfig`, accepted or not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lazies: Vec<LazyReport>,
+    /// Who calls whom, of the pods that a `LazyConfig` is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallReport>,
     /// What is wrong outside of policies, by file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub problems: BTreeMap<String, Vec<Problem>>,
@@ -154,7 +158,8 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
         })
         .collect();
     let paused = builder.pauses().clone();
-    Status { replica: None, paused, policies, lazies, problems: index.other_problems(), proxies }
+    let (calls, problems) = (calls::calls(builder), index.other_problems());
+    Status { replica: None, paused, policies, lazies, calls, problems, proxies }
 }
 
 /// The status of every object of ours that `news` concerns, or of all of them; of proxies, those with news of their own.

@@ -35,7 +35,7 @@ async fn shown(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
     Ok(lines(&serde_json::from_slice(&body).context("the answer is not a status")?))
 }
 
-async fn ask(args: &AdminArgs) -> anyhow::Result<bytes::Bytes> {
+pub(super) async fn ask(args: &AdminArgs) -> anyhow::Result<bytes::Bytes> {
     let answer = tokio::time::timeout(PATIENCE, admin::ask(args, http::Method::GET, "/status")).await;
     let (status, body) = answer.context("no answer within 10 s")??;
     if !status.is_success() {

@@ -257,7 +257,7 @@ impl Index {
     }
 
     /// The service's pods that have asked for something.
-    fn asks_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = (&'a str, &'a Asked)> {
+    pub fn asks_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = (&'a str, &'a Asked)> {
         let first = (service.clone(), String::new());
         let pods = self.asks.pods.range(first..).take_while(move |((of, _), _)| of == service);
         pods.map(|((_, pod), asked)| (pod.as_str(), asked))

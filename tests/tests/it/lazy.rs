@@ -16,7 +16,7 @@ use testkit::{
     ports::Network,
     proxy::Proxy,
     temp_dir,
-    weir::Weir,
+    weir::{self, Weir},
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -149,6 +149,13 @@ async fn a_proxy_starts_with_nothing_and_gets_what_it_calls_at_the_first_call() 
     }
     assert_eq!(shop.call("s2").await.0, 200);
     assert_eq!(clusters(&proxy).await, of(&["shop/s0/80", "shop/s1/80", "shop/s2/80"]));
+    let printed = weir::command(["deps", "--admin-address", &weir.admin.to_string()]).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    for (to, why) in [("shop/s0/80", "OnDemand"), ("s9", "unknown"), ("10.0.0.1", "unknown")] {
+        let found =
+            printed.lines().any(|line| line.starts_with("shop/page") && line.contains(to) && line.contains(why));
+        assert!(found, "{to} in {printed}");
+    }
 
     // Another Weir takes over what the proxy has, and sends nothing.
     let held = proxy.held().await;
