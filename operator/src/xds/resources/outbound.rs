@@ -79,6 +79,7 @@ impl Builder {
             let held = partial.as_ref();
             let held = held.map(|partial| (partial.hold_seconds, partial.passes_on(), partial.others == Others::Asked));
             let of_listener = match intercepted {
+                None if held.is_none() => version(&(GENERATOR, "outbound", place, listener, &slots)),
                 None => version(&(GENERATOR, "outbound", place, listener, &slots, held)),
                 Some(intercepted) => version(&(GENERATOR, "intercepted", listener, &slots, held, intercepted)),
             };
