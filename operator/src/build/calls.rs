@@ -147,6 +147,7 @@ impl Builder {
 /// Forgets what the application of a pod has not called for as long as `lazy` says, and lets go of the clusters of what was forgotten before once nothing is
 /// under way to them.
 fn forget(index: &mut Index, service: &ServiceKey, node: &NodeKey, lazy: &Lazy, uses: &Uses, now: Timestamp) -> Dirty {
+    index.settle(service, node.pod());
     let Some(asked) = index.asked(service, node.pod()) else { return Dirty::default() };
     let seen = |key: &DestinationKey| uses.destinations.get(names::destination_stat_name(key).as_str());
     let destinations = asked.called.iter().filter_map(|(called, ask)| match called {

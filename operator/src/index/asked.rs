@@ -145,7 +145,8 @@ impl Index {
             return Dirty::default();
         }
         let asked = self.asks.pods.entry((service.clone(), pod.to_owned())).or_default();
-        if asked.round == round {
+        // A proxy that is behind is told to ask again, as it should have been.
+        if asked.round >= round {
             return Dirty::default();
         }
         asked.round = round;
@@ -161,7 +162,7 @@ impl Index {
         }
         let is_host = matches!(called, Called::Host(_));
         let alike = |other: &Called| !other.is_stream() && matches!(other, Called::Host(_)) == is_host;
-        let count = asked.called.keys().filter(|other| alike(other)).count();
+        let count = asked.called.iter().filter(|(other, ask)| alike(other) && !ask.leaving).count();
         let too_many = match is_host {
             true if count >= MOST_UNKNOWN => MOST_UNKNOWN / 2,
             false if count >= MOST_LOADED => 1,
@@ -169,7 +170,10 @@ impl Index {
         };
         let mut oldest: Vec<_> = match too_many {
             0 => Vec::new(),
-            _ => asked.called.iter().filter(|(other, _)| alike(other)).map(|(c, ask)| (ask.used, c.clone())).collect(),
+            _ => {
+                let staying = asked.called.iter().filter(|(other, ask)| alike(other) && !ask.leaving);
+                staying.map(|(other, ask)| (ask.used, other.clone())).collect()
+            }
         };
         oldest.sort();
         oldest.truncate(too_many);
@@ -179,9 +183,42 @@ impl Index {
         asked.called.insert(called.clone(), Ask { why, since: now, used: now, leaving: false });
         self.asks.count(service, &called);
         for (_, other) in oldest {
-            self.drop_ask(service, pod, &other);
+            match &other {
+                Called::Destination(_) => self.leave(service, pod, &other, now),
+                _ => self.drop_ask(service, pod, &other),
+            }
         }
         super::dirty([service.clone()])
+    }
+
+    /// Its host goes, its cluster stays until [`Self::left`].
+    fn leave(&mut self, service: &ServiceKey, pod: &str, called: &Called, now: Timestamp) {
+        let asked = self.asks.pods.get_mut(&(service.clone(), pod.to_owned()));
+        if let Some(ask) = asked.and_then(|asked| asked.called.get_mut(called)) {
+            ask.leaving = true;
+            ask.used = now;
+        }
+    }
+
+    /// Hosts that were unknown when the pod called them and are something now are kept as that, whose use is told.
+    pub fn settle(&mut self, service: &ServiceKey, pod: &str) {
+        let Some(lazy) = self.lazy(service, pod).cloned() else { return };
+        let known = |called: &Called| {
+            let Called::Host(host) = called else { return None };
+            Some((called.clone(), Called::Destination(self.resolve(service, &lazy, host)?)))
+        };
+        let settled: Vec<_> =
+            self.asked(service, pod).into_iter().flat_map(|it| it.called.keys()).filter_map(known).collect();
+        for (host, destination) in settled {
+            let Some(asked) = self.asks.pods.get_mut(&(service.clone(), pod.to_owned())) else { return };
+            let Some(ask) = asked.called.remove(&host) else { continue };
+            let is_new = !asked.called.contains_key(&destination);
+            asked.called.entry(destination.clone()).or_insert(ask).leaving = false;
+            self.asks.discount(service, &host);
+            if is_new {
+                self.asks.count(service, &destination);
+            }
+        }
     }
 
     /// Forgets what `which` says of all that the pod has asked for: its hosts at once, its cluster when [`Self::left`] says so.
