@@ -277,6 +277,9 @@ pub struct Partial {
     pub idle_seconds: u32,
     /// What becomes of requests for hosts that are not there.
     pub others: Others,
+    /// Limits of what may come, by service: a listener that has no place for them would change at the first call.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub may_take: Vec<Vec<LimitShape>>,
 }
 
 impl Partial {

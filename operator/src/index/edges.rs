@@ -252,7 +252,8 @@ impl Index {
     }
 
     /// Services that have limits for callers of the namespace.
-    fn limited_at_callers(&self, namespace: &str) -> Vec<ServiceKey> {
+    #[must_use]
+    pub fn limited_at_callers(&self, namespace: &str) -> Vec<ServiceKey> {
         let client = |policy: &Arc<Policy>| policy.enforce_at == EnforceAt::Client;
         let limited = |(_, face): &(&ServiceKey, &Face)| face.policies.iter().any(client);
         if self.tenants.client_limits != Namespaces::none() {

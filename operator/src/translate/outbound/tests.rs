@@ -13,6 +13,7 @@ use crate::{
         translate,
     },
     watch::decode,
+    xds::ResourceType,
 };
 
 /// `page` calls `reviews` and the bytes of `db`; its third pod is not ready.
@@ -303,4 +304,23 @@ fn a_pod_asks_for_so_many_connections_and_each_change_is_of_those_who_asked() {
     let dirty = index.apply(change);
     assert!(dirty.services.contains(&key("page")), "{:?}", dirty.services);
     assert!(matches!(reached(&mut index, "@192.0.2.0:1"), Some(Reached::Destination(_))));
+}
+
+#[test]
+fn a_first_call_of_a_limited_service_changes_no_listener() {
+    let mut index = index("  - {name: each, limit: 1 request per second per header x-user}\n");
+    let lazy = "apiVersion: weir.dev/v1alpha1\nkind: LazyConfig\nmetadata: {name: all, namespace: a}\nspec: {}\n";
+    for decoded in decode::decode(lazy.as_bytes()).expect("readable").objects {
+        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+    }
+    let versions = |index: &Index, of: ResourceType| -> Vec<_> {
+        let resources = crate::xds::resources::build(&key("page"), &callers(index, |_| {}).0);
+        let of_type = resources.into_iter().filter(|resource| resource.resource_type == of);
+        of_type.map(|resource| (resource.name, resource.version)).collect()
+    };
+    let (listeners, hosts) = (versions(&index, ResourceType::Listener), versions(&index, ResourceType::VirtualHost));
+    let asked = index.ask(&key("page"), "page-0", "reviews", Why::OnDemand, Timestamp::UNIX_EPOCH);
+    assert!(asked.is_some());
+    assert_eq!(versions(&index, ResourceType::VirtualHost).len(), hosts.len() + 1);
+    assert_eq!(versions(&index, ResourceType::Listener), listeners);
 }

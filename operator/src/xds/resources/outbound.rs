@@ -24,7 +24,7 @@ use ::limiter::policy::EnforceAt;
 
 use super::{GENERATOR, Old, Resource, cluster, endpoint, listener, route as routes, slots::Slots, version};
 use crate::{
-    intent::{DestinationKey, Host, Others, Outbound, Partial, PodIntent, Priority},
+    intent::{self, DestinationKey, Host, LimitShape, Others, Outbound, Partial, PodIntent, Priority},
     xds::{NodeKey, ResourceType, names},
 };
 
@@ -75,7 +75,9 @@ impl Builder {
             let of_hosts = hosts
                 .iter()
                 .flat_map(|host| host.routes.iter().map(|forward| (host.limits.as_slice(), &forward.route)));
-            let slots = Slots::needed_by(of_hosts);
+            let may_take = partial.iter().flat_map(|partial| &partial.may_take);
+            let of_others: Vec<_> = may_take.map(|limits| (limits.as_slice(), taking_all(limits))).collect();
+            let slots = Slots::needed_by(of_hosts.chain(of_others.iter().map(|(limits, route)| (*limits, route))));
             let held = partial.as_ref();
             let held = held.map(|partial| (partial.hold_seconds, partial.passes_on(), partial.others == Others::Asked));
             let of_listener = match intercepted {
@@ -108,6 +110,17 @@ impl Builder {
             self.filters.len() - 1
         });
         &self.filters[position].1
+    }
+}
+
+/// A route that takes all of `limits`.
+fn taking_all(limits: &[LimitShape]) -> intent::Route {
+    intent::Route {
+        name: String::new(),
+        matches: Vec::new(),
+        limits: (0..limits.len()).collect(),
+        priority: Priority::Default,
+        classes: Vec::new(),
     }
 }
 
