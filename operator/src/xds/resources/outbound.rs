@@ -16,7 +16,7 @@ use envoy_types::pb::{
             route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
         },
     },
-    google::protobuf::UInt32Value,
+    google::protobuf::{Duration, UInt32Value},
 };
 use prost::Message;
 
@@ -159,14 +159,19 @@ const fn unknown_host(place: EnforceAt) -> &'static str {
 
 fn virtual_host(node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
     let head = VirtualHost { name: host.name.clone(), domains: host.domains.clone(), ..VirtualHost::default() };
-    named(head, node, place, host)
+    named(head, node, place, host, None)
 }
 
-fn named(head: VirtualHost, node: &NodeKey, place: EnforceAt, host: &Host) -> Vec<u8> {
+/// `idle`: how long a request may be silent, whatever the listener says.
+fn named(head: VirtualHost, node: &NodeKey, place: EnforceAt, host: &Host, idle: Option<Duration>) -> Vec<u8> {
     let shared = routes::Shared::new(&host.limits, host.routes.iter().map(|forward| &forward.route), &host.values);
     let mut routes: Vec<(&[u8], Vec<u8>)> = Vec::new();
     for (route, forward) in shared.iter().zip(&host.routes) {
-        routes.push((route, routes::action(action(node, &forward.to, forward.route.priority))));
+        let mut action = action(node, &forward.to, forward.route.priority);
+        if let route::Action::Route(to) = &mut action {
+            to.idle_timeout = idle;
+        }
+        routes.push((route, routes::action(action)));
     }
     let unknown =
         refusal(names::UNKNOWN_PATH, 404, "weir: no rule of an HTTPRoute matches this request\n").encode_to_vec();

@@ -27,6 +27,8 @@ use crate::{
 
 /// Envoy holds its start, and that of every new subscription, until it has the first host, for at most this and the round.
 const WAIT_MS: u32 = 50;
+/// How long a request may be silent: Envoy's own default.
+const IDLE_SECONDS: i64 = 300;
 /// A domain that no request names, for the host that answers for those which can be none.
 const NO_DOMAIN: &str = "none.weir.invalid";
 
@@ -101,5 +103,6 @@ fn virtual_host(name: &str, node: &NodeKey, host: &Host) -> Vec<u8> {
         let route = refusal(names::UNKNOWN_HOST, 404, unknown_host(EnforceAt::Client));
         return VirtualHost { routes: vec![route], ..head }.encode_to_vec();
     }
-    named(head, node, EnforceAt::Client, host)
+    // The listener's own is how long a request is held for its host.
+    named(head, node, EnforceAt::Client, host, Some(Duration { seconds: IDLE_SECONDS, nanos: 0 }))
 }
