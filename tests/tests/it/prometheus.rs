@@ -199,7 +199,7 @@ async fn a_million_series_are_refused_by_name_and_fill_no_memory() {
     let _counted = deep(folder.path(), "counted", "count(f)").await;
     let good = scraped(folder.path(), "good").await;
     let prometheus = Prometheus::start(&targets(&service), Duration::from_secs(15)).await;
-    let more = ["--prometheus-timeout", "90s", "--prometheus-interval", "3s"];
+    let more = ["--prometheus-timeout", "150s", "--prometheus-interval", "3s"];
     let weir = weir(folder.path(), &prometheus.url(), &more).await;
     weir.until(DEADLINE, "all series are there", |status| {
         let rule = status.rule(&key("counted"), "deep")?;
@@ -207,7 +207,7 @@ async fn a_million_series_are_refused_by_name_and_fill_no_memory() {
     })
     .await;
     let message =
-        missing_within(DEADLINE * 3, &weir, "flood", "larger than 8 MiB: choose fewer series, or aggregate them").await;
+        missing_within(DEADLINE * 6, &weir, "flood", "larger than 8 MiB: choose fewer series, or aggregate them").await;
     assert!(message.contains("spec.metrics[0].prometheus.query: "), "{message}");
     phase(&weir, "good", "hot", "Limiting").await;
     good.burn(0.1);
