@@ -73,6 +73,12 @@ impl Heard {
 }
 
 impl Uses {
+    /// How it uses this destination, as far as its proxy has told.
+    #[must_use]
+    pub fn of(&self, destination: &DestinationKey) -> Option<Use> {
+        self.destinations.get(names::destination_stat_name(destination).as_str()).copied()
+    }
+
     fn take(&mut self, calls: Calls) {
         let Calls { node: _, at: _, used_at, used, unknown: _ } = calls;
         let Some(at) = used_at else { return };
@@ -149,7 +155,6 @@ impl Builder {
 fn forget(index: &mut Index, service: &ServiceKey, node: &NodeKey, lazy: &Lazy, uses: &Uses, now: Timestamp) -> Dirty {
     index.settle(service, node.pod());
     let Some(asked) = index.asked(service, node.pod()) else { return Dirty::default() };
-    let seen = |key: &DestinationKey| uses.destinations.get(names::destination_stat_name(key).as_str());
     let destinations = asked.called.iter().filter_map(|(called, ask)| match called {
         Called::Destination(key) => Some((key, ask)),
         Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
@@ -157,7 +162,7 @@ fn forget(index: &mut Index, service: &ServiceKey, node: &NodeKey, lazy: &Lazy, 
     // Told well since then: what the proxy counted before it took the host away is of the time in which requests still came.
     let told_since = |ask: &Ask| uses.told.is_some_and(|told| told.duration_since(ask.used) >= SETTLES);
     let gone = |(key, ask): &(&DestinationKey, &Ask)| {
-        ask.leaving && told_since(ask) && seen(key).is_none_or(|seen| seen.active == 0)
+        ask.leaving && told_since(ask) && uses.of(key).is_none_or(|seen| seen.active == 0)
     };
     let gone: Vec<DestinationKey> = destinations.filter(gone).map(|(key, _)| key.clone()).collect();
     let mut dirty = Dirty::default();
@@ -167,7 +172,7 @@ fn forget(index: &mut Index, service: &ServiceKey, node: &NodeKey, lazy: &Lazy, 
     let Some(after) = lazy.forget_after.and_then(|after| SignedDuration::try_from(after).ok()) else { return dirty };
     let idle = |called: &Called, ask: &Ask| {
         let last = match called {
-            Called::Destination(key) => seen(key).and_then(|seen| seen.last),
+            Called::Destination(key) => uses.of(key).and_then(|seen| seen.last),
             Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
         };
         now.duration_since(last.map_or(ask.used, |last| last.max(ask.used))) >= after

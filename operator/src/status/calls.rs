@@ -9,7 +9,7 @@ use crate::{
     build::Builder,
     index::asked::Why,
     intent::{Called, ServiceKey},
-    xds::{NodeKey, names},
+    xds::NodeKey,
 };
 
 /// One Service, or one host, that pods of a Service call.
@@ -41,9 +41,7 @@ pub(super) fn calls(builder: &Builder) -> Vec<CallReport> {
             let uses = builder.uses(&NodeKey::of(service, pod));
             for (called, ask) in asked.called.iter().filter(|(_, ask)| !ask.leaving) {
                 let last = match (called, uses) {
-                    (Called::Destination(key), Some(uses)) => {
-                        uses.destinations.get(names::destination_stat_name(key).as_str()).and_then(|seen| seen.last)
-                    }
+                    (Called::Destination(key), Some(uses)) => uses.of(key).and_then(|seen| seen.last),
                     _ => None,
                 };
                 let last_used = last.map_or(ask.used, |last| last.max(ask.used));

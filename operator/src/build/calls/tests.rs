@@ -1,7 +1,7 @@
 use jiff::SignedDuration;
 
 use super::*;
-use crate::{build::Builder, index::Change, metrics::calls::Used, watch::decode, xds::table::Table};
+use crate::{build::Builder, index::Change, metrics::calls::Used, tests::changes, xds::table::Table};
 
 const CALLERS: &str = "apiVersion: v1
 kind: Service
@@ -16,11 +16,6 @@ endpoints:
 - {addresses: [127.0.1.1], targetRef: {kind: Pod, name: caller-0}}
 - {addresses: [127.0.1.2], targetRef: {kind: Pod, name: caller-1}}
 ";
-
-fn changes(text: &str) -> Vec<Change> {
-    let objects = decode::decode(text.as_bytes()).expect("readable").objects.into_iter();
-    objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect()
-}
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()

@@ -1,4 +1,5 @@
 use super::*;
+use crate::tests::changes;
 
 #[test]
 fn a_host_is_a_service_as_cluster_dns_knows_it() {
@@ -50,8 +51,8 @@ fn service(name: &str) -> String {
 }
 
 fn apply(index: &mut Index, text: &str) {
-    for decoded in crate::watch::decode::decode(text.as_bytes()).expect("readable").objects {
-        index.apply(super::super::Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
+    for change in changes(text) {
+        index.apply(change);
     }
 }
 
@@ -105,8 +106,7 @@ fn an_unknown_host_is_its_service_once_that_is_there_and_is_then_kept_as_that() 
     let mut index = mesh(&[]);
     assert_eq!(ask(&mut index, "cart:80", 1), "=cart:80");
     assert!(loaded(&index).unknown.contains("cart:80"));
-    let decoded = crate::watch::decode::decode(service("cart").as_bytes()).expect("readable").objects.remove(0);
-    let change = super::super::Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object };
+    let change = changes(&service("cart")).remove(0);
     assert!(index.apply(change).services.contains(&page()), "who has called it is touched");
     assert_eq!(loaded(&index).destinations.len(), 1);
     index.settle(&page(), "page-0");

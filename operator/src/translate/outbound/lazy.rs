@@ -44,7 +44,7 @@ pub(super) fn add(
         let Loaded { destinations, leaving, gone, unknown, streams } = caller.index.loaded(caller.service, pod, lazy);
         let fallback = match &lazy.load {
             Load::Learned(Fallback::Service { namespace, name, port }) => {
-                let service = crate::intent::ServiceKey { namespace: namespace.clone(), name: name.clone() };
+                let service = ServiceKey { namespace: namespace.clone(), name: name.clone() };
                 Some(DestinationKey { service, port: *port })
             }
             _ => None,
