@@ -88,7 +88,7 @@ pub struct LazyConfigSpec {
     #[schemars(length(max = 32), regex(pattern = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"))]
     pub hold: String,
 
-    /// Whether a proxy that starts gets at once what the pods of its workload have called before.
+    /// Whether the pods of a Service share what they call: a proxy that starts has at once what any of them has called before.
     #[serde(default)]
     pub prewarm: bool,
 }

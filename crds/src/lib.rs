@@ -25,7 +25,7 @@ use kube::CustomResourceExt;
 pub use lazy_config::{LazyConfig, LazyConfigSpec, LazyConfigStatus};
 pub use smart_limiter::{SmartLimiter, SmartLimiterSpec};
 pub use status::SmartLimiterStatus;
-pub use workload_scope::{WorkloadScope, WorkloadScopeSpec, WorkloadScopeStatus};
+pub use workload_scope::{CallScope, WorkloadScope, WorkloadScopeSpec, WorkloadScopeStatus};
 
 /// Every definition, in a fixed order.
 #[must_use]

@@ -103,9 +103,9 @@ fn rules_of_a_lazy_config_stand_beside_the_fields_they_guard() {
         assert_eq!(list["x-kubernetes-list-type"], "set");
         assert_eq!((&list["maxItems"], &list["items"]["maxLength"]), (&json!(512), &json!(262)));
     }
-    let hosts = schema(&WorkloadScope::crd(), &["status", "hosts"]);
-    assert_eq!(hosts["x-kubernetes-list-map-keys"], json!(["host"]));
-    assert_eq!(hosts["maxItems"], json!(workload_scope::MOST_HOSTS));
+    let calls = schema(&WorkloadScope::crd(), &["status", "calls"]);
+    assert_eq!(calls["x-kubernetes-list-map-keys"], json!(["to"]));
+    assert_eq!(calls["maxItems"], json!(workload_scope::MOST_DESTINATIONS));
 }
 
 #[test]

@@ -7,10 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The most hosts that one object holds: two thousand of them are below half of what etcd takes of one object.
-pub const MOST_HOSTS: usize = 2000;
+/// The most destinations that one object holds: two thousand of them are below half of what etcd takes of one object.
+pub const MOST_DESTINATIONS: usize = 2000;
 
-/// What the pods of the Service of this name call. Written by Weir alone; deleting it makes Weir forget what was learned.
+/// What the pods of the Service of this name call. Written by Weir alone; deleting it makes Weir forget what they do not have now.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "weir.dev",
@@ -21,9 +21,8 @@ pub const MOST_HOSTS: usize = 2000;
     derive = "PartialEq",
     shortname = "wws",
     category = "weir",
-    doc = "What the pods of the Service of this name call. Written by Weir alone; deleting it makes Weir forget what was learned.",
-    printcolumn(name = "Hosts", type_ = "integer", json_path = ".status.count"),
-    printcolumn(name = "LeftOut", type_ = "integer", json_path = ".status.hostsLeftOut", priority = 1),
+    doc = "What the pods of the Service of this name call. Written by Weir alone; deleting it makes Weir forget what they do not have now.",
+    printcolumn(name = "Calls", type_ = "integer", json_path = ".status.count"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct WorkloadScopeSpec {}
@@ -32,54 +31,39 @@ pub struct WorkloadScopeSpec {}
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadScopeStatus {
-    /// How many hosts they call, those that are left out of `hosts` among them.
+    /// How many destinations they call.
     #[serde(default)]
     pub count: i64,
 
-    /// Each host that they call.
+    /// Each destination that they call; of more than 2,000 those called last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2000))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into()]))]
-    pub hosts: Vec<HostScope>,
-
-    /// Hosts that are left out of `hosts`, since the object would be too large with them: those called least recently. Absent:
-    /// none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hosts_left_out: Option<i64>,
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["to".into()]))]
+    pub calls: Vec<CallScope>,
 }
 
-/// A host that is called.
+/// A destination that is called.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct HostScope {
-    /// The host as it is called, with its port when that is named: `cart.shop:8080`.
+pub struct CallScope {
+    /// A port of a Service, as `namespace/name/port`, or a host outside, as `host:port`.
     #[schemars(length(min = 1, max = 262))]
-    pub host: String,
-
-    /// The ports of Services that it stands for: `shop/cart:8080`. Absent: none that is known, it is a host outside.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub services: Vec<String>,
+    pub to: String,
 
     /// Why it is loaded.
     pub why: Why,
 
     /// Since when.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Time>,
+    pub since: Time,
 
-    /// When it was last called, to some minutes. Absent: not yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_used: Option<Time>,
+    /// When it was last called, to some minutes.
+    pub last_used: Time,
 }
 
-/// Why a host is loaded.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Why a destination is loaded.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Why {
-    /// `always` of a LazyConfig says so.
-    Declared,
     /// A call waited for it.
-    #[default]
     OnDemand,
     /// A call that went elsewhere was seen.
     Learned,

@@ -29,7 +29,7 @@ use crate::{
     },
     admission::{self, Sound},
     build::Builder,
-    checkpoint::{self, Folder, Kept},
+    checkpoint::{self, Folder, Kept, scopes},
     identity::{self, Door},
     index::Change,
     metrics::{
@@ -37,7 +37,7 @@ use crate::{
         calls::{self, Calls},
         kubernetes::MetricsApi,
         logs,
-        prometheus::{self, Prometheus},
+        prometheus::{self, Prometheus, calls::Learned},
         scrape::Scraper,
         stream,
     },
@@ -83,6 +83,8 @@ pub struct Config {
     pub scrape_interval: Duration,
     /// The Prometheus to ask, if there is one.
     pub prometheus: Option<prometheus::Config>,
+    /// The query by which calls are learned from it. `None`: none.
+    pub learn_calls: Option<String>,
     /// Where decisions are kept for the next start. `None`: nowhere.
     pub state_folder: Option<PathBuf>,
     /// Where a cluster keeps them. `None`: nowhere.
@@ -146,6 +148,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     let (looks_tx, looks_rx) = mpsc::channel(1);
     let (asks_tx, asks_rx) = mpsc::channel(16);
     let (wishes_tx, wishes_rx) = mpsc::channel(1024);
+    let (learned_tx, learned_rx) = mpsc::channel(1);
     let refusals = writer::Refusals::default();
     let (ready_tx, ready_rx) = watch::channel(false);
     let (events_tx, events_rx) = mpsc::channel(16);
@@ -176,6 +179,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     if let Some(traces) = &traces {
         builder = builder.with_tracer(traces.tracer());
     }
+    let mut scopes = None;
     match config.source {
         Source::Folder(folder) => {
             let watching = files::spawn(folder.clone(), batches_tx, shutdown.clone());
@@ -196,6 +200,11 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
             let (client, refusals) = (source.client.clone(), refusals.clone());
             let writing = writer::spawn(client, live.clone(), looks_tx, refusals, meters, shutdown.clone());
             tasks.spawn(async move { drop(writing.await) });
+            let meters = scopes::Meters::default();
+            meters.register(&mut registry);
+            let (keeper, writer) = scopes::Writer::new(meters);
+            builder = builder.with_keeper(keeper);
+            scopes = Some((writer, source.client.clone()));
             let watching = kubernetes::spawn(source, live, batches_tx, shutdown.clone());
             tasks.spawn(async move { drop(watching.await) });
         }
@@ -218,6 +227,10 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
         }
         None => None,
     };
+    if let Some((writer, client)) = scopes {
+        let epoch = replicas::epochs(replicas.as_ref());
+        tasks.spawn(writer.run(client, epoch));
+    }
     let mut restores = None;
     if let Some(place) = config.checkpoint {
         let metrics = checkpoint::Metrics::default();
@@ -234,9 +247,14 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
         drained.cancel();
     }
     let scraper = Scraper { interval: config.scrape_interval };
+    let learns = config.learn_calls;
     if let Some(config) = config.prometheus {
         let meters = prometheus::Meters::default();
         meters.register(&mut registry);
+        if let Some(query) = learns {
+            let calls = prometheus::calls::Calls::new(&config, query).context("--prometheus")?;
+            tasks.spawn(calls.run(learned_tx, shutdown.clone()));
+        }
         let provider = Prometheus::new(config, meters).context("--prometheus")?;
         let asking = provider.spawn(wanted_rx.clone(), samples_tx.clone(), health.clone(), shutdown.clone());
         tasks.spawn(async move { drop(asking.await) });
@@ -282,6 +300,7 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
         looks_rx,
         asks_rx,
         wishes_rx,
+        learned_rx,
         wanted_tx,
         ready_tx,
         events_rx,
@@ -385,6 +404,7 @@ struct Inputs {
     looks_rx: mpsc::Receiver<writer::Look>,
     asks_rx: mpsc::Receiver<admission::Ask>,
     wishes_rx: mpsc::Receiver<Ask>,
+    learned_rx: mpsc::Receiver<Vec<Learned>>,
     events_rx: mpsc::Receiver<replicas::Event>,
     wanted_tx: watch::Sender<Arc<Wanted>>,
     ready_tx: watch::Sender<bool>,
@@ -476,6 +496,7 @@ async fn build(mut builder: Builder, proxies: Proxies, mut inputs: Inputs, shutd
                 }
             }
             Some(calls) = inputs.calls_rx.recv() => builder.hear_calls(calls, Timestamp::now()),
+            Some(learned) = inputs.learned_rx.recv() => builder.learn(learned, Timestamp::now()),
             Some(event) = inputs.events_rx.recv() => among.hear(&mut builder, &proxies, event),
             () = among.changed() => {}
             () = timer => {
@@ -623,6 +644,7 @@ spec: {targetRefs: [{kind: Service, name: cart}], rules: [{name: all, limit: 10 
             looks_rx,
             asks_rx,
             wishes_rx,
+            learned_rx: mpsc::channel(1).1,
             wanted_tx,
             ready_tx,
             health,

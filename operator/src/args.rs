@@ -18,7 +18,7 @@ use crate::{
     identity::{Listen, Place},
     inject::{self, Interception},
     intent::ServiceKey,
-    metrics::prometheus,
+    metrics::prometheus::{self, calls::ISTIO},
     xds::bootstrap::{Protocol, Upstream},
 };
 
@@ -320,6 +320,11 @@ pub struct PrometheusArgs {
     /// A header of every question, such as `X-Scope-OrgID: shop`; may be given several times.
     #[arg(long = "prometheus-header", value_name = "NAME: VALUE", value_parser = header)]
     pub prometheus_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Learns from Prometheus whom Services call, for pods whose LazyConfig says `load: Learned`: a query whose series have the labels
+    /// source_workload_namespace, source_workload (a Service of that name) and destination_service (a host). Without QUERY what Istio's
+    /// proxies tell (istio_requests_total). Asked every 15 s; with --prometheus.
+    #[arg(long, env = "WEIR_LEARN_CALLS", value_name = "QUERY", num_args = 0..=1, default_missing_value = ISTIO, requires = "prometheus")]
+    pub learn_calls: Option<String>,
 }
 
 impl PrometheusArgs {

@@ -56,6 +56,8 @@ pub struct Counts {
     pub decisions: u64,
     /// Resources that differed and were published.
     pub resources: u64,
+    /// What proxies had asked for and was forgotten.
+    pub forgotten: u64,
 }
 
 /// One service as it was last built.
@@ -182,9 +184,18 @@ impl Builder {
         if !kept.pauses.is_empty() {
             warn!(paused = ?kept.pauses, "what an operator had paused before the restart is paused still");
         }
-        let mut keepers = self.keepers;
-        keepers.push(keeper);
-        Self { kept: kept.decisions, pauses: kept.pauses, keepers, ..self }
+        let mut restored = self.with_keeper(keeper);
+        for (service, memory) in &kept.memories {
+            restored.index.recall(service, memory);
+        }
+        Self { kept: kept.decisions, pauses: kept.pauses, ..restored }
+    }
+
+    /// Gives `keeper` what it wants from now on.
+    #[must_use]
+    pub fn with_keeper(mut self, keeper: Keeper) -> Self {
+        self.keepers.push(keeper);
+        self
     }
 
     /// To be called when everything was read once: forgets old decisions about services that are not there.
@@ -197,6 +208,10 @@ impl Builder {
             }
             recent
         });
+        if let Ok(end) = now.checked_sub(KEPT_UNSEEN) {
+            self.index.forget_unseen_memories(end);
+        }
+        self.keep_memories(now);
     }
 
     /// Gives the keepers everything, also what was not worth a write of its own. To be called at the end.
@@ -209,12 +224,18 @@ impl Builder {
             let told = with_unseen(&self.kept, service, &built.rules);
             keepers.iter().for_each(|keeper| keeper.keep(service, Arc::clone(&told), now));
         }
+        for (service, memory) in self.index.memories().into_iter().filter(|_| !keepers.is_empty()) {
+            keepers.iter().for_each(|keeper| keeper.remember(&service, memory.clone(), now));
+        }
     }
 
     /// Takes changes in, and builds every service that they touch, once. Returns whether the targets may differ.
     pub fn apply(&mut self, changes: Vec<Change>, now: Timestamp) -> bool {
         let mut services = BTreeSet::new();
         for change in changes {
+            if self.knows_better(&change) {
+                continue;
+            }
             // Only what differs is news: the status that is written to an API server comes back as a change of its object.
             let applied = match &change {
                 Change::Apply { key, origin, object } => Some((key.clone(), origin.clone(), refusals(object))),
@@ -224,7 +245,15 @@ impl Builder {
                 Change::Apply { key, .. } | Change::Delete(key) => key.lazy(),
                 Change::Source { .. } => None,
             };
+            let scope = match &change {
+                Change::Apply { key, object: Object::Scope(..), .. } => Some(key.clone()),
+                _ => None,
+            };
             let dirty = self.index.apply(change);
+            if let Some(key) = scope.filter(|_| self.decides != Decides::All) {
+                // Should this replica come to write it, then as it is by now.
+                self.index.tell_again(&ServiceKey { namespace: key.namespace, name: key.name });
+            }
             if let Some(news) = self.news.as_mut().filter(|_| dirty.any) {
                 news.lazies.extend(lazy);
             }
@@ -238,8 +267,18 @@ impl Builder {
             }
             services.extend(dirty.services);
         }
+        services.extend(self.index.let_go(now).services);
         self.build(&services, now, true);
+        self.keep_memories(now);
         !services.is_empty()
+    }
+
+    /// Whether that is what somebody wrote of a workload's calls, which we know ourselves: the one that decides writes them, and is shown
+    /// what it has written.
+    fn knows_better(&self, change: &Change) -> bool {
+        let Change::Apply { key, object: Object::Scope(_, problems), .. } = change else { return false };
+        let workload = ServiceKey { namespace: key.namespace.clone(), name: key.name.clone() };
+        self.decides == Decides::All && problems.is_empty() && self.index.memory(&workload).next().is_some()
     }
 
     /// Takes samples in and decides their services again, those that were decided a moment ago in the next [`Self::tick`] that is due.
@@ -352,10 +391,11 @@ impl Builder {
         let mut told = None;
         for keeper in &self.keepers {
             let is_news = match keeper.detail() {
-                Detail::Restart => news,
-                Detail::Numbers => news || numbers || turned,
+                None => continue,
+                Some(Detail::Restart) => news || gone,
+                Some(Detail::Numbers) => news || gone || numbers || turned,
             };
-            if is_news || gone {
+            if is_news {
                 let told = told.get_or_insert_with(|| with_unseen(&self.kept, key, &built.rules));
                 keeper.keep(key, Arc::clone(told), now);
             }
@@ -487,7 +527,7 @@ impl Builder {
     /// What was done since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts { forgotten: self.index.forgotten(), ..self.counts }
     }
 }
 
@@ -541,6 +581,7 @@ fn refusals(object: &Object) -> Vec<Problem> {
         Object::Policy { problems, .. }
         | Object::Lazy { problems, .. }
         | Object::Gateway(_, problems)
+        | Object::Scope(_, problems)
         | Object::Undecodable(problems) => problems.clone(),
         _ => Vec::new(),
     }

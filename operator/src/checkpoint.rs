@@ -4,13 +4,15 @@
 //! build -> Keeper -> (once a second, only when something changed) -> writer -> Folder      next start: Folder -> Kept -> build
 //! ```
 //!
-//! In: what each rule remembers, whenever it is news. Out: the same, at the next start. The builder never waits: it leaves
-//! news in a map, where newer news of a service replaces older. `record` is the form on disk, as plain functions of bytes;
-//! `folder` does the I/O; `writer` sets the pace. Never decides anything, and never writes over what it could not read.
+//! In: what each rule remembers, and what the pods of each service call, whenever it is news. Out: the same, at the next start. The builder
+//! never waits: it leaves news in a map, where newer news of a service replaces older. `record` is the form on disk, as plain functions of
+//! bytes; `folder` does the I/O, `writer` sets the pace. In a cluster `object` keeps decisions in a ConfigMap and `scopes` what is called
+//! in objects of its own. Never decides anything, and never writes over what it could not read.
 
 mod folder;
 pub mod object;
 mod record;
+pub mod scopes;
 mod writer;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
@@ -25,6 +27,7 @@ pub use self::{
     writer::{Metrics, spawn},
 };
 use crate::{
+    index::asked::{Memories, Remembered},
     intent::{Pauses, ServiceKey},
     translate::decide::{States, Told},
 };
@@ -34,6 +37,8 @@ use crate::{
 pub struct Kept {
     /// The decisions about each service, and when they were written.
     pub decisions: BTreeMap<ServiceKey, (Timestamp, States)>,
+    /// What the pods of each service call.
+    pub memories: BTreeMap<ServiceKey, Vec<Remembered>>,
     /// What an operator has paused.
     pub pauses: Pauses,
     /// What could not be read, by file.
@@ -64,22 +69,32 @@ pub enum Error {
     },
 }
 
-/// News by service, which all who are told share; `None`: the service is gone.
-pub type News = BTreeMap<ServiceKey, Option<Arc<Vec<Told>>>>;
+/// Decisions by service, which all who are told share; `None`: the service is gone.
+pub type Decisions = BTreeMap<ServiceKey, Option<Arc<Vec<Told>>>>;
+
+/// What is new. Newer news of a service replace older ones.
+#[derive(Clone, Debug, Default)]
+pub struct News {
+    /// What is decided.
+    pub decisions: Decisions,
+    /// What is called.
+    pub memories: Memories,
+    /// What is paused, all of it.
+    pub pauses: Option<Pauses>,
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        self.decisions.is_empty() && self.memories.is_empty() && self.pauses.is_none()
+    }
+}
 
 /// What was not written yet.
 #[derive(Debug, Default)]
 struct Pending {
     news: News,
-    pauses: Option<Pauses>,
     /// Since when the oldest of it has waited, what failed to be written included.
     since: Option<Timestamp>,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.news.is_empty() && self.pauses.is_none()
-    }
 }
 
 type Shared = Arc<Mutex<Pending>>;
@@ -89,10 +104,19 @@ type Shared = Arc<Mutex<Pending>>;
 pub struct Keeper {
     pending: Shared,
     wake: watch::Sender<()>,
-    detail: Detail,
+    wants: Wants,
 }
 
-/// How much is news.
+/// What a keeper wants to be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wants {
+    /// Decisions and pauses.
+    pub decisions: Option<Detail>,
+    /// What is called.
+    pub memories: bool,
+}
+
+/// Which decisions are news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// What the next start must know.
@@ -112,20 +136,17 @@ impl Waiting {
     /// What was taken is where it belongs.
     pub fn settle(&self, now: Timestamp) {
         let mut pending = self.pending.lock();
-        pending.since = (!pending.is_empty()).then_some(now);
+        pending.since = (!pending.news.is_empty()).then_some(now);
     }
 
     /// Waits for news and takes all there are; newer ones of a service have replaced older ones. `None`: the builder has ended.
-    pub async fn next(&mut self) -> Option<(News, Option<Pauses>)> {
+    pub async fn next(&mut self) -> Option<News> {
         loop {
             let ended = self.woken.has_changed().is_err();
             self.woken.mark_unchanged();
-            let taken = {
-                let mut pending = self.pending.lock();
-                (std::mem::take(&mut pending.news), pending.pauses.take())
-            };
-            if !taken.0.is_empty() || taken.1.is_some() {
-                return Some(taken);
+            let news = std::mem::take(&mut self.pending.lock().news);
+            if !news.is_empty() {
+                return Some(news);
             }
             if ended {
                 return None;
@@ -138,16 +159,16 @@ impl Waiting {
 impl Keeper {
     /// One whose news are taken at the other end.
     #[must_use]
-    pub fn new(detail: Detail) -> (Self, Waiting) {
+    pub fn new(wants: Wants) -> (Self, Waiting) {
         let pending = Shared::default();
         let (wake, woken) = watch::channel(());
-        (Self { pending: Arc::clone(&pending), wake, detail }, Waiting { pending, woken })
+        (Self { pending: Arc::clone(&pending), wake, wants }, Waiting { pending, woken })
     }
 
-    /// How much it wants to know.
+    /// Which decisions are news to it; `None`: none are.
     #[must_use]
-    pub const fn detail(&self) -> Detail {
-        self.detail
+    pub const fn detail(&self) -> Option<Detail> {
+        self.wants.decisions
     }
 
     /// Whether nobody takes its news any more.
@@ -168,16 +189,27 @@ impl Keeper {
 
     /// These are paused from now on.
     pub fn keep_pauses(&self, pauses: &Pauses, now: Timestamp) {
-        self.change(now, |pending| pending.pauses = Some(pauses.clone()));
+        if self.wants.decisions.is_some() {
+            self.change(now, |news| news.pauses = Some(pauses.clone()));
+        }
+    }
+
+    /// The pods of `service` call this from now on; `None`: nothing is to be remembered of them.
+    pub fn remember(&self, service: &ServiceKey, memory: Option<Arc<Vec<Remembered>>>, now: Timestamp) {
+        if self.wants.memories {
+            self.change(now, |news| drop(news.memories.insert(service.clone(), memory)));
+        }
     }
 
     fn put(&self, service: &ServiceKey, told: Option<Arc<Vec<Told>>>, now: Timestamp) {
-        self.change(now, |pending| drop(pending.news.insert(service.clone(), told)));
+        if self.wants.decisions.is_some() {
+            self.change(now, |news| drop(news.decisions.insert(service.clone(), told)));
+        }
     }
 
-    fn change(&self, now: Timestamp, change: impl FnOnce(&mut Pending)) {
+    fn change(&self, now: Timestamp, change: impl FnOnce(&mut News)) {
         let mut pending = self.pending.lock();
-        change(&mut pending);
+        change(&mut pending.news);
         pending.since.get_or_insert(now);
         drop(pending);
         self.wake.send_replace(());

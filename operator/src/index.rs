@@ -11,6 +11,7 @@ pub mod gateway;
 mod labels;
 mod lazies;
 pub mod model;
+pub mod scope;
 mod view;
 
 use std::{
@@ -26,6 +27,7 @@ use limiter::{
 use serde::Serialize;
 
 use self::{
+    asked::Remembered,
     edges::Edges,
     gateway::{GatewayModel, RouteModel},
     labels::Interner,
@@ -58,6 +60,8 @@ pub enum ObjectKind {
     Policy(Kind),
     /// `LazyConfig` of `weir.dev/v1alpha1`.
     Lazy,
+    /// `WorkloadScope` of `weir.dev/v1alpha1`, which Weir writes.
+    Scope,
 }
 
 /// Identity of an object.
@@ -72,7 +76,7 @@ pub struct ObjectKey {
 }
 
 impl ObjectKind {
-    /// Whether it is a kind of ours, which says what Weir is to do and has a status.
+    /// Whether it is a kind of ours that says what Weir is to do, and has a status about that.
     #[must_use]
     pub fn is_own(self) -> bool {
         matches!(self, Self::Policy(_) | Self::Lazy)
@@ -116,6 +120,7 @@ impl std::fmt::Display for ObjectKey {
             ObjectKind::Gateway => "gateways.gateway.networking.k8s.io",
             ObjectKind::HttpRoute => "httproutes.gateway.networking.k8s.io",
             ObjectKind::Lazy => "lazyconfigs.weir.dev",
+            ObjectKind::Scope => "workloadscopes.weir.dev",
             ObjectKind::Policy(kind) => {
                 let (namespace, name) = (self.namespace.clone(), self.name.clone());
                 return PolicyKey { kind, namespace, name }.fmt(f);
@@ -152,6 +157,8 @@ pub enum Object {
         /// What is wrong with it. Any problem means that it is not accepted.
         problems: Vec<Problem>,
     },
+    /// What the pods of the Service of this name call, and what of it cannot be understood.
+    Scope(Vec<Remembered>, Vec<Problem>),
     /// The object could not be read as its kind at all.
     Undecodable(Vec<Problem>),
     /// The object is right as it is, and not for Weir: as if it were not there.
@@ -316,6 +323,11 @@ impl Index {
                 self.apply_policy(key, origin, policy.map(|boxed| *boxed), problems)
             }
             Object::Lazy { lazy, problems } => self.apply_lazy(&key, origin, lazy.map(|boxed| *boxed), problems),
+            Object::Scope(memory, problems) => {
+                let any = !problems.is_empty() && self.refuse(key, origin, problems);
+                let dirty = self.recall(&service, &memory);
+                Dirty { any: any || dirty.any, ..dirty }
+            }
             Object::Undecodable(problems) => {
                 if let ObjectKind::Policy(_) = key.kind {
                     return self.apply_policy(policy_key(&key), origin, None, problems);
@@ -377,6 +389,7 @@ impl Index {
         let touched = match key.kind {
             ObjectKind::Service => {
                 found |= self.services.remove(&service).is_some();
+                self.forget_memory(&service);
                 vec![service]
             }
             ObjectKind::EndpointSlice => {
@@ -401,6 +414,7 @@ impl Index {
                 self.set_route(&service, None).into_iter().collect()
             }
             ObjectKind::Lazy => return self.delete_lazy(key, found),
+            ObjectKind::Scope => return self.forget_memory(&service),
             ObjectKind::Policy(_) => {
                 let entry = self.policies.remove(&policy_key(key));
                 found |= entry.is_some();

@@ -331,7 +331,7 @@ pub struct Forward {
 }
 
 /// A port of a Service, by the number that callers use. Displays as `namespace/name/port`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DestinationKey {
     /// The Service; a host outside has no namespace.
     pub service: ServiceKey,
@@ -350,6 +350,12 @@ impl DestinationKey {
     #[must_use]
     pub fn is_outside(&self) -> bool {
         self.service.namespace.is_empty()
+    }
+
+    /// For people: `namespace/name/port`, or `host:port` outside.
+    #[must_use]
+    pub fn named(&self) -> String {
+        if self.is_outside() { format!("{}:{}", self.service.name, self.port) } else { self.to_string() }
     }
 }
 

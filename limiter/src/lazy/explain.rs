@@ -29,7 +29,7 @@ pub fn explain(lazy: &Lazy) -> Vec<String> {
             None => "Nothing is ever forgotten.".to_owned(),
         });
         if lazy.prewarm {
-            lines.push("A proxy that starts gets at once what the pods of its workload have called before.".to_owned());
+            lines.push("The pods of a Service share what they call: a proxy that starts has it at once.".to_owned());
         }
     }
     lines

@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 use crate::{
     admin::pauses::{self, Switch},
     build::Builder,
+    checkpoint::News,
     metrics::PodSample,
     replicas::{
         Event, Replicas,
@@ -119,12 +120,13 @@ impl Among {
             }
             Event::Switch(switch) => turn(builder, proxies, switch),
             Event::Proxies(reports) => builder.mirror(&reports, now),
-            Event::Told { down: Down { epoch, services, pauses, .. }, taken_tx } => {
+            Event::Told { down: Down { epoch, services, calls, pauses, .. }, taken_tx } => {
                 let known = replicas.standing.borrow().epoch;
                 if epoch < known || builder.decides() == Decides::All {
                     debug!(epoch, known, "what another replica has decided is dropped");
                 } else {
-                    builder.take_up(services.into_iter().collect(), pauses, now);
+                    let (decisions, memories) = (services.into_iter().collect(), calls.into_iter().collect());
+                    builder.take_up(News { decisions, memories, pauses }, now);
                     self.settled = true;
                 }
                 let _ = taken_tx.send(());

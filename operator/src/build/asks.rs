@@ -54,11 +54,13 @@ impl Builder {
             };
             answers.push((reply_tx, answer));
         }
+        services.extend(self.index.let_go(now).services);
         self.publish_all(&services);
         for (reply_tx, answer) in answers {
             // The stream may have ended.
             let _ = reply_tx.send(answer);
         }
+        self.keep_memories(now);
     }
 
     /// Takes in what proxies of other replicas are said to have, so that they are known here should they come, and the status is of all.
@@ -87,7 +89,16 @@ impl Builder {
                 services.extend(dirty.services);
             }
         }
+        services.extend(self.index.let_go(now).services);
         self.publish_all(&services);
+        self.keep_memories(now);
+    }
+
+    /// Whoever keeps what workloads call is told what is new.
+    pub(super) fn keep_memories(&mut self, now: Timestamp) {
+        for (service, memory) in self.index.take_memories(now) {
+            self.keepers.iter().for_each(|keeper| keeper.remember(&service, memory.clone(), now));
+        }
     }
 
     pub(super) fn publish_all(&mut self, services: &BTreeSet<ServiceKey>) {

@@ -18,7 +18,7 @@ use crate::{
         asked::{Ask, Why},
     },
     intent::{Called, DestinationKey, ServiceKey},
-    metrics::calls::Calls,
+    metrics::{calls::Calls, prometheus::calls::Learned},
     xds::{NodeKey, names},
 };
 
@@ -65,7 +65,7 @@ impl Heard {
         let from = NodeKey::of(service, "");
         let of_service = |node: &&NodeKey| node.namespace() == service.namespace && node.service() == service.name;
         let held = self.pods.range(from..).map(|(node, _)| node).take_while(of_service);
-        let gone = held.filter(|node| !pods.iter().any(|pod| pod == node.pod())).cloned();
+        let gone = held.filter(|node| pods.binary_search_by(|pod| pod.as_str().cmp(node.pod())).is_err()).cloned();
         for node in gone.collect::<Vec<_>>() {
             self.pods.remove(&node);
         }
@@ -137,10 +137,28 @@ impl Builder {
             let is_due = uses.looked.is_none_or(|looked| now < looked || now.duration_since(looked) >= LOOK_EVERY);
             if is_due && uses.told.is_some() {
                 uses.looked = Some(now);
-                services.extend(forget(&mut self.index, &service, &node, &lazy, uses, now).services);
+                services.extend(forget(&mut self.index, &self.heard, &node, &lazy, now).services);
             }
         }
         self.publish_all(&services);
+        self.keep_memories(now);
+    }
+
+    /// Takes in whom pods of services call, as Prometheus tells it: those that learn have it from now on.
+    pub fn learn(&mut self, learned: Vec<Learned>, now: Timestamp) {
+        let mut services = BTreeSet::new();
+        for Learned { service, host } in learned {
+            let Some(built) = self.built.get(&service) else { continue };
+            for pod in built.intent.pods.keys() {
+                let learns = |lazy: &Arc<Lazy>| matches!(lazy.load, Load::Learned(_));
+                if self.index.lazy(&service, pod).is_some_and(learns) {
+                    services.extend(self.index.learn(&service, pod, &host, now).services);
+                }
+            }
+        }
+        services.extend(self.index.let_go(now).services);
+        self.publish_all(&services);
+        self.keep_memories(now);
     }
 
     /// How a pod uses other services; `None`: its proxy has not told since this Weir hears it.
@@ -150,34 +168,43 @@ impl Builder {
     }
 }
 
-/// Forgets what the application of a pod has not called for as long as `lazy` says, and lets go of the clusters of what was forgotten before once nothing is
-/// under way to them.
-fn forget(index: &mut Index, service: &ServiceKey, node: &NodeKey, lazy: &Lazy, uses: &Uses, now: Timestamp) -> Dirty {
+/// Forgets what the application of a pod has not called for as long as `lazy` says, and lets go of the clusters of what was forgotten
+/// before once nothing is under way to them.
+fn forget(index: &mut Index, heard: &Heard, node: &NodeKey, lazy: &Lazy, now: Timestamp) -> Dirty {
+    let service = &node.service_key();
     index.settle(service, node.pod());
-    let Some(asked) = index.asked(service, node.pod()) else { return Dirty::default() };
-    let destinations = asked.called.iter().filter_map(|(called, ask)| match called {
-        Called::Destination(key) => Some((key, ask)),
-        Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
-    });
+    let Some(uses) = heard.pods.get(node) else { return Dirty::default() };
+    index.remember_use(service, now, |key| uses.of(key)?.last);
+    let mut dirty = Dirty::default();
     // Told well since then: what the proxy counted before it took the host away is of the time in which requests still came.
     let told_since = |ask: &Ask| uses.told.is_some_and(|told| told.duration_since(ask.used) >= SETTLES);
-    let gone = |(key, ask): &(&DestinationKey, &Ask)| {
-        ask.leaving && told_since(ask) && uses.of(key).is_none_or(|seen| seen.active == 0)
+    let gone = |called: &Called, ask: &Ask| match called {
+        Called::Destination(key) if ask.leaving && told_since(ask) => {
+            uses.of(key).is_none_or(|seen| seen.active == 0).then(|| key.clone())
+        }
+        _ => None,
     };
-    let gone: Vec<DestinationKey> = destinations.filter(gone).map(|(key, _)| key.clone()).collect();
-    let mut dirty = Dirty::default();
-    for key in gone {
+    let asked = index.asked(service, node.pod()).into_iter().flat_map(|asked| &asked.called);
+    for key in asked.filter_map(|(called, ask)| gone(called, ask)).collect::<Vec<_>>() {
         dirty.services.extend(index.left(service, node.pod(), &key).services);
     }
     let Some(after) = lazy.forget_after.and_then(|after| SignedDuration::try_from(after).ok()) else { return dirty };
+    let shared: BTreeSet<DestinationKey> = match lazy.prewarm {
+        // The workload forgets it as one.
+        true => index.memory(service).map(|(key, _)| key.clone()).collect(),
+        false => BTreeSet::new(),
+    };
     let idle = |called: &Called, ask: &Ask| {
         let last = match called {
+            Called::Destination(key) if shared.contains(key) => return false,
             Called::Destination(key) => uses.of(key).and_then(|seen| seen.last),
             Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
         };
         now.duration_since(last.map_or(ask.used, |last| last.max(ask.used))) >= after
     };
     dirty.services.extend(index.forget(service, node.pod(), now, idle).services);
+    let is_heard = |pod: &str| heard.pods.get(&NodeKey::of(service, pod)).is_some_and(|uses| uses.told.is_some());
+    dirty.services.extend(index.forget_remembered(service, now, after, lazy.prewarm, is_heard).services);
     dirty
 }
 

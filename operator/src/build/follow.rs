@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Builder, Decides, Keeper, log_transition};
 use crate::{
     checkpoint::News,
-    intent::{Pauses, ServiceKey},
+    intent::ServiceKey,
     translate::decide::{self, Stepped},
 };
 
@@ -38,9 +38,15 @@ impl Builder {
     }
 
     /// Carries out what the replica that decides has told.
-    pub fn take_up(&mut self, news: News, pauses: Option<Pauses>, now: Timestamp) {
+    pub fn take_up(&mut self, News { decisions, memories, pauses }: News, now: Timestamp) {
         let mut moved = BTreeSet::new();
-        for (service, told) in news {
+        for (service, memory) in memories {
+            self.keepers.iter().for_each(|keeper| keeper.remember(&service, memory.clone(), now));
+            let memory = memory.as_deref().map_or(&[][..], Vec::as_slice);
+            moved.extend(self.index.recall(&service, memory).services);
+        }
+        moved.extend(self.index.let_go(now).services);
+        for (service, told) in decisions {
             // Gone there: it goes here, too, when the watch says so.
             let Some(told) = told else { continue };
             self.keepers.iter().for_each(|keeper| keeper.keep(&service, Arc::clone(&told), now));
@@ -79,7 +85,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        checkpoint::Detail,
+        checkpoint::{Detail, Wants},
+        intent::Pauses,
         metrics::{Measure, PodSample, Source},
         tests::{CART, cart, changes},
         xds::table::Table,
@@ -121,11 +128,10 @@ spec:
 
     /// Brings everything that was decided from one to the other.
     fn carry(from: &mut Builder, to: &mut Builder) {
-        let (keeper, mut waiting) = Keeper::new(Detail::Numbers);
+        let (keeper, mut waiting) = Keeper::new(Wants { decisions: Some(Detail::Numbers), memories: true });
         from.tell(keeper, at(0));
         let taken = futures::FutureExt::now_or_never(waiting.next());
-        let (news, pauses) = taken.flatten().expect("all of it waits");
-        to.take_up(news, pauses, at(0));
+        to.take_up(taken.flatten().expect("all of it waits"), at(0));
     }
 
     fn phase(builder: &Builder, rule: &str) -> Option<Phase> {

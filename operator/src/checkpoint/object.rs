@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Damage, Detail, Keeper, Kept, Metrics, News, Waiting, record};
+use super::{Damage, Detail, Keeper, Kept, Metrics, News, Waiting, Wants, record};
 use crate::{
     intent::{Pauses, ServiceKey},
     translate::decide::states,
@@ -136,7 +136,7 @@ impl Place {
     /// A keeper whose news are written here once the writer runs, after what was read.
     #[must_use]
     pub fn writer(self, metrics: Metrics) -> (Keeper, Writer) {
-        let (keeper, waiting) = Keeper::new(Detail::Restart);
+        let (keeper, waiting) = Keeper::new(Wants { decisions: Some(Detail::Restart), memories: false });
         let writer = Writer {
             place: self,
             waiting,
@@ -163,8 +163,8 @@ impl Writer {
             let may = epoch.borrow_and_update().is_some();
             tokio::select! {
                 news = self.waiting.next() => match news {
-                    Some((news, pauses)) => {
-                        self.take(news, pauses);
+                    Some(news) => {
+                        self.take(news);
                         behind = true;
                         if !may {
                             // The one that leads writes them.
@@ -207,9 +207,9 @@ impl Writer {
         Instant::now() + PATIENCE
     }
 
-    fn take(&mut self, news: News, pauses: Option<Pauses>) {
+    fn take(&mut self, News { decisions, memories: _, pauses }: News) {
         let now = Timestamp::now();
-        for (service, told) in news {
+        for (service, told) in decisions {
             match told.filter(|told| !told.is_empty()).map(|told| record::line(&service, now, &states(&service, &told)))
             {
                 Some(Ok(line)) => drop(self.lines.insert(service, line)),

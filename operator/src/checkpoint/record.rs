@@ -5,7 +5,8 @@
 //! 03ab…77 {"service":{"namespace":"shop","name":"cart"},"at":"…","rules":[{"policy":{…},"rule":"hot","state":{…}}]}
 //! ```
 //!
-//! Damage costs the lines that it is in, a word of another version the rule that it is in. The first line costs the file: without it nobody knows what form the others have.
+//! What is called stands in files of its own, with `calls` in the place of `rules`. Damage costs the lines that it is in, a word of another
+//! version the rule or the call that it is in. The first line costs the file: without it nobody knows what form the others have.
 
 use std::fmt;
 
@@ -15,8 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::translate::decide::States;
-use crate::{intent::ServiceKey, translate::RuleKey};
+use crate::{
+    index::asked::Remembered,
+    intent::ServiceKey,
+    translate::{RuleKey, decide::States},
+};
 
 /// Raised when a reader of the form before would misunderstand this one.
 const FORMAT: u32 = 1;
@@ -60,12 +64,20 @@ struct Header {
     records: usize,
 }
 
-/// One service.
+/// What is decided of a service.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record<Rule> {
     service: ServiceKey,
     at: Timestamp,
     rules: Vec<Rule>,
+}
+
+/// What the pods of a service call.
+#[derive(Debug, Serialize, Deserialize)]
+struct CallsRecord<Call> {
+    service: ServiceKey,
+    at: Timestamp,
+    calls: Vec<Call>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,6 +100,11 @@ pub(super) fn line(service: &ServiceKey, at: Timestamp, states: &States) -> serd
     checked(&Record { service: service.clone(), at, rules: rules.collect() })
 }
 
+/// The line of what a service's pods call.
+pub(super) fn line_of_calls(service: &ServiceKey, at: Timestamp, calls: &[Remembered]) -> serde_json::Result<String> {
+    checked(&CallsRecord { service: service.clone(), at, calls: calls.iter().collect() })
+}
+
 /// A whole file of such lines.
 pub(super) fn file<'a>(lines: impl ExactSizeIterator<Item = &'a String>, now: Timestamp) -> serde_json::Result<String> {
     let mut text = checked(&Header { format: FORMAT, written_at: now, records: lines.len() })?;
@@ -100,8 +117,46 @@ fn checked(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(format!("{:016x} {json}\n", xxh3_64(json.as_bytes())))
 }
 
-/// Reads what can be read of a file.
+/// Reads what can be read of a file of decisions.
 pub(super) fn read(bytes: &[u8]) -> (Vec<Service>, Vec<Damage>) {
+    read_lines(bytes, |line, unknown| {
+        let Record { service, at, rules } = parse::<Record<Box<RawValue>>>(line)?;
+        let mut states = States::new();
+        for rule in rules {
+            match serde_json::from_str(rule.get()) {
+                Ok(RuleRecord { policy, rule, state }) => {
+                    states.insert(RuleKey { service: service.clone(), policy, rule }, state);
+                }
+                Err(error) => unknown.push((service.clone(), format!("a rule, by another version of Weir: {error}"))),
+            }
+        }
+        Ok((service, at, states))
+    })
+}
+
+/// A service, when that was written, and what its pods call.
+pub(super) type CallsOf = (ServiceKey, Timestamp, Vec<Remembered>);
+
+/// Reads what can be read of a file of what is called.
+pub(super) fn read_calls(bytes: &[u8]) -> (Vec<CallsOf>, Vec<Damage>) {
+    read_lines(bytes, |line, unknown| {
+        let CallsRecord { service, at, calls } = parse::<CallsRecord<Box<RawValue>>>(line)?;
+        let mut known = Vec::new();
+        for call in calls {
+            match serde_json::from_str(call.get()) {
+                Ok(call) => known.push(call),
+                Err(error) => unknown.push((service.clone(), format!("a call, by another version of Weir: {error}"))),
+            }
+        }
+        Ok((service, at, known))
+    })
+}
+
+/// Reads lines with `one`, which gives what it knows of a line, and what it does not.
+fn read_lines<T>(
+    bytes: &[u8],
+    one: impl Fn(&[u8], &mut Vec<(ServiceKey, String)>) -> Result<T, String>,
+) -> (Vec<T>, Vec<Damage>) {
     let whole = |reason: String| (Vec::new(), vec![Damage { line: 0, service: None, reason }]);
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate();
     let Some((_, first)) = lines.next() else { return whole("empty".to_owned()) };
@@ -112,36 +167,25 @@ pub(super) fn read(bytes: &[u8]) -> (Vec<Service>, Vec<Damage>) {
     if header.format != FORMAT {
         return whole(format!("format {}; this version of Weir reads format {FORMAT}", header.format));
     }
-    let (mut services, mut damages) = (Vec::new(), Vec::new());
+    let (mut found, mut damages) = (Vec::new(), Vec::new());
     let mut count = 0;
-    for (at, line) in lines {
+    for (at, text) in lines {
         count += 1;
-        let place = at + 1;
-        match parse::<Record<Box<RawValue>>>(line) {
-            Ok(Record { service, at, rules }) => {
-                let mut states = States::new();
-                for rule in rules {
-                    match serde_json::from_str(rule.get()) {
-                        Ok(RuleRecord { policy, rule, state }) => {
-                            states.insert(RuleKey { service: service.clone(), policy, rule }, state);
-                        }
-                        Err(error) => {
-                            let reason = format!("a rule, by another version of Weir: {error}");
-                            damages.push(Damage { line: place, service: Some(service.clone()), reason });
-                        }
-                    }
-                }
-                services.push((service, at, states));
-            }
-            Err(reason) => damages.push(Damage { line: place, service: named(line), reason }),
+        let line = at + 1;
+        let mut unknown = Vec::new();
+        match one(text, &mut unknown) {
+            Ok(one) => found.push(one),
+            Err(reason) => damages.push(Damage { line, service: named(text), reason }),
         }
+        let unknown = unknown.into_iter();
+        damages.extend(unknown.map(|(service, reason)| Damage { line, service: Some(service), reason }));
     }
     if count != header.records {
         let reason =
             format!("{} services were written and {count} are here: the file was cut or added to", header.records);
         damages.push(Damage { line: 0, service: None, reason });
     }
-    (services, damages)
+    (found, damages)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(line: &[u8]) -> Result<T, String> {

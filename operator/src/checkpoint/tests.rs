@@ -8,7 +8,11 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::translate::decide::{self, Told};
+use crate::{
+    index::asked::Why,
+    intent::DestinationKey,
+    translate::decide::{self, Told},
+};
 
 fn service(name: &str) -> ServiceKey {
     ServiceKey { namespace: "shop".to_owned(), name: name.to_owned() }
@@ -33,7 +37,14 @@ fn now() -> Timestamp {
 }
 
 fn news(names: &[&str]) -> News {
-    names.iter().map(|name| (service(name), Some(told(2).into()))).collect()
+    let decisions = names.iter().map(|name| (service(name), Some(told(2).into()))).collect();
+    News { decisions, ..News::default() }
+}
+
+fn calls() -> Vec<Remembered> {
+    let one = |to: DestinationKey, why| Remembered { to, why, since: now(), used: now() };
+    let cart = DestinationKey { service: service("cart"), port: 80 };
+    vec![one(cart, Why::OnDemand), one(DestinationKey::outside("api.stripe.example", 443), Why::Learned)]
 }
 
 fn open(folder: &Path) -> (Folder, Kept) {
@@ -63,7 +74,8 @@ fn gives_back_what_it_was_given() {
     folder.take(news(&["cart", "checkout", "search"]), now());
     assert_eq!(folder.write(now()).unwrap(), 3);
     assert_eq!(folder.write(now()).unwrap(), 0, "nothing changed");
-    folder.take([(service("cart"), None), (service("none"), None)].into(), now());
+    let decisions = [(service("cart"), None), (service("none"), None)].into();
+    folder.take(News { decisions, ..News::default() }, now());
     assert_eq!(folder.write(now()).unwrap(), 1);
     drop(folder);
     let (folder, kept) = open(home.path());
@@ -71,6 +83,35 @@ fn gives_back_what_it_was_given() {
     assert_eq!(kept.decisions, expected.into());
     assert!(kept.damaged.is_empty() && !folder.is_behind());
     assert_eq!(files(home.path()).len(), 2, "an empty file is removed, and no draft is left");
+}
+
+#[test]
+fn what_is_called_is_kept_beside_and_damage_costs_its_own_line() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut folder, kept) = open(home.path());
+    assert!(kept.memories.is_empty());
+    let memories = ["page", "search"].map(|name| (service(name), Some(Arc::new(calls()))));
+    folder.take(News { memories: memories.into(), ..News::default() }, now());
+    folder.write(now()).unwrap();
+    drop(folder);
+    let (mut folder, kept) = open(home.path());
+    assert_eq!(kept.memories, ["page", "search"].map(|name| (service(name), calls())).into());
+    assert!(kept.decisions.is_empty() && kept.damaged.is_empty() && !folder.is_behind());
+    folder.take(News { memories: [(service("search"), None)].into(), ..News::default() }, now());
+    folder.write(now()).unwrap();
+    drop(folder);
+
+    let line = record::line_of_calls(&service("page"), now(), &calls()).unwrap();
+    let newer = line.split_once(' ').unwrap().1.trim_end().replacen("OnDemand", "Foretold", 1);
+    let newer = format!("{:016x} {newer}\n", xxhash_rust::xxh3::xxh3_64(newer.as_bytes()));
+    let (known, damages) = record::read_calls(record::file([&newer].into_iter(), now()).unwrap().as_bytes());
+    assert_eq!(known, [(service("page"), now(), calls()[1..].to_vec())]);
+    assert!(damages[0].to_string().contains("a call, by another version of Weir"), "{}", damages[0]);
+    for file in std::fs::read_dir(home.path().join("calls")).unwrap() {
+        std::fs::write(file.unwrap().path(), "nonsense").unwrap();
+    }
+    let (_, kept) = open(home.path());
+    assert_eq!((kept.memories.len(), kept.damaged.len()), (0, 1));
 }
 
 #[test]

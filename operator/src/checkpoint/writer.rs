@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Detail, Error, Folder, Keeper, Kept, Shared, Waiting};
+use super::{Detail, Error, Folder, Keeper, Kept, Shared, Waiting, Wants};
 
 /// Between the beginnings of two writes.
 const PACE: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ impl Collector for Age {
 /// Writes to `folder` what the returned keeper is given. The task ends with a last write when the keeper is dropped.
 #[must_use]
 pub fn spawn(folder: Folder, metrics: Metrics) -> (Keeper, JoinHandle<()>) {
-    let (keeper, Waiting { pending, woken }) = Keeper::new(Detail::Restart);
+    let (keeper, Waiting { pending, woken }) = Keeper::new(Wants { decisions: Some(Detail::Restart), memories: true });
     (keeper, tokio::spawn(run(folder, pending, woken, metrics)))
 }
 
@@ -79,20 +79,16 @@ async fn run(mut folder: Folder, pending: Shared, mut woken: watch::Receiver<()>
     let mut failing = false;
     let mut open = true;
     while open {
-        if !folder.is_behind() && pending.lock().is_empty() {
+        if !folder.is_behind() && pending.lock().news.is_empty() {
             open = woken.changed().await.is_ok();
         } else {
             open = woken.has_changed().is_ok();
         }
         let began = Instant::now();
-        let (news, pauses) = {
-            let mut pending = pending.lock();
-            (std::mem::take(&mut pending.news), pending.pauses.take())
-        };
+        let news = std::mem::take(&mut pending.lock().news);
         let now = Timestamp::now();
         let written = spawn_blocking(move || {
             folder.take(news, now);
-            folder.take_pauses(pauses);
             let written = folder.write(now);
             (folder, written)
         });
@@ -109,7 +105,7 @@ async fn run(mut folder: Folder, pending: Shared, mut woken: watch::Receiver<()>
         note(written, &mut failing, &metrics);
         if !failing {
             let mut pending = pending.lock();
-            pending.since = (!pending.is_empty()).then_some(now);
+            pending.since = (!pending.news.is_empty()).then_some(now);
         }
         if open {
             tokio::select! {

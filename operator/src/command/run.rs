@@ -53,6 +53,7 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         admin_address: args.admin_address,
         metrics_api_interval,
         scrape_interval: args.scrape_interval,
+        learn_calls: args.prometheus.learn_calls.clone(),
         prometheus: args.prometheus.config(),
         state_folder: args.state_dir,
         traces: args.otlp_endpoint.map(|endpoint| traces::Config { endpoint, sample: args.otlp_sample }),

@@ -60,6 +60,12 @@ impl Link {
         Self(held)
     }
 
+    /// Returns once there is a certificate: before, nobody can be reached.
+    pub async fn ready(&self) {
+        // The sender is our own, so this cannot fail.
+        let _ = self.0.changes().wait_for(Option::is_some).await;
+    }
+
     /// How others come in; kept up to date by [`Self::follow`].
     ///
     /// # Errors

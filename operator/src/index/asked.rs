@@ -15,9 +15,13 @@ use serde::{Deserialize, Serialize};
 use super::{Dirty, Index};
 use crate::intent::{Called, DestinationKey, Protocol, ServiceKey};
 
+mod memory;
 mod streams;
 
-pub use self::streams::{MOST_STREAMS, Reached};
+pub use self::{
+    memory::{Known, MOST_REMEMBERED, Memories, Remembered},
+    streams::{MOST_STREAMS, Reached},
+};
 
 /// Hosts that nothing is known of, by pod: of more the oldest half is forgotten at once, since each time the proxy asks again for
 /// all that it called before.
@@ -68,6 +72,10 @@ pub(super) struct Asks {
     callers: BTreeMap<ServiceKey, BTreeMap<ServiceKey, usize>>,
     /// The same by address.
     callers_at: BTreeMap<IpAddr, BTreeMap<ServiceKey, usize>>,
+    /// What pods of each service call, those that are gone among them. Counts as one of them.
+    memory: memory::All,
+    /// How often something was forgotten, whatever for.
+    forgotten: u64,
 }
 
 /// What is there for a pod.
@@ -108,6 +116,12 @@ impl Index {
         Some((called, dirty))
     }
 
+    /// Takes in that the application of a pod calls `host`, as somebody else has seen. What is nothing here is left alone.
+    pub fn learn(&mut self, service: &ServiceKey, pod: &str, host: &str, now: Timestamp) -> Dirty {
+        let known = self.lazy(service, pod).and_then(|lazy| self.resolve(service, lazy, host));
+        known.map_or_else(Dirty::default, |key| self.load(service, pod, Called::Destination(key), Why::Learned, now))
+    }
+
     /// Takes in that the proxy of a pod has something, from another Weir or another run. What it may not have is not taken in.
     pub fn holds(&mut self, service: &ServiceKey, pod: &str, called: Called, now: Timestamp) -> Dirty {
         let Some(lazy) = self.lazy(service, pod).cloned() else { return Dirty::default() };
@@ -125,7 +139,11 @@ impl Index {
 
     /// Takes in that the proxy of a pod has started, and so has nothing: what the one before it had called is called again, or not.
     pub fn starts(&mut self, service: &ServiceKey, pod: &str) -> Dirty {
-        if self.lazy(service, pod).is_none_or(|lazy| lazy.prewarm) {
+        let Some(lazy) = self.lazy(service, pod) else { return Dirty::default() };
+        if lazy.prewarm {
+            self.wake(service);
+            // What it has from the start is known by this.
+            self.asks.pods.entry((service.clone(), pod.to_owned())).or_default();
             return Dirty::default();
         }
         let Some(asked) = self.asks.pods.remove(&(service.clone(), pod.to_owned())) else { return Dirty::default() };
@@ -154,6 +172,9 @@ impl Index {
     }
 
     fn load(&mut self, service: &ServiceKey, pod: &str, called: Called, why: Why, now: Timestamp) -> Dirty {
+        if let Called::Destination(key) = &called {
+            self.asks.remember(service, key, why, now);
+        }
         let asked = self.asks.pods.entry((service.clone(), pod.to_owned())).or_default();
         if let Some(known) = asked.called.get_mut(&called) {
             known.used = known.used.max(now);
@@ -179,6 +200,7 @@ impl Index {
         oldest.truncate(too_many);
         if !oldest.is_empty() {
             asked.round += 1;
+            self.asks.forgotten += oldest.len() as u64;
         }
         asked.called.insert(called.clone(), Ask { why, since: now, used: now, leaving: false });
         self.asks.count(service, &called);
@@ -213,7 +235,12 @@ impl Index {
             let Some(asked) = self.asks.pods.get_mut(&(service.clone(), pod.to_owned())) else { return };
             let Some(ask) = asked.called.remove(&host) else { continue };
             let is_new = !asked.called.contains_key(&destination);
-            asked.called.entry(destination.clone()).or_insert(ask).leaving = false;
+            let ask = asked.called.entry(destination.clone()).or_insert(ask);
+            ask.leaving = false;
+            let (why, used) = (ask.why, ask.used);
+            if let Called::Destination(key) = &destination {
+                self.asks.remember(service, key, why, used);
+            }
             self.asks.discount(service, &host);
             if is_new {
                 self.asks.count(service, &destination);
@@ -233,9 +260,9 @@ impl Index {
         let forgotten =
             asked.called.iter_mut().filter(|(called, ask)| !called.is_stream() && !ask.leaving && which(called, ask));
         let mut hosts = Vec::new();
-        let mut any = false;
+        let mut count = 0;
         for (called, ask) in forgotten {
-            any = true;
+            count += 1;
             match called {
                 Called::Host(_) => hosts.push(called.clone()),
                 Called::Destination(_) => {
@@ -245,10 +272,11 @@ impl Index {
                 Called::Address(_) | Called::Name(..) => {}
             }
         }
-        if !any {
+        if count == 0 {
             return Dirty::default();
         }
         asked.round += 1;
+        self.asks.forgotten += count;
         for host in hosts {
             self.drop_ask(service, pod, &host);
         }
@@ -295,9 +323,13 @@ impl Index {
 
     /// The service's pods that have asked for something.
     pub fn asks_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = (&'a str, &'a Asked)> {
-        let first = (service.clone(), String::new());
-        let pods = self.asks.pods.range(first..).take_while(move |((of, _), _)| of == service);
-        pods.map(|((_, pod), asked)| (pod.as_str(), asked))
+        self.asks.pods_of(service)
+    }
+
+    /// How often something was forgotten at a proxy: it was not called for long, or others took its place.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.asks.forgotten
     }
 
     /// What is there for the pod, for which `lazy` holds.
@@ -331,15 +363,9 @@ impl Index {
             }
         }
         if lazy.prewarm {
-            // What another pod of the workload has called.
-            let asks = self.asks_of(service).flat_map(|(_, asked)| &asked.called).filter(|(_, ask)| !ask.leaving);
-            for (called, ask) in asks {
-                if let Called::Destination(key) = called
-                    && may_load(lazy, key)
-                    && (key.is_outside() || self.destination(key).is_some())
-                {
-                    loaded.destinations.entry(key.clone()).or_insert(ask.why);
-                }
+            let there = |key: &DestinationKey| key.is_outside() || self.destination(key).is_some();
+            for (key, known) in self.memory(service).filter(|(key, _)| may_load(lazy, key) && there(key)) {
+                loaded.destinations.entry(key.clone()).or_insert(known.why);
             }
         }
         loaded.destinations.retain(|key, _| {
@@ -419,6 +445,12 @@ impl Index {
 }
 
 impl Asks {
+    fn pods_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = (&'a str, &'a Asked)> {
+        let first = (service.clone(), String::new());
+        let pods = self.pods.range(first..).take_while(move |((of, _), _)| of == service);
+        pods.map(|((_, pod), asked)| (pod.as_str(), asked))
+    }
+
     fn count(&mut self, caller: &ServiceKey, called: &Called) {
         if let Called::Address(address) = called {
             count(&mut self.callers_at, address.ip(), caller);

@@ -9,6 +9,7 @@
 //! docs/reference/prometheus.md.
 
 mod answer;
+pub mod calls;
 mod client;
 mod due;
 mod gate;

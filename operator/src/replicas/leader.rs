@@ -28,7 +28,7 @@ use super::{
     },
 };
 use crate::{
-    checkpoint::{Detail, Keeper, Waiting},
+    checkpoint::{Detail, Keeper, News, Waiting, Wants},
     identity::tls::{self, Peer, Tls},
     intent::ServiceKey,
     metrics::{PodSample, Source, Streaming as Streams},
@@ -99,7 +99,7 @@ impl Replicas for Leader {
         if probe {
             return Ok(Response::new(Box::pin(tokio_stream::empty())));
         }
-        let (keeper, waiting) = Keeper::new(Detail::Numbers);
+        let (keeper, waiting) = Keeper::new(Wants { decisions: Some(Detail::Numbers), memories: true });
         let (told_tx, told_rx) = oneshot::channel();
         let follows = Event::Follows { switches, keeper, told_tx };
         let stopping = |_| Status::unavailable("weir is stopping");
@@ -161,8 +161,8 @@ impl Follower {
             for sequence in 1.. {
                 // News of a service replace older ones for as long as the follower is slow.
                 let Ok(place) = down_tx.reserve().await else { break };
-                let Some((news, pauses)) = waiting.next().await else { break };
-                let services = news.into_iter().collect();
+                let Some(News { decisions, memories, pauses }) = waiting.next().await else { break };
+                let (services, calls) = (decisions.into_iter().collect(), memories.into_iter().collect());
                 let answer = asked.lock().ask(sequence, Instant::now());
                 place.send(Ok(Down {
                     epoch,
@@ -170,6 +170,7 @@ impl Follower {
                     at: Timestamp::now(),
                     answer,
                     services,
+                    calls,
                     pauses,
                     ..Down::default()
                 }));

@@ -69,7 +69,9 @@ impl Peers {
                 differs
             });
         };
-        // Whoever has led meanwhile remembers more than we do, also if it comes later in the list.
+        // Whoever has led meanwhile remembers more than we do, also if it comes later in the list. Our certificate is read
+        // beside this: asked without one, nobody answers.
+        let _ = timeout(MEMORY, link.ready()).await;
         let others = (0..self.list.len()).filter(|one| *one != self.own);
         if let Some(leader) = self.leading(others, link, MEMORY).await {
             set(follows(leader));

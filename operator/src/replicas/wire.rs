@@ -12,6 +12,7 @@ use crate::{
         self,
         known::{Json, Known, Parts, Skipped},
     },
+    index::asked::Remembered,
     intent::{Pauses, ServiceKey},
     metrics::PodSample,
     translate::decide::Told,
@@ -98,6 +99,9 @@ pub struct Down {
     pub answer: bool,
     /// What it has decided of services; of one without rules, that it is gone.
     pub services: Vec<(ServiceKey, Option<Arc<Vec<Told>>>)>,
+    /// What the pods of services call; nothing any more where it is `None`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<(ServiceKey, Option<Arc<Vec<Remembered>>>)>,
     /// What is paused, when that has changed.
     pub pauses: Option<Pauses>,
     /// What this version does not know of it.
@@ -140,6 +144,7 @@ impl Known for Down {
             at: parts.take("at").unwrap_or_default(),
             answer: parts.take("answer").unwrap_or_default(),
             services: parts.take_lists("services").into_iter().map(|(key, told)| (key, told.map(Arc::new))).collect(),
+            calls: parts.take_lists("calls").into_iter().map(|(key, memory)| (key, memory.map(Arc::new))).collect(),
             pauses: parts.take("pauses"),
             skipped: Skipped::default(),
         }

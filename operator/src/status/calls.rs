@@ -24,7 +24,7 @@ pub struct CallReport {
     pub known: bool,
     /// Why their proxies have it.
     pub why: Why,
-    /// How many of the pods.
+    /// How many of the pods; none, when it is only remembered of pods that are gone.
     pub pods: usize,
     /// When the first of them called it, as far back as is known.
     pub since: Timestamp,
@@ -36,7 +36,7 @@ pub struct CallReport {
 pub(super) fn calls(builder: &Builder) -> Vec<CallReport> {
     let index = builder.index();
     let mut found: BTreeMap<(&ServiceKey, String), CallReport> = BTreeMap::new();
-    for service in index.service_keys() {
+    for service in index.asking() {
         for (pod, asked) in index.asks_of(service) {
             let uses = builder.uses(&NodeKey::of(service, pod));
             for (called, ask) in asked.called.iter().filter(|(_, ask)| !ask.leaving) {
@@ -60,13 +60,26 @@ pub(super) fn calls(builder: &Builder) -> Vec<CallReport> {
                 report.last_used = report.last_used.max(last_used);
             }
         }
+        for (key, known) in index.memory(service) {
+            let report = found.entry((service, key.named())).or_insert_with(|| CallReport {
+                from: service.to_string(),
+                to: key.named(),
+                known: true,
+                why: known.why,
+                pods: 0,
+                since: known.since,
+                last_used: known.used,
+            });
+            report.since = report.since.min(known.since);
+            report.last_used = report.last_used.max(known.used);
+        }
     }
     found.into_values().collect()
 }
 
 fn target(called: &Called) -> String {
     match called {
-        Called::Destination(key) if key.is_outside() => format!("{}:{}", key.service.name, key.port),
+        Called::Destination(key) => key.named(),
         Called::Host(host) => host.clone(),
         other => other.to_string(),
     }

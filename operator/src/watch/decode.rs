@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crds::{ArticleSmartLimiter, LazyConfig, SmartLimiter};
+use crds::{ArticleSmartLimiter, LazyConfig, SmartLimiter, WorkloadScope};
 use k8s_openapi::api::{
     core::v1::{Pod, Service},
     discovery::v1::EndpointSlice,
@@ -22,12 +22,13 @@ use crate::index::{
     Object, ObjectKey, ObjectKind,
     gateway::{Gateway, HttpRoute},
     model::{EndpointSliceModel, PodModel, ServiceModel, owner},
+    scope,
 };
 
 /// Groups in which every kind must be one of ours; a kind of another group is simply not for Weir.
 const OUR_GROUPS: [&str; 2] = ["weir.dev", "microservice.netease.com"];
 /// What is read, as `apiVersion kind`.
-pub(super) const KINDS: [(&str, &str, ObjectKind); 8] = [
+pub(super) const KINDS: [(&str, &str, ObjectKind); 9] = [
     ("v1", "Service", ObjectKind::Service),
     ("discovery.k8s.io/v1", "EndpointSlice", ObjectKind::EndpointSlice),
     ("v1", "Pod", ObjectKind::Pod),
@@ -36,9 +37,8 @@ pub(super) const KINDS: [(&str, &str, ObjectKind); 8] = [
     ("weir.dev/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::SmartLimiter)),
     ("microservice.netease.com/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::ArticleSmartLimiter)),
     ("weir.dev/v1alpha1", "LazyConfig", ObjectKind::Lazy),
+    ("weir.dev/v1alpha1", "WorkloadScope", ObjectKind::Scope),
 ];
-/// A kind of ours that Weir writes and nobody else has to: what stands in a file says nothing.
-const WRITTEN: (&str, &str) = ("weir.dev/v1alpha1", "WorkloadScope");
 
 /// The kind of objects that has this `apiVersion` and `kind`, if Weir reads it.
 #[must_use]
@@ -139,7 +139,7 @@ fn decode_document(value: Value, line: usize, file: &mut File) {
     }
     let Some(object_kind) = self::kind(&api_version, &kind) else {
         let group = api_version.split('/').next().unwrap_or_default();
-        if OUR_GROUPS.contains(&group) && (api_version.as_str(), kind.as_str()) != WRITTEN {
+        if OUR_GROUPS.contains(&group) {
             let known: Vec<_> = KINDS
                 .iter()
                 .filter(|(version, _, _)| version.starts_with(group))
@@ -209,6 +209,10 @@ pub(crate) fn object(kind: ObjectKind, value: Value) -> Object {
         ObjectKind::Lazy => typed::<LazyConfig>(value).map(|object| {
             let (lazy, problems) = lazy::weir::lazy(&object);
             Object::Lazy { lazy: lazy.map(Box::new), problems }
+        }),
+        ObjectKind::Scope => typed::<WorkloadScope>(value).map(|object| {
+            let (memory, problems) = scope::memory(object);
+            Object::Scope(memory, problems)
         }),
     };
     result.unwrap_or_else(Object::Undecodable)

@@ -31,13 +31,18 @@ const ROOMS: &[Room] = &[
         rooms: &["identity", "intent", "xds::names", "xds::node", "xds::table"],
         crates: &["kube", "limiter", "tokio"],
     },
-    Room { name: "checkpoint", rooms: &["intent", "translate"], crates: &["k8s_openapi", "kube", "limiter", "tokio"] },
+    Room {
+        name: "checkpoint",
+        rooms: &["index::asked", "index::scope", "intent", "translate"],
+        crates: &["crds", "k8s_openapi", "kube", "limiter", "tokio"],
+    },
     Room {
         name: "replicas",
         rooms: &[
             "checkpoint",
             "codec",
             "identity",
+            "index::asked",
             "intent",
             "metrics",
             "translate",

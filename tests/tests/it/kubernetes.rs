@@ -9,11 +9,12 @@ mod identity; // who a proxy is, and who Weir is
 mod inject; // sidecars: the webhook, interception, probes, and an end that loses nothing
 mod install; // both charts from installation to removal, and the rights that Weir needs
 mod kit; // the kit itself: what the other tests take for granted
-mod lazy; // LazyConfig and WorkloadScope: the schema, and what the status says
+mod lazy; // LazyConfig and WorkloadScope: the schema, and what the status of the former says
 mod metrics; // the metrics API: what pods use drives limits, and its failures are said
 mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
 mod replicas; // two Weirs: one decides, either may end
+mod scopes; // what workloads call outlives Weir
 mod status; // what a person reads with kubectl, and that nothing is written without a cause
 mod tenants; // objects of one namespace try to reach over to another
 mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back

@@ -9,11 +9,12 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use testkit::{
-    app::App,
+    app::{App, Page},
     eventually,
     http::{self, Connection},
     mesh::{Service, limiter, put},
     ports::Network,
+    prometheus::{Prometheus, Target},
     proxy::Proxy,
     temp_dir,
     weir::{self, Weir},
@@ -271,9 +272,50 @@ async fn a_proxy_that_starts_has_nothing_unless_its_workload_is_prewarmed() {
     eventually(SOON, "the change is seen", async || {
         let other = Proxy::start(&weir, &shop.page, 1).await;
         let has = clusters(&other).await;
-        if has == of(&["shop/s1/80"]) { Ok(()) } else { Err(format!("{has:?}")) }
+        if has == of(&["shop/s0/80", "shop/s1/80"]) { Ok(()) } else { Err(format!("{has:?}")) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_shares_what_it_calls_which_outlives_weir_and_its_proxies_and_is_forgotten_as_one() {
+    let mut shop = Shop::start(2).await;
+    shop.page.add().await;
+    put(shop.folder.path(), "page.yaml", &shop.page.calling());
+    shop.lazy("prewarm: true, forgetAfter: 10s");
+    let state = temp_dir();
+    let arguments = ["--state-dir", state.path().to_str().unwrap()];
+    let weir = Weir::start(shop.folder.path(), &arguments).await;
+    let (first, second) = (Proxy::start(&weir, &shop.page, 0).await, Proxy::start(&weir, &shop.page, 1).await);
+    assert_eq!(shop.call("s0").await.0, 200);
+    let both = async |proxies: [&Proxy; 2], wanted: &[&str]| {
+        eventually(SOON, &format!("both have {wanted:?}"), async || {
+            let have = [clusters(proxies[0]).await, clusters(proxies[1]).await];
+            if have.iter().all(|have| *have == of(wanted)) { Ok(()) } else { Err(format!("{have:?}")) }
+        })
+        .await;
+    };
+    both([&first, &second], &["shop/s0/80"]).await;
+    eventually(SOON, "it is kept", async || match std::fs::read_dir(state.path().join("calls")).unwrap().count() {
+        1 => Ok(()),
+        files => Err(files),
+    })
+    .await;
+    drop((first, second));
+    weir.kill().await.unwrap();
+
+    let weir = Weir::start(shop.folder.path(), &arguments).await;
+    let printed = weir::command(["deps", "--admin-address", &weir.admin.to_string()]).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let remembered = |line: &str| line.starts_with("shop/page") && line.contains("shop/s0/80");
+    assert!(printed.lines().any(remembered), "{printed}");
+    let (first, second) = (Proxy::start(&weir, &shop.page, 0).await, Proxy::start(&weir, &shop.page, 1).await);
+    assert_eq!(clusters(&first).await, of(&["shop/s0/80"]));
+    assert_eq!(clusters(&second).await, of(&["shop/s0/80"]));
+    both([&first, &second], &[]).await;
+    assert!(weir.metric("weir_forgotten_total").await >= 2.0, "one at each proxy");
+    assert_eq!(shop.call("s0").await.0, 200);
+    both([&first, &second], &["shop/s0/80"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,4 +377,30 @@ async fn what_goes_elsewhere_meanwhile_is_learned_and_what_is_listed_is_there_at
     assert_eq!(shop.call("s2").await.0, 200);
     let status = weir.status().await.unwrap();
     assert!(status.to_string().contains(KEY), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_service_calls_is_learned_from_prometheus_before_it_calls_through_weir() {
+    let shop = Shop::start(2).await;
+    shop.lazy("load: Learned, fallback: {type: Refuse}");
+    let before = App::start((shop.network.address(201), 0).into()).await;
+    let prometheus =
+        Prometheus::start(&[Target { address: before.address, labels: Vec::new() }], Duration::from_secs(1)).await;
+    let weir = Weir::start(shop.folder.path(), &["--prometheus", &prometheus.url(), "--learn-calls"]).await;
+    let proxy = Proxy::start(&weir, &shop.page, 0).await;
+    let mut requests = 0;
+    eventually(3 * SOON, "s1 is learned", async || {
+        requests += 1;
+        before.page(Page::Text(format!(
+            "istio_requests_total{{source_workload_namespace=\"shop\",source_workload=\"page\",\
+             destination_service=\"s1.shop.svc.cluster.local\"}} {requests}\n"
+        )));
+        let clusters = clusters(&proxy).await;
+        if clusters == of(&["shop/s1/80"]) { Ok(()) } else { Err(format!("{clusters:?} after {requests}")) }
+    })
+    .await;
+    assert_eq!(shop.call("s1").await.0, 200);
+    let printed = weir::command(["deps", "--admin-address", &weir.admin.to_string()]).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.lines().any(|line| line.contains("shop/s1/80") && line.contains("Learned")), "{printed}");
 }

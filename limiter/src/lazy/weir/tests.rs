@@ -65,7 +65,7 @@ fn reads_the_designs_example() {
             "Never there, whatever else says so: Service cart.shop.",
             "Calls to hosts that nothing is known of go to the host that they name, by DNS or their original destination.",
             "What was not called for 90m is forgotten, and fetched again at the next call.",
-            "A proxy that starts gets at once what the pods of its workload have called before.",
+            "The pods of a Service share what they call: a proxy that starts has it at once.",
         ]
     );
 }

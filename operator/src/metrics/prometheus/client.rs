@@ -103,8 +103,25 @@ impl Body {
     ///
     /// When the server refuses the query, or is no Prometheus.
     pub(super) fn read(&self) -> Result<Data<'_>, Error> {
+        self.values()?.read()
+    }
+
+    /// The series in it, as the caller wants to read them.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read`], and when it is no vector.
+    pub(super) fn vector<'a, T: Deserialize<'a>>(&'a self) -> Result<Vec<T>, Error> {
+        let Values { result_type, result } = self.values()?;
+        match result_type {
+            "vector" => serde_json::from_str(result.get()).map_err(|error| Error::Foreign(error.to_string())),
+            other => Err(Error::Refused(format!("the query gives a {other}, not series with labels"))),
+        }
+    }
+
+    fn values(&self) -> Result<Values<'_>, Error> {
         match serde_json::from_slice(&self.0) {
-            Ok(Envelope { data: Some(values), error: None }) => values.read(),
+            Ok(Envelope { data: Some(values), error: None }) => Ok(values),
             // Its own sentence has the line and column; what it says before that is the parameter's name.
             Ok(Envelope { error: Some(error), .. }) => {
                 Err(Error::Refused(error.trim_start_matches("invalid parameter \"query\": ").to_owned()))

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     codec::known::read,
+    index::asked::Why,
+    intent::DestinationKey,
     metrics::{Measure, Source},
 };
 
@@ -68,7 +70,11 @@ fn what_is_said_is_heard() {
     let services =
         vec![(cart(), Some(vec![told("hot")].into())), (ServiceKey { name: "gone".to_owned(), ..cart() }, None)];
     let pauses = Some(Pauses { all: true, services: [cart()].into() });
-    let down = Down { epoch: 7, sequence: 1, at: at(), answer: true, services, pauses, skipped: Skipped::default() };
+    let to = DestinationKey { service: cart(), port: 80 };
+    let call = Remembered { to, why: Why::OnDemand, since: at(), used: at() };
+    let calls = vec![(cart(), Some(vec![call].into())), (ServiceKey { name: "gone".to_owned(), ..cart() }, None)];
+    let skipped = Skipped::default();
+    let down = Down { epoch: 7, sequence: 1, at: at(), answer: true, services, calls, pauses, skipped };
     assert_eq!(carried(&down, |_| {}), down);
 }
 

@@ -73,33 +73,32 @@ async fn the_schema_gives_defaults_and_refuses_what_makes_no_sense() {
 }
 
 #[tokio::test]
-async fn two_thousand_hosts_come_back_as_they_were_written() {
+async fn two_thousand_calls_come_back_as_they_were_written() {
     let cluster = Cluster::shared().await;
     cluster.install_crds().await;
     let namespace = cluster.namespace("scope").await;
     let scopes = Api::<WorkloadScope>::namespaced(cluster.client().await, &namespace);
     let scope = WorkloadScope::new("cart", crds::WorkloadScopeSpec::default());
     scopes.create(&PostParams::default(), &scope).await.unwrap();
-    let host = |number: usize| {
+    let call = |number: usize| {
         json!({
-            "host": format!("service-{number:04}.a-namespace-of-some-length.svc.cluster.local:8080"),
-            "services": [format!("a-namespace-of-some-length/service-{number:04}:8080")], "why": "OnDemand",
-            "since": "2026-01-02T03:04:05Z", "lastUsed": "2026-01-02T03:04:05Z",
+            "to": format!("a-namespace-of-sixty-three-letters-as-long-as-a-label-can-be-xxx/service-{number:04}/8080"),
+            "why": "OnDemand", "since": "2026-01-02T03:04:05Z", "lastUsed": "2026-01-02T03:04:05Z",
         })
     };
-    let status = |hosts: usize| {
-        let hosts: Vec<Value> = (0..hosts).map(host).collect();
+    let status = |calls: usize| {
+        let calls: Vec<Value> = (0..calls).map(call).collect();
         let (api_version, kind) = ("weir.dev/v1alpha1", "WorkloadScope");
-        json!({"apiVersion": api_version, "kind": kind, "status": {"count": 2100, "hosts": hosts, "hostsLeftOut": 100}})
+        json!({"apiVersion": api_version, "kind": kind, "status": {"count": calls.len(), "calls": calls}})
     };
     let parameters = PatchParams::apply("weir").validation_strict();
-    let most = status(crds::workload_scope::MOST_HOSTS);
+    let most = status(crds::workload_scope::MOST_DESTINATIONS);
     let written = scopes.patch_status("cart", &parameters, &Patch::Apply(&most)).await.unwrap();
     assert_eq!(serde_json::to_value(written.status).unwrap(), most["status"]);
     let refused = scopes.patch_status("cart", &parameters, &Patch::Apply(&status(2001))).await.unwrap_err();
     assert!(refused.to_string().contains("must have at most 2000 items"), "{refused}");
     let table = cluster.kubectl(&["get", "wws", "-n", &namespace]).await.unwrap();
-    assert!(table.lines().nth(1).is_some_and(|line| line.starts_with("cart") && line.contains("2100")), "{table}");
+    assert!(table.lines().nth(1).is_some_and(|line| line.starts_with("cart") && line.contains("2000")), "{table}");
 }
 
 /// Accepted, Programmed and the rest of a stored status.

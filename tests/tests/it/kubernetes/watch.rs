@@ -197,7 +197,7 @@ async fn a_right_that_is_missing_costs_its_kind_alone_until_it_is_granted() {
     .await;
     let rest = rule("discovery.k8s.io", "endpointslices")
         + &rule("microservice.netease.com", "smartlimiters")
-        + &rule("weir.dev", "lazyconfigs")
+        + &rule("weir.dev", "lazyconfigs, workloadscopes")
         + &rule("gateway.networking.k8s.io", "gateways, httproutes");
     cluster.apply(&role(&(some + &rest))).await.unwrap();
     weir.until(RETRIED, "what is granted is watched", |status| {

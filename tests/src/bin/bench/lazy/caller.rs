@@ -17,7 +17,7 @@ use crate::{http, mesh::NAMESPACE};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Envoy's own longest: what is measured is not disturbed by what it streams.
-const SELDOM: Duration = Duration::from_secs(300);
+const SELDOM: Duration = Duration::from_secs(299);
 
 /// How a caller's proxy comes to know services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
