@@ -389,7 +389,7 @@ impl Index {
         let touched = match key.kind {
             ObjectKind::Service => {
                 found |= self.services.remove(&service).is_some();
-                self.forget_memory(&service);
+                self.forget_workload(&service);
                 vec![service]
             }
             ObjectKind::EndpointSlice => {

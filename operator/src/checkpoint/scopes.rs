@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Between two writes of one object.
-const PACE: Duration = Duration::from_secs(30);
+const PACE: Duration = Duration::from_secs(10);
 /// Between two writes of any: five in a second.
 const BETWEEN: Duration = Duration::from_millis(200);
 /// For one question to the API server.

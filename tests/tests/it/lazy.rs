@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -388,9 +389,9 @@ async fn whom_a_service_calls_is_learned_from_prometheus_before_it_calls_through
         Prometheus::start(&[Target { address: before.address, labels: Vec::new() }], Duration::from_secs(1)).await;
     let weir = Weir::start(shop.folder.path(), &["--prometheus", &prometheus.url(), "--learn-calls"]).await;
     let proxy = Proxy::start(&weir, &shop.page, 0).await;
-    let mut requests = 0;
+    let counted = AtomicU32::new(0);
     eventually(3 * SOON, "s1 is learned", async || {
-        requests += 1;
+        let requests = counted.fetch_add(1, Ordering::Relaxed);
         before.page(Page::Text(format!(
             "istio_requests_total{{source_workload_namespace=\"shop\",source_workload=\"page\",\
              destination_service=\"s1.shop.svc.cluster.local\"}} {requests}\n"

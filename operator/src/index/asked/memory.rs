@@ -204,13 +204,22 @@ impl Index {
         dirty
     }
 
+    /// Remembers nothing of the service any more.
+    pub(in crate::index) fn forget_workload(&mut self, service: &ServiceKey) {
+        let all: Vec<DestinationKey> = self.memory(service).map(|(key, _)| key.clone()).collect();
+        for key in &all {
+            self.asks.unlearn(service, key);
+        }
+        self.asks.memory.services.remove(service);
+    }
+
     /// Forgets services that are not there, and were not when they last called something before `end`.
     pub fn forget_unseen_memories(&mut self, end: Timestamp) {
         let is_old = |memory: &Memory| memory.destinations.values().all(|known| known.used < end);
         let all = self.asks.memory.services.iter();
         let gone = all.filter(|(service, memory)| !self.services.contains_key(service) && is_old(memory));
         for service in gone.map(|(service, _)| service.clone()).collect::<Vec<_>>() {
-            self.forget_memory(&service);
+            self.forget_workload(&service);
         }
     }
 

@@ -1,5 +1,8 @@
 use super::*;
-use crate::{index::asked::Loaded, tests::changes};
+use crate::{
+    index::{Change, ObjectKey, ObjectKind, asked::Loaded},
+    tests::changes,
+};
 
 const OBJECTS: &str = "apiVersion: v1
 kind: Pod
@@ -78,8 +81,8 @@ fn what_one_pod_calls_is_there_for_the_others_and_outlives_it() {
     assert_eq!(told, [(service("page"), Some(Arc::new(vec![remembered("cart", 1)])))].into());
     assert!(index.take_memories(at(3)).is_empty(), "once");
     // Its callers are built again when it changes, though nobody has asked for it now.
-    let gone = index.apply(crate::index::Change::Delete(crate::index::ObjectKey {
-        kind: crate::index::ObjectKind::Service,
+    let gone = index.apply(Change::Delete(ObjectKey {
+        kind: ObjectKind::Service,
         namespace: "shop".to_owned(),
         name: "cart".to_owned(),
     }));
@@ -171,4 +174,12 @@ fn a_service_that_is_gone_is_not_remembered_and_one_that_never_came_not_for_ever
     index.forget_unseen_memories(at(5));
     assert!(!index.remembers(&service("old"), &key("cart")) && index.remembers(&service("new"), &key("cart")));
     assert_eq!(index.take_memories(at(9)).get(&service("old")), Some(&None));
+    let page = "apiVersion: v1\nkind: Service\nmetadata: {name: page, namespace: shop}\nspec: {ports: [{port: 80}]}\n";
+    for change in changes(page) {
+        let Change::Apply { key, .. } = &change else { continue };
+        let gone = Change::Delete(key.clone());
+        index.apply(change);
+        index.apply(gone);
+    }
+    assert!(!index.remembers(&service("page"), &key("cart")), "though a pod has it still");
 }
