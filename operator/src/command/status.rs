@@ -89,8 +89,12 @@ fn lazy(LazyReport { key, generation, status, .. }: &LazyReport) -> Vec<String> 
     let services = status.services.unwrap_or_default();
     let pods = status.workloads.unwrap_or_default();
     let first = format!(
-        "{key}  generation {generation}, {pods} pods, {} of {} proxies, {} of {} services loaded",
-        proxies.programmed, proxies.total, services.loaded, services.known
+        "{key}  generation {generation}, {pods} pods, {} of {} proxies, {} of {} services loaded, {} MB less",
+        proxies.programmed,
+        proxies.total,
+        services.loaded,
+        services.known,
+        services.saved_bytes / 1_000_000
     );
     [first].into_iter().chain(troubles(&status.conditions)).collect()
 }
@@ -132,7 +136,8 @@ mod tests {
             origin: "a.yaml:1".to_owned(),
             generation: 3,
             status: serde_json::from_value(serde_json::json!({
-                "workloads": 5, "proxies": {"total": 4, "programmed": 3}, "services": {"loaded": 7, "known": 3412},
+                "workloads": 5, "proxies": {"total": 4, "programmed": 3}, 
+                "services": {"loaded": 7, "known": 3412, "savedBytes": 476_700_000},
                 "conditions": [
                     {"type": "Accepted", "status": "True", "reason": "Accepted", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"},
                     {"type": "Programmed", "status": "False", "reason": "Pending", "message": "not yet", "lastTransitionTime": "2026-01-01T00:00:00Z"},
@@ -141,7 +146,8 @@ mod tests {
             .expect("a status"),
         };
         let lines = lines(&Status { lazies: vec![report], ..Status::default() });
-        let first = "lazyconfigs.weir.dev/shop/cart  generation 3, 5 pods, 3 of 4 proxies, 7 of 3412 services loaded";
+        let first = "lazyconfigs.weir.dev/shop/cart  generation 3, 5 pods, 3 of 4 proxies, 7 of 3412 services loaded, \
+                     476 MB less";
         assert_eq!(lines, [first, "  Programmed: Pending: not yet"]);
     }
 

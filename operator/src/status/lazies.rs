@@ -37,6 +37,10 @@ pub struct LazyReport {
     pub status: LazyConfigStatus,
 }
 
+/// What Envoy allocates for one port of a Service, with the statistics of `weir bootstrap` and one endpoint: measured by the benchmark
+/// `lazy` with 1,000 and with 5,000 services (docs/performance.md).
+const BYTES_OF_ONE: usize = 35_000;
+
 /// The proxies of the pods for which one is in force.
 #[derive(Debug, Default)]
 struct Served {
@@ -49,12 +53,16 @@ struct Served {
     /// Node and what it said of a version that it refused.
     refused: Vec<(NodeKey, String)>,
     loaded: BTreeSet<ServiceKey>,
+    /// Ports of Services that each of the proxies has, summed up.
+    ports: usize,
 }
 
 pub(super) fn lazy_status(entry: &LazyEntry, builder: &Builder, proxies: &Proxies, now: Timestamp) -> LazyConfigStatus {
     let index = builder.index();
     let standing = entry.accepted.as_deref().map(|lazy| index.standing(lazy)).unwrap_or_default();
     let served = served(&standing, builder, proxies);
+    let everything = index.destinations().map(|(_, ports)| ports.len()).sum::<usize>() * served.connected;
+    let saved = everything.saturating_sub(served.ports) * BYTES_OF_ONE;
     let verdicts = [
         (ConditionType::Accepted, accepted(entry, &standing)),
         (ConditionType::Programmed, programmed(entry, &standing, &served)),
@@ -73,7 +81,11 @@ pub(super) fn lazy_status(entry: &LazyEntry, builder: &Builder, proxies: &Proxie
         conditions: verdicts.into_iter().map(condition).collect(),
         workloads: Some(count(standing.pods.len())),
         proxies: Some(LazyProxies { total: count(served.connected), programmed: count(served.programmed) }),
-        services: Some(LazyServices { loaded: count(served.loaded.len()), known: count(known(index)) }),
+        services: Some(LazyServices {
+            loaded: count(served.loaded.len()),
+            known: count(known(index)),
+            saved_bytes: count(saved),
+        }),
     }
 }
 
@@ -94,7 +106,10 @@ fn served(standing: &Standing, builder: &Builder, proxies: &Proxies) -> Served {
         served.connected += 1;
         let versions = builder.table().versions(&node);
         let clusters = versions.iter().filter(|(of, ..)| *of == ResourceType::Cluster);
-        served.loaded.extend(clusters.filter_map(|(_, name, _)| destination(&node, name)));
+        for service in clusters.filter_map(|(_, name, _)| destination(&node, name)) {
+            served.ports += 1;
+            served.loaded.insert(service);
+        }
         if let Some(refusal) = proxies.refusals(&node).pop() {
             served.refused.push((node, refusal.message));
         } else if proxies.speaks_sotw(&node) {

@@ -47,8 +47,8 @@ const MAX_STREAMS_PER_CONNECTION: u32 = 2_000;
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Connections get this long to take the end of their streams.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Largest request: 5,000 names with their versions fit.
-const MAX_REQUEST_BYTES: usize = 2 << 20;
+/// Largest request: 50,000 names with their versions fit.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
 
 /// The server failed as a whole.
 #[derive(Debug, thiserror::Error)]

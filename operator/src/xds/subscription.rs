@@ -10,10 +10,11 @@ use std::{
 
 use crate::xds::{ResourceType, table::Names, wire::DeltaDiscoveryRequest};
 
-/// Names that a proxy may ask for, by type and stream. It needs a handful; this bounds what it can make us remember.
-pub const MAX_NAMES: usize = 5_000;
+/// Names that a proxy may ask for, by type and stream: one that has everything asks for the endpoints of each cluster, so this bounds the
+/// mesh that it may have, and what it can make us remember.
+pub const MAX_NAMES: usize = 50_000;
 /// Bytes of all those names together.
-pub const MAX_NAME_BYTES: usize = 1 << 20;
+pub const MAX_NAME_BYTES: usize = 8 << 20;
 /// Responses without an answer that are remembered. Envoy answers all in order; of a peer that does not, the oldest are
 /// forgotten.
 const MAX_IN_FLIGHT: usize = 64;

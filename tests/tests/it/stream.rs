@@ -233,17 +233,19 @@ async fn a_flood_ends_its_own_stream_and_leaves_the_neighbour_alone() {
     start(&mut neighbour, &name).await;
 
     let mut at_once = world.client(1).await;
-    let names: Vec<String> = (0..10_000).map(|number| format!("in/ns-a/checkout/none-{number}/80")).collect();
+    let names: Vec<String> = (0..60_000).map(|number| format!("in/ns-a/checkout/none-{number}/80")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     at_once.subscribe(Endpoints, &names).await.unwrap();
-    let mut one_by_one = world.client(1).await;
+    let mut bit_by_bit = world.client(1).await;
     let flood = tokio::spawn(async move {
-        for number in 0..20_000 {
-            if one_by_one.subscribe(Route, &[&format!("none-{number}")]).await.is_err() {
+        for round in 0..2_000 {
+            let names: Vec<String> = (0..50).map(|number| format!("none-{round}-{number}")).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            if bit_by_bit.subscribe(Route, &names).await.is_err() {
                 break;
             }
         }
-        refusal(one_by_one).await
+        refusal(bit_by_bit).await
     });
     for per_second in 50..60 {
         world.limit(per_second);
@@ -255,7 +257,7 @@ async fn a_flood_ends_its_own_stream_and_leaves_the_neighbour_alone() {
     }
     for status in [refusal(at_once).await, flood.await.unwrap()] {
         assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
-        assert!(status.message().contains("5000 names"), "{status}");
+        assert!(status.message().contains("50000 names"), "{status}");
     }
     world
         .weir

@@ -212,7 +212,7 @@ async fn a_stream_that_breaks_the_rules_ends_with_a_reason() {
     assert!(status.message().contains("<namespace>/<service>/<pod>"), "{status}");
     let many = DeltaDiscoveryRequest {
         type_url: ResourceType::Route.type_url().into(),
-        resource_names_subscribe: (0..6_000).map(|n| n.to_string()).collect(),
+        resource_names_subscribe: (0..60_000).map(|n| n.to_string()).collect(),
         ..DeltaDiscoveryRequest::default()
     };
     let status = ending(&weir, "ns-a/checkout/checkout-0", many).await;

@@ -116,6 +116,7 @@ async fn memory(services: usize, upstream: SocketAddr) -> anyhow::Result<Vec<Row
             }
         }
         let memory = caller.memory().await?;
+        eprintln!("  {} allocated, first answer after {}", mb(memory.allocated), ms(caller.first_answer));
         rows.push(Row::plain(
             format!("{services} services, {USED} of them called: {}", form.name()),
             format!(

@@ -15,7 +15,7 @@ use testkit::{mesh::put, ports};
 use super::{USED, host};
 use crate::{http, mesh::NAMESPACE};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Envoy's own longest: what is measured is not disturbed by what it streams.
 const SELDOM: Duration = Duration::from_secs(299);
 
