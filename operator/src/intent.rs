@@ -278,8 +278,12 @@ pub struct Partial {
     /// What becomes of requests for hosts that are not there.
     pub others: Others,
     /// Limits of what may come, by service: a listener that has no place for them would change at the first call.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub may_take: Vec<Vec<LimitShape>>,
+    #[serde(skip_serializing_if = "takes_nothing")]
+    pub may_take: Arc<Vec<Vec<LimitShape>>>,
+}
+
+fn takes_nothing(shapes: &Arc<Vec<Vec<LimitShape>>>) -> bool {
+    shapes.is_empty()
 }
 
 impl Partial {

@@ -36,7 +36,7 @@ impl Builder {
                 }
                 Wish::Nothing => {
                     services.extend(self.index.starts(&service, node.pod()).services);
-                    Answer::Has
+                    Answer::Looked
                 }
                 Wish::Stream(called) => {
                     services.extend(self.index.ask_stream(&service, node.pod(), called, now).services);
@@ -49,7 +49,7 @@ impl Builder {
                     services.extend(held);
                     let round = round.map(|round| self.index.holds_round(&service, node.pod(), round));
                     services.extend(round.into_iter().flat_map(|dirty| dirty.services));
-                    Answer::Has
+                    Answer::Looked
                 }
             };
             answers.push((reply_tx, answer));

@@ -57,7 +57,7 @@ pub enum Answer {
         host: Arc<str>,
     },
     /// What the proxy has was looked at.
-    Has,
+    Looked,
 }
 
 /// What one stream has asked for and was not told yet.
@@ -156,7 +156,7 @@ impl Wishes {
     /// The builder has answered.
     pub fn answered(&mut self, answer: Answer) {
         match answer {
-            Answer::Has => self.looking = self.looking.saturating_sub(1),
+            Answer::Looked => self.looking = self.looking.saturating_sub(1),
             Answer::Host { asked, host } => {
                 if let Some(open) = self.open.get_mut(&asked) {
                     open.host = Some(host);

@@ -424,7 +424,7 @@ impl<P: Protocol> ProxyStream<P> {
             let ask = Ask { node: self.node.clone(), wish, reply_tx: reply_tx.clone() };
             if asks_tx.send(ask).await.is_err() {
                 // Nobody is there to look at it any more, which ends with the process, or ever.
-                wishes.answered(Answer::Has);
+                wishes.answered(Answer::Looked);
             }
         }
         Ok(wishes.is_waiting())

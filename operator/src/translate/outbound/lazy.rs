@@ -36,7 +36,7 @@ pub(super) fn add(
 ) {
     let limited = if pods.is_empty() { Vec::new() } else { caller.index.limited_at_callers(&caller.service.namespace) };
     let shapes = |service: &ServiceKey| caller.charged(service).into_iter().flat_map(|rule| rule.shapes).collect();
-    let may_take: Vec<Vec<LimitShape>> = limited.iter().map(shapes).collect();
+    let may_take: Arc<Vec<Vec<LimitShape>>> = Arc::new(limited.iter().map(shapes).collect());
     let mut known: BTreeMap<DestinationKey, (Arc<Destination>, Plan)> = BTreeMap::new();
     for (pod, WayOut { listener, intercepts }) in pods {
         let Some(lazy) = caller.index.lazy(caller.service, pod) else { continue };
@@ -88,7 +88,7 @@ pub(super) fn add(
         let hold_seconds = u32::try_from(lazy.hold.as_secs()).unwrap_or(u32::MAX).max(1);
         let idle = lazy.forget_after.map_or(IDLE, |after| after.min(IDLE));
         let idle_seconds = u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1);
-        let may_take = may_take.clone();
+        let may_take = Arc::clone(&may_take);
         let partial = Some(Partial { round, hold_seconds, idle_seconds, others, may_take });
         let intercepted = intercepts.then(|| Intercepted {
             services: Vec::new(),

@@ -75,7 +75,7 @@ impl Builder {
             let of_hosts = hosts
                 .iter()
                 .flat_map(|host| host.routes.iter().map(|forward| (host.limits.as_slice(), &forward.route)));
-            let may_take = partial.iter().flat_map(|partial| &partial.may_take);
+            let may_take = partial.iter().flat_map(|partial| partial.may_take.iter());
             let of_others: Vec<_> = may_take.map(|limits| (limits.as_slice(), taking_all(limits))).collect();
             let slots = Slots::needed_by(of_hosts.chain(of_others.iter().map(|(limits, route)| (*limits, route))));
             let held = partial.as_ref();

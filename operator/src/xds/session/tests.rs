@@ -303,7 +303,7 @@ fn a_proxy_that_comes_back_with_hosts_is_sent_nothing_while_they_are_looked_at_n
     );
     let mut known = view([&[(cluster, "1")], &[], &[], &[(rc, "x.7")]]);
     known[VirtualHost.index()] = Arc::new([(Arc::from(host), entry(host, "1"))].into());
-    (0..3).for_each(|_| session.wishes().expect("delta").answered(asks::Answer::Has));
+    (0..3).for_each(|_| session.wishes().expect("delta").answered(asks::Answer::Looked));
     session
         .wishes()
         .expect("delta")
