@@ -88,7 +88,7 @@ pub enum Command {
     Pause(PauseArgs),
     /// Enforce again what was paused.
     Resume(PauseArgs),
-    /// Watch Weir hold a limit on real Envoys: about a minute, on this machine.
+    /// Watch Weir at work on real Envoys, about a minute, on this machine: a limit that holds, unless another scenario is named.
     Demo(DemoArgs),
     /// The service of the demo: burns CPU for every request.
     #[command(hide = true)]

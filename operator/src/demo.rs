@@ -1,16 +1,17 @@
-//! The demonstration, and its reusable parts: real Envoys, a service that overloads, an open-loop load.
+//! The demonstrations, and their reusable parts: real Envoys, a service that overloads, an open-loop load.
 //!
 //! ```text
 //! scenario -> stage (service x3, weir, Envoy x3) -> load -> verdict, summary, plot; view shows it live
 //! ```
 //!
-//! Whether the demonstration passed is judged from the load generator's own counts, never from what Weir says.
+//! Whether a demonstration passed is judged from what its clients counted and what Envoys hold, never from what Weir says.
 
 mod adapt;
 pub mod args;
 pub mod cast;
 pub mod client;
 pub mod envoy;
+mod lazy;
 mod limit;
 pub mod load;
 pub mod plot;
@@ -49,16 +50,17 @@ use self::{
 /// Exit code after Ctrl-C or SIGTERM, as shells have it.
 const INTERRUPTED: u8 = 130;
 
-/// `weir demo`: exit code 0 when the limit held, 1 when it did not.
+/// `weir demo`: exit code 0 when every promise held, 1 when one did not.
 ///
 /// # Errors
 /// When something could not be started or ended by itself; the message names it and shows the end of its log.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone())?);
+    let scenario = args.scenario.unwrap_or(Scenario::Limit(args.limit));
     let (code, stage) = tokio::select! {
         biased;
-        performed = perform(&args, &stop) => performed?,
+        performed = perform(&scenario, &stop) => performed?,
         // Dropping the performance ends every child and gives the terminal back.
         () = stop.cancelled() => {
             say("interrupted; everything was stopped");
@@ -69,10 +71,11 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
-    match args.scenario {
-        Scenario::Limit => limit::perform(args, stop).await,
-        Scenario::Adapt => adapt::perform(args, stop).await,
+async fn perform(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
+    match scenario {
+        Scenario::Limit(args) => limit::perform(args, stop).await,
+        Scenario::Adapt(args) => adapt::perform(args, stop).await,
+        Scenario::Lazy(args) => lazy::perform(args, stop).await,
     }
 }
 

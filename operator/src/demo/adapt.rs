@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{timeline::Timeline, view::Picture};
 use super::{
-    args::DemoArgs,
+    args::LoadArgs,
     cast::{Addresses, Cast},
     keep_text,
     load::{self, Arrivals, Live, Plan, Report},
@@ -61,7 +61,7 @@ fn sentence() -> String {
     POLICY.lines().find_map(|line| line.trim().strip_prefix("adapt: ")).unwrap_or_default().to_owned()
 }
 
-pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
+pub(super) async fn perform(args: &LoadArgs, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
     let timeline = Timeline::new(args.seconds);
     let addresses = Addresses::choose(&CAST)?;
     let [calm, surge, halved, _] = &timeline.0;
@@ -84,20 +84,17 @@ pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow
     let mut stage = Stage::start(&CAST, &addresses, !args.without_limit).await?;
     let (report, limits) = match play(args, &timeline, &addresses, &mut stage).await {
         Ok(played) => played,
-        Err(error) => {
-            stage.keep_folder();
-            return Err(error.context(format!("logs are in {}", stage.folder().display())));
-        }
+        Err(error) => return Err(stage.failed(error)),
     };
 
     let verdict = verdict::judge(&report, &timeline);
     say(&format!("\n{}", summary::text(&page::rows(&report, &timeline))));
     for check in &verdict.checks {
-        say(&format!("{} {}: {}", if check.passed { "ok    " } else { "FAILED" }, check.replica, check.detail));
+        say(&format!("{} {}: {}", if check.passed { "ok    " } else { "FAILED" }, check.subject, check.detail));
     }
     let shown = if args.without_limit { "no policy".to_owned() } else { policy() };
-    write_page(&args.out, &page::page(&timeline, &report, &limits, &verdict, &shown))?;
-    say(&format!("plots: {}", args.out.display()));
+    write_page(&args.end.out, &page::page(&timeline, &report, &limits, &verdict, &shown))?;
+    say(&format!("plots: {}", args.end.out.display()));
     let passed = verdict.passed();
     say(match (passed, args.without_limit) {
         (true, _) => "PASSED: the limit found the capacity, lost half of it, found it again, and was gone afterwards",
@@ -106,7 +103,7 @@ pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow
         }
         (false, false) => "FAILED: see above",
     });
-    if args.keep {
+    if args.end.keep {
         say(&keep_text(&CAST, &addresses, &stage));
         say(&format!("  capacity           curl -X PUT -d 2 http://{}/workers", addresses.applications[0]));
         stop.cancelled().await;
@@ -120,7 +117,7 @@ pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow
 
 /// Runs the load to its end, shows it, and notes the limit that Weir says is in force over all pods.
 async fn play(
-    args: &DemoArgs,
+    args: &LoadArgs,
     timeline: &Timeline,
     addresses: &Addresses,
     stage: &mut Stage,

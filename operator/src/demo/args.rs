@@ -7,34 +7,64 @@ use crate::xds::bootstrap::Upstream;
 
 /// `weir demo`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DemoArgs {
-    /// What to show.
-    #[arg(value_name = "SCENARIO", default_value = "limit")]
-    pub scenario: Scenario,
-    /// Leave the policy out, to see what happens then; the demo then fails with exit code 1.
-    #[arg(long)]
-    pub without_limit: bool,
-    /// Leave everything running at the end, and print addresses and commands to play with, until Ctrl-C.
-    #[arg(long)]
-    pub keep: bool,
-    /// Length of the whole load, in seconds.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(40..=3600), value_name = "N")]
-    pub seconds: u64,
-    /// Where to write the page with the plots.
-    #[arg(long, default_value = "weir-demo.html", value_name = "FILE")]
-    pub out: PathBuf,
-    /// One plain line a second, even on a terminal.
-    #[arg(long)]
-    pub plain: bool,
+    /// What to show; `limit` unless told otherwise.
+    #[command(subcommand)]
+    pub scenario: Option<Scenario>,
+    /// Of `limit`.
+    #[command(flatten)]
+    pub limit: LoadArgs,
 }
 
 /// Scenarios of `weir demo`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Debug, clap::Subcommand)]
 pub enum Scenario {
     /// A limit of 90 requests per second while CPU is high.
-    Limit,
+    Limit(LoadArgs),
     /// A limit that steers itself: load three times the capacity, then half of the capacity too.
-    Adapt,
+    Adapt(LoadArgs),
+    /// A proxy that starts with nothing and gets what its application calls, beside one that has everything: half a minute.
+    Lazy(LazyArgs),
+}
+
+/// `weir demo limit` and `weir demo adapt`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LoadArgs {
+    /// Leave the policy out, to see what happens then; the demo then fails with exit code 1.
+    #[arg(long)]
+    pub without_limit: bool,
+    /// Length of the whole load, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(40..=3600), value_name = "N")]
+    pub seconds: u64,
+    /// One plain line a second, even on a terminal.
+    #[arg(long)]
+    pub plain: bool,
+    /// What is left at the end.
+    #[command(flatten)]
+    pub end: EndArgs,
+}
+
+/// `weir demo lazy`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LazyArgs {
+    /// Services of the mesh, from 100 to 5000. Twenty of them are called.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(100..=5000), value_name = "N")]
+    pub services: u16,
+    /// What is left at the end.
+    #[command(flatten)]
+    pub end: EndArgs,
+}
+
+/// What a demonstration leaves at its end.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EndArgs {
+    /// Leave everything running at the end, and print addresses and commands to play with, until Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
+    /// Where to write the page with the plots.
+    #[arg(long, default_value = "weir-demo.html", value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// `weir demo-service`.

@@ -14,6 +14,10 @@ use crate::intent::ServiceKey;
 pub const NAMESPACE: &str = "demo";
 const PROXY_PORT: u16 = 8080;
 const APPLICATION_PORT: u16 = 9000;
+/// Where Weir's xDS listens, if that is free.
+pub(super) const XDS_PORT: u16 = 18000;
+/// Where Weir's admin page listens, if that is free.
+pub(super) const ADMIN_PORT: u16 = 18100;
 
 /// A Service with a policy.
 #[derive(Clone, Copy, Debug)]
@@ -73,30 +77,14 @@ impl Addresses {
     /// When the loopback addresses of the replicas cannot be listened on.
     pub fn choose(cast: &Cast) -> anyhow::Result<Self> {
         let pods: Vec<IpAddr> = (1..=cast.replicas).map(|last| Ipv4Addr::new(127, 0, 1, last).into()).collect();
-        let common = |usual: u16| {
-            (usual..usual + 100)
-                .find(|port| pods.iter().all(|pod| is_free((*pod, *port).into())))
-                .with_context(|| format!("no port from {usual} on is free on all of {pods:?}"))
-        };
-        let (proxy, application) = (common(PROXY_PORT)?, common(APPLICATION_PORT)?);
-        let loopback = |usual: u16| {
-            let found = (usual..usual + 100).map(|port| (Ipv4Addr::LOCALHOST, port).into()).find(|at| is_free(*at));
-            found.with_context(|| format!("no port of 127.0.0.1 from {usual} on is free"))
-        };
-        let mut proxy_admins = Vec::new();
-        let mut next = 15001;
-        for _ in &pods {
-            let admin: SocketAddr = loopback(next)?;
-            next = admin.port() + 1;
-            proxy_admins.push(admin);
-        }
+        let (proxy, application) = (common_port(&pods, PROXY_PORT)?, common_port(&pods, APPLICATION_PORT)?);
         let at = |port: u16| pods.iter().map(|pod| (*pod, port).into()).collect();
         Ok(Self {
             proxies: at(proxy),
             applications: at(application),
-            proxy_admins,
-            xds: loopback(18000)?,
-            admin: loopback(18100)?,
+            proxy_admins: proxy_admins(pods.len())?,
+            xds: loopback(XDS_PORT)?,
+            admin: loopback(ADMIN_PORT)?,
         })
     }
 
@@ -120,6 +108,30 @@ impl Addresses {
         }
         Ok(())
     }
+}
+
+/// The first port from `usual` on that is free on all of these addresses.
+pub(super) fn common_port(addresses: &[IpAddr], usual: u16) -> anyhow::Result<u16> {
+    (usual..usual + 100)
+        .find(|port| addresses.iter().all(|address| is_free((*address, *port).into())))
+        .with_context(|| format!("no port from {usual} on is free on all of {addresses:?}"))
+}
+
+/// An address of 127.0.0.1 whose port is free, the first from `usual` on.
+pub(super) fn loopback(usual: u16) -> anyhow::Result<SocketAddr> {
+    let host: IpAddr = Ipv4Addr::LOCALHOST.into();
+    Ok((host, common_port(&[host], usual)?).into())
+}
+
+/// Addresses for the admin pages of so many proxies.
+pub(super) fn proxy_admins(proxies: usize) -> anyhow::Result<Vec<SocketAddr>> {
+    let mut next = 15001;
+    let admin = |_| -> anyhow::Result<SocketAddr> {
+        let admin = loopback(next)?;
+        next = admin.port() + 1;
+        Ok(admin)
+    };
+    (0..proxies).map(admin).collect()
 }
 
 fn is_free(address: SocketAddr) -> bool {

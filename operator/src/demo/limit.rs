@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    args::DemoArgs,
+    args::LoadArgs,
     cast::Addresses,
     keep_text,
     load::{self, Live, Plan, Report},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::metrics::{HealthBoard, Provider, Target, Wanted, scrape::Scraper, store::Store};
 
-pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
+pub(super) async fn perform(args: &LoadArgs, stop: &CancellationToken) -> anyhow::Result<(ExitCode, Stage)> {
     let timeline = Timeline::new(args.seconds);
     let addresses = Addresses::choose(&CAST)?;
     say(&format!(
@@ -35,16 +35,13 @@ pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow
     let mut stage = Stage::start(&CAST, &addresses, !args.without_limit).await?;
     let (report, history) = match play(args, &timeline, &addresses, &mut stage).await {
         Ok(played) => played,
-        Err(error) => {
-            stage.keep_folder();
-            return Err(error.context(format!("logs are in {}", stage.folder().display())));
-        }
+        Err(error) => return Err(stage.failed(error)),
     };
 
     let verdict = verdict::judge(&report, &timeline);
     say(&format!("\n{}", summary::text(&summary::table(&report, &timeline))));
     for failure in verdict.failures() {
-        say(&format!("FAILED {}: {}", failure.replica, failure.detail));
+        say(&format!("FAILED {}: {}", failure.subject, failure.detail));
     }
     let run = Run {
         timeline: &timeline,
@@ -53,15 +50,15 @@ pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow
         verdict: &verdict,
         with_limit: !args.without_limit,
     };
-    write_page(&args.out, &plot::page(run))?;
-    say(&format!("plots: {}", args.out.display()));
+    write_page(&args.end.out, &plot::page(run))?;
+    say(&format!("plots: {}", args.end.out.display()));
     let passed = verdict.passed();
     say(match (passed, args.without_limit) {
         (true, _) => "PASSED: the limit held on every replica, and was gone afterwards",
         (false, true) => "FAILED, as it must without a policy: nothing held the load back, and the service drowned",
         (false, false) => "FAILED: see above",
     });
-    if args.keep {
+    if args.end.keep {
         say(&keep_text(&CAST, &addresses, &stage));
         stop.cancelled().await;
     }
@@ -74,7 +71,7 @@ pub(super) async fn perform(args: &DemoArgs, stop: &CancellationToken) -> anyhow
 
 /// Runs the load to its end, shows it, and notes what is to be seen beside it.
 async fn play(
-    args: &DemoArgs,
+    args: &LoadArgs,
     timeline: &Timeline,
     addresses: &Addresses,
     stage: &mut Stage,

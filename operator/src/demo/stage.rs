@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use serde_json::Value;
+use nix::sys::signal::Signal;
 use tokio::{process::Command, time::Instant};
 
 use super::{
@@ -24,40 +24,31 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Everything that runs. Dropped: every process is killed, then the folder is removed.
 pub(super) struct Stage {
     proxies: Vec<Envoy>,
-    weir: Process,
+    /// Absent before its start, and while it is killed.
+    weir: Option<Process>,
     replicas: Vec<Process>,
     folder: Folder,
+    xds: SocketAddr,
+    admin: SocketAddr,
 }
 
 impl Stage {
     /// Starts everything and waits until requests get through every proxy.
     pub(super) async fn start(cast: &Cast, addresses: &Addresses, with_policy: bool) -> anyhow::Result<Self> {
-        envoy::find_envoy()?;
-        let program = std::env::current_exe().context("the path of this program is unknown")?;
-        let folder = Folder::create()?;
-        let config = folder.path.join("config");
-        std::fs::create_dir(&config).with_context(|| format!("cannot create {}", config.display()))?;
-        addresses.write_manifests(&config, cast, with_policy)?;
-
-        let mut replicas = Vec::new();
+        let mut stage = Self::empty(addresses.xds, addresses.admin)?;
+        addresses.write_manifests(&stage.config(), cast, with_policy)?;
         for (replica, address) in addresses.applications.iter().enumerate() {
-            let mut command = Command::new(&program);
+            let mut command = Command::new(program()?);
             command.args(["demo-service", "--listen", &address.to_string()]).args((cast.arguments)());
-            replicas.push(Process::start(&cast.pod(replica), &mut command, &folder.path)?);
+            stage.replicas.push(Process::start(&cast.pod(replica), &mut command, stage.folder())?);
         }
-        let mut command = Command::new(&program);
-        command.args(["run", "--xds-address", &addresses.xds.to_string(), "--admin-address"]);
-        command.arg(addresses.admin.to_string()).arg("--config").arg(&config);
-        let weir = Process::start("weir", &mut command, &folder.path)?;
-        let mut stage = Self { proxies: Vec::new(), weir, replicas, folder };
-
+        stage.start_weir("weir")?;
         for address in &addresses.applications {
             stage.answered(*address, "/metrics").await?;
         }
-        stage.answered(addresses.admin, "/readyz").await?;
-        for replica in 0..addresses.proxies.len() {
-            let bootstrap = proxy_bootstrap(cast, addresses, replica);
-            stage.proxies.push(Envoy::start(&bootstrap, &stage.folder.path, &format!("envoy-{replica}"), &[])?);
+        stage.weir_is_ready().await?;
+        for (replica, admin) in addresses.proxy_admins.iter().enumerate() {
+            stage.start_proxy(cast.service, &cast.pod(replica), *admin)?;
         }
         for proxy in &mut stage.proxies {
             proxy.wait_ready(PATIENCE).await?;
@@ -68,8 +59,56 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Nothing runs yet; Weir is to listen at these addresses. An error at once when there is no Envoy.
+    pub(super) fn empty(xds: SocketAddr, admin: SocketAddr) -> anyhow::Result<Self> {
+        envoy::find_envoy()?;
+        let folder = Folder::create()?;
+        let stage = Self { proxies: Vec::new(), weir: None, replicas: Vec::new(), folder, xds, admin };
+        let config = stage.config();
+        std::fs::create_dir(&config).with_context(|| format!("cannot create {}", config.display()))?;
+        Ok(stage)
+    }
+
+    /// Starts Weir on what is in the folder. Its log has this name.
+    pub(super) fn start_weir(&mut self, name: &str) -> anyhow::Result<()> {
+        let mut command = Command::new(program()?);
+        command.args(["run", "--xds-address", &self.xds.to_string(), "--admin-address"]);
+        command.arg(self.admin.to_string()).arg("--config").arg(self.config());
+        self.weir = Some(Process::start(name, &mut command, &self.folder.path)?);
+        Ok(())
+    }
+
+    /// Waits until Weir serves proxies.
+    pub(super) async fn weir_is_ready(&mut self) -> anyhow::Result<()> {
+        self.answered(self.admin, "/readyz").await
+    }
+
+    /// Kills Weir as a crash does.
+    pub(super) async fn kill_weir(&mut self) {
+        if let Some(mut weir) = self.weir.take() {
+            weir.signal(Signal::SIGKILL);
+            weir.stop(PATIENCE).await;
+        }
+    }
+
+    /// Starts the proxy of a pod.
+    pub(super) fn start_proxy(&mut self, service: &str, pod: &str, admin: SocketAddr) -> anyhow::Result<()> {
+        let bootstrap = bootstrap(&Options {
+            service: service.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            pod: pod.to_owned(),
+            xds_address: self.xds.into(),
+            trust: None,
+            admin_address: admin,
+            protocol: Protocol::Delta,
+            metrics_interval: DEFAULT_METRICS_INTERVAL,
+        });
+        self.proxies.push(Envoy::start(&bootstrap, &self.folder.path, &format!("envoy-{pod}"), &[])?);
+        Ok(())
+    }
+
     /// Waits until `address` answers 200.
-    async fn answered(&mut self, address: SocketAddr, path: &str) -> anyhow::Result<()> {
+    pub(super) async fn answered(&mut self, address: SocketAddr, path: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.check()?;
@@ -87,8 +126,7 @@ impl Stage {
 
     /// An error when one of the processes has ended by itself.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
-        self.weir.check()?;
-        self.replicas.iter_mut().try_for_each(Process::check)?;
+        self.weir.iter_mut().chain(&mut self.replicas).try_for_each(Process::check)?;
         self.proxies.iter_mut().try_for_each(|proxy| proxy.process().check())
     }
 
@@ -96,8 +134,13 @@ impl Stage {
     pub(super) async fn stop(mut self) {
         let patience = Duration::from_secs(3);
         let proxies = self.proxies.iter_mut().map(Envoy::process);
-        let all = proxies.chain(std::iter::once(&mut self.weir)).chain(&mut self.replicas);
+        let all = proxies.chain(&mut self.weir).chain(&mut self.replicas);
         futures::future::join_all(all.map(|process| process.stop(patience))).await;
+    }
+
+    /// Weir's admin page.
+    pub(super) fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// The folder with logs, bootstraps and configuration.
@@ -114,19 +157,16 @@ impl Stage {
     pub(super) fn keep_folder(&mut self) {
         self.folder.keep = true;
     }
+
+    /// What went wrong, with where the logs are; they stay there.
+    pub(super) fn failed(&mut self, error: anyhow::Error) -> anyhow::Error {
+        self.keep_folder();
+        error.context(format!("logs are in {}", self.folder.path.display()))
+    }
 }
 
-fn proxy_bootstrap(cast: &Cast, addresses: &Addresses, replica: usize) -> Value {
-    bootstrap(&Options {
-        service: cast.service.to_owned(),
-        namespace: NAMESPACE.to_owned(),
-        pod: cast.pod(replica),
-        xds_address: addresses.xds.into(),
-        trust: None,
-        admin_address: addresses.proxy_admins[replica],
-        protocol: Protocol::Delta,
-        metrics_interval: DEFAULT_METRICS_INTERVAL,
-    })
+fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("the path of this program is unknown")
 }
 
 /// A folder of our own in the system's place for such, removed when dropped.

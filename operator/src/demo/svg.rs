@@ -79,8 +79,8 @@ fn checks(verdict: &Verdict) -> String {
     let mut html = String::from("<ul>\n");
     for check in &verdict.checks {
         let (class, mark) = if check.passed { ("passed", "✓") } else { ("failed", "✗") };
-        let (replica, detail) = (escape(&check.replica), escape(&check.detail));
-        let _ = writeln!(html, "<li><span class=\"{class}\">{mark}</span> {replica}, {detail}</li>");
+        let (subject, detail) = (escape(&check.subject), escape(&check.detail));
+        let _ = writeln!(html, "<li><span class=\"{class}\">{mark}</span> {subject}, {detail}</li>");
     }
     html + "</ul>"
 }

@@ -17,8 +17,8 @@ pub const P99_GOAL: Duration = Duration::from_millis(500);
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
-    /// The replica's name.
-    pub replica: String,
+    /// Whom it is about: a replica or a proxy.
+    pub subject: String,
     /// Whether it was as it should be.
     pub passed: bool,
     /// What was found, and what should have been.
@@ -50,7 +50,7 @@ impl Verdict {
 pub fn judge(report: &Report, timeline: &Timeline) -> Verdict {
     let mut checks = Vec::new();
     for target in &report.targets {
-        let mut check = |passed, detail| checks.push(Check { replica: target.name.clone(), passed, detail });
+        let mut check = |passed, detail| checks.push(Check { subject: target.name.clone(), passed, detail });
         let calm = target.sum(timeline.calm());
         untroubled("before the surge", &calm, &mut check);
         let surge = target.sum(timeline.settled_surge());

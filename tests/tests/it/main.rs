@@ -5,6 +5,7 @@
 mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
 mod calls; // what real Envoys tell of calls: which destinations are used, which hosts nothing is known of
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM
+mod demo; // the demonstrations as a person runs them: verdict, Ctrl-C, mistakes
 mod ecds; // beside another control plane: its listener, our limits
 mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods

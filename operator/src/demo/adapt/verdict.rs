@@ -29,7 +29,7 @@ pub(super) fn judge(report: &Report, timeline: &Timeline) -> Verdict {
     let [calm, surge, halved, _] = &timeline.0;
     let mut checks = Vec::new();
     for target in &report.targets {
-        let mut check = |passed, detail| checks.push(Check { replica: target.name.clone(), passed, detail });
+        let mut check = |passed, detail| checks.push(Check { subject: target.name.clone(), passed, detail });
         untroubled("before the surge", &target.sum(calm.begin..calm.end), &mut check);
         for act in [surge, halved] {
             useful(target, act, &mut check);
