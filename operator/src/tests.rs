@@ -1,6 +1,10 @@
 //! What unit tests of several rooms begin with.
 
-use crate::{index::Change, intent::ServiceKey, watch::decode};
+use crate::{
+    index::{Change, Index},
+    intent::ServiceKey,
+    watch::decode,
+};
 
 /// A Service `a/cart` of one ready pod; another object may follow.
 pub(crate) const CART: &str = "apiVersion: v1
@@ -26,4 +30,11 @@ pub(crate) fn cart() -> ServiceKey {
 pub(crate) fn changes(text: &str) -> Vec<Change> {
     let objects = decode::decode(text.as_bytes()).expect("readable").objects.into_iter();
     objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect()
+}
+
+/// Applies these objects.
+pub(crate) fn apply(index: &mut Index, text: &str) {
+    for change in changes(text) {
+        index.apply(change);
+    }
 }

@@ -1,8 +1,8 @@
 //! Weir's test kit: what every test on real servers needs, once.
 //!
 //! Real parts only: the built `weir` binary ([`weir`]) or its xDS server alone ([`xds`]), Envoy ([`proxy`]), [`prometheus`] and
-//! the load generator as the demo ships them (`operator::demo`), scripted applications ([`app`]) with their manifests ([`mesh`]), a
-//! trace [`collector`], a wall [`clock`] that jumps, a Kubernetes control plane ([`cluster`]) and its [`metrics_api`], two [`replicas`] of Weir on it, free [`ports`], [`http`] requests, and [`wait::eventually`] in
+//! the load generator as the demo ships them (`operator::demo`), scripted applications ([`app`], [`echo`]) with their manifests ([`mesh`]), a
+//! name server ([`dns`]), a trace [`collector`], a wall [`clock`] that jumps, a Kubernetes control plane ([`cluster`]) and its [`metrics_api`], two [`replicas`] of Weir on it, free [`ports`], [`http`] requests, and [`wait::eventually`] in
 //! place of every sleep. [`tidy`] holds the checks of the repository itself, as functions of what they read, so that each can be shown a made-up tree that it must refuse.
 //!
 //! Nothing here decides what is right; the tests in `tests/it` do.
@@ -13,6 +13,8 @@ pub mod clock;
 pub mod cluster;
 pub mod collector;
 pub mod dial;
+pub mod dns;
+pub mod echo;
 pub mod http;
 pub mod mesh;
 pub mod metrics_api;

@@ -159,6 +159,30 @@ impl Service {
     }
 }
 
+/// Service and EndpointSlice of a Service whose only pod is an application that has no proxy. `port`: the name of its port 80, which
+/// says what is spoken there.
+#[must_use]
+pub fn without_proxy(namespace: &str, name: &str, port: &str, application: SocketAddr) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{ports: [{{name: {port}, port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: {name}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+         addressType: IPv4\nports: [{{name: {port}, port: {}}}]\n\
+         endpoints: [{{addresses: [{}], targetRef: {{kind: Pod, name: {name}-0}}}}]\n",
+        application.port(),
+        application.ip()
+    )
+}
+
+/// A `LazyConfig` with these fields in its `spec`.
+#[must_use]
+pub fn lazy(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: weir.dev/v1alpha1\nkind: LazyConfig\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+    )
+}
+
 /// Puts a file into `folder` at once, as an editor that renames does.
 ///
 /// # Panics

@@ -1,12 +1,16 @@
 //! Real Envoys in front of the pods of a [`Service`].
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use operator::{
     demo::envoy::Envoy,
     xds::bootstrap::{DEFAULT_METRICS_INTERVAL, Options, Protocol, Trust, Upstream, bootstrap},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{mesh::Service, ports, temp_dir, weir::Weir};
@@ -121,7 +125,7 @@ impl Proxy {
         text
     }
 
-    /// What it holds and since when, as its configuration dump says it.
+    /// What Weir has given it and since when, as its configuration dump says it.
     ///
     /// # Panics
     ///
@@ -130,7 +134,23 @@ impl Proxy {
         let mut dump: Value = serde_json::from_str(&self.admin("/config_dump?include_eds").await).expect("it is JSON");
         let configs = dump["configs"].as_array_mut().expect("a dump has configs");
         configs.retain(|config| !config["@type"].as_str().unwrap_or_default().contains("Bootstrap"));
+        for config in configs.iter_mut().filter_map(Value::as_object_mut) {
+            // What it thinks of the addresses of Weir.
+            config.remove("static_endpoint_configs");
+        }
         dump.to_string()
+    }
+
+    /// `<namespace>/<service>/<port>` of the clusters that it has of other services, as the proxy of this node.
+    ///
+    /// # Panics
+    ///
+    /// When its admin page does not answer.
+    pub async fn destinations(&self, node: &str) -> BTreeSet<String> {
+        let text = self.admin("/clusters").await;
+        let names = text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name);
+        let own = names.filter_map(|name| name.strip_prefix("out/")?.strip_prefix(node)?.strip_prefix('/'));
+        own.map(str::to_owned).collect()
     }
 
     /// Counters and gauges whose names match the regular expression.
@@ -152,6 +172,25 @@ impl Proxy {
     pub async fn stat(&self, name: &str) -> u64 {
         self.stats(&format!("^{}$", name.replace('.', "%5C."))).await.remove(name).unwrap_or(0)
     }
+}
+
+/// Makes an Envoy with this bootstrap go to `other` as long as Weir is not at the address that it has: one after the other, so that
+/// it is known where it is.
+///
+/// # Panics
+///
+/// When it is no bootstrap of Weir's.
+pub fn then_at(bootstrap: &mut Value, other: SocketAddr) {
+    let weir = &mut bootstrap["static_resources"]["clusters"][0];
+    weir["outlier_detection"] = json!({
+        "consecutive_5xx": 1, "interval": "0.1s", "base_ejection_time": "2s", "max_ejection_percent": 100,
+    });
+    weir["common_lb_config"] = json!({"healthy_panic_threshold": {"value": 0}});
+    let load = &mut weir["load_assignment"]["endpoints"];
+    let mut next = load[0].clone();
+    next["priority"] = 1.into();
+    next["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] = other.port().into();
+    load.as_array_mut().expect("a list of endpoints").push(next);
 }
 
 impl Drop for Proxy {

@@ -11,7 +11,7 @@ use crate::{
     mesh::{Service, limiter},
     mount::Mount,
     ports::{self, Network},
-    proxy::Proxy,
+    proxy::{Proxy, then_at},
     weir::{self, Weir},
 };
 
@@ -186,22 +186,8 @@ impl<'a> Pair<'a> {
         let mount = Mount::new(&self.authorities().await, &token);
         let Service { namespace, name, pods, .. } = &self.service;
         let trust = mount.trust(&format!("weir.{}.svc", self.namespace));
-        let other = second.port();
-        // One priority after the other, so that the test knows where it is.
-        let both = move |bootstrap: &mut serde_json::Value| {
-            let weir = &mut bootstrap["static_resources"]["clusters"][0];
-            weir["outlier_detection"] = serde_json::json!({
-                "consecutive_5xx": 1, "interval": "0.1s", "base_ejection_time": "2s", "max_ejection_percent": 100,
-            });
-            weir["common_lb_config"] = serde_json::json!({"healthy_panic_threshold": {"value": 0}});
-            let load = &mut weir["load_assignment"]["endpoints"];
-            let mut next = load[0].clone();
-            next["priority"] = 1.into();
-            next["lb_endpoints"][0]["endpoint"]["address"]["socket_address"]["port_value"] = other.into();
-            load.as_array_mut().expect("a list of endpoints").push(next);
-        };
         let node = (namespace.as_str(), name.as_str(), pods[pod].name.as_str());
-        let proxy = Proxy::start_trusting(first, node, Some(trust), both).await;
+        let proxy = Proxy::start_trusting(first, node, Some(trust), |bootstrap| then_at(bootstrap, second)).await;
         self.mounts.push(mount);
         proxy
     }
@@ -307,18 +293,11 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// What the proxies hold and since when, but for what they think of the addresses of Weir.
+/// What the proxies hold and since when.
 ///
 /// # Panics
 ///
 /// When an admin page does not answer.
 pub async fn held(proxies: &[Proxy; 2]) -> [String; 2] {
-    let held = |held: String| {
-        let mut dump: serde_json::Value = serde_json::from_str(&held).expect("it is JSON");
-        for config in dump["configs"].as_array_mut().expect("a dump has configs") {
-            config.as_object_mut().expect("a section").remove("static_endpoint_configs");
-        }
-        dump.to_string()
-    };
-    [held(proxies[0].held().await), held(proxies[1].held().await)]
+    [proxies[0].held().await, proxies[1].held().await]
 }

@@ -110,10 +110,11 @@ fn served(standing: &Standing, builder: &Builder, proxies: &Proxies) -> Served {
             served.ports += 1;
             served.loaded.insert(service);
         }
-        if let Some(refusal) = proxies.refusals(&node).pop() {
-            served.refused.push((node, refusal.message));
-        } else if proxies.speaks_sotw(&node) {
+        if proxies.speaks_sotw(&node) {
+            // It refuses the route configuration, in words that name no mend.
             served.sotw = Some(node);
+        } else if let Some(refusal) = proxies.refusals(&node).pop() {
+            served.refused.push((node, refusal.message));
         } else if proxies.programmed(&node, &versions) {
             served.programmed += 1;
         }

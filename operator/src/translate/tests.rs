@@ -3,10 +3,10 @@ use limiter::{engine::Phase, policy::Mode};
 
 use super::*;
 use crate::{
-    index::{Change, Index},
+    index::Index,
     intent::Priority,
+    tests::apply,
     translate::decide::{Decides, States},
-    watch::decode,
 };
 
 const MANIFESTS: &str = "
@@ -33,10 +33,7 @@ fn index(rules: &str) -> Index {
     );
     let mut index = Index::default();
     for text in [MANIFESTS, &policy] {
-        for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
-            let change = Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object };
-            index.apply(change);
-        }
+        apply(&mut index, text);
     }
     let (_, entry) = index.policies().next().expect("one policy");
     assert_eq!(entry.problems, []);
@@ -222,9 +219,7 @@ fn a_rule_whose_classes_overlap_in_too_many_ways_is_left_out_whole() {
 fn a_service_without_an_http_port_says_so() {
     let mut index = index("  - {name: all, limit: 9 requests per second per pod}\n");
     let text = MANIFESTS.replace("{name: http, port: 8080}", "{name: db, port: 8080, appProtocol: tcp}");
-    for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
-        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-    }
+    apply(&mut index, &text);
     let (_, reports) = translated(&index);
     assert_eq!(reports[0].trouble, Some(Trouble::NoHttpPort));
 }
@@ -244,9 +239,7 @@ fn a_service_on_which_nothing_can_be_limited_says_so() {
             "name: checkout, namespace: ns-a}\n---",
             &format!("name: checkout, namespace: ns-a}}\nspec: {spec}\n---"),
         );
-        for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
-            index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-        }
+        apply(&mut index, &text);
         let (_, reports) = translated(&index);
         let trouble = reports[0].trouble.clone().expect("it is told");
         assert_eq!(trouble, Trouble::Unfit(expected));
@@ -260,9 +253,7 @@ fn nobody_has_a_share_where_no_pod_is_ready() {
     let text = MANIFESTS.replace("name: pod-1}", "name: pod-1}, conditions: {ready: false}");
     let text = text.replace("name: pod-2}", "name: pod-2}, conditions: {ready: false}");
     let text = text.replace("name: pod-3}", "name: pod-3}, conditions: {ready: false}");
-    for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
-        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-    }
+    apply(&mut index, &text);
     let (intent, reports) = translated(&index);
     assert_eq!(reports[0].shares, []);
     assert_eq!(per_pod(&intent, 0), [Some(9000); 4], "whom a request reaches all the same");

@@ -166,14 +166,19 @@ impl WayOut {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_tells_whom_its_application_calls_and_nothing_else() {
+/// An application, and an Envoy with a way out to it that somebody hears.
+async fn overheard() -> (App, Ears, Proxy, WayOut) {
     let app = App::start(([127, 0, 0, 1], 0).into()).await;
-    let mut ears = Ears::start().await;
+    let ears = Ears::start().await;
     let mut way = None;
     let proxy =
         Proxy::start_as(ears.address, CALLER, |bootstrap| way = Some(WayOut::add(bootstrap, app.address))).await;
-    let way = way.unwrap();
+    (app, ears, proxy, way.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_tells_whom_its_application_calls_and_nothing_else() {
+    let (app, mut ears, proxy, way) = overheard().await;
     let nothing = ears.hear("the first message", |calls| calls.used_at.map(|_| calls.used.clone())).await;
     assert_eq!(nothing, [], "what was never called is not told");
 
@@ -220,12 +225,7 @@ async fn an_envoy_tells_whom_its_application_calls_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_logs_calls_to_unknown_hosts_and_no_other() {
-    let app = App::start(([127, 0, 0, 1], 0).into()).await;
-    let mut ears = Ears::start().await;
-    let mut way = None;
-    let proxy =
-        Proxy::start_as(ears.address, CALLER, |bootstrap| way = Some(WayOut::add(bootstrap, app.address))).await;
-    let way = way.unwrap();
+    let (_app, mut ears, proxy, way) = overheard().await;
     assert_eq!(
         way.call(&["cart", "api.ssl.example", "new.learned:8080", "Nobody.Example"]).await,
         [200, 200, 200, 404]

@@ -1,7 +1,7 @@
 //! What an application sends anywhere, handed to its proxy by iptables: HTTP by host, TLS by name, bytes by address.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     process::Command,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,7 +9,9 @@ use std::{
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring};
 use testkit::{
-    mesh::{Service, limiter, put},
+    app::App,
+    dns::Dns,
+    mesh::{self, Service, limiter, put},
     ports::{self, Network},
     proxy::Proxy,
     temp_dir,
@@ -28,6 +30,10 @@ const REVIEWS: [u8; 4] = [10, 126, 0, 10];
 const DB: [u8; 4] = [10, 126, 0, 11];
 const FIRST: [u8; 4] = [10, 126, 0, 12];
 const SECOND: [u8; 4] = [10, 126, 0, 13];
+/// That of the API server, where somebody listens: it is passed on as it is.
+const API: [u8; 4] = [10, 126, 0, 15];
+/// That of a Service whose only endpoint has an IPv6 address.
+const SIX: [u8; 4] = [10, 126, 0, 16];
 /// Nobody's.
 const NONE: [u8; 4] = [10, 126, 0, 14];
 const KEY: &str = "smartlimiters.weir.dev/bookinfo/reviews";
@@ -107,13 +113,23 @@ impl Caller {
         Ok((status.ok_or_else(|| head.to_owned())?, body.to_owned()))
     }
 
-    /// What is answered to the first words of TLS.
+    /// What is answered to the first words of TLS for this name.
     async fn hello(self, to: impl Into<SocketAddr>, name: &str) -> Result<String, String> {
+        self.greet(to, name, true).await
+    }
+
+    /// The same of a client that names nobody.
+    async fn nameless(self, to: impl Into<SocketAddr>) -> Result<String, String> {
+        self.greet(to, "unsaid.example", false).await
+    }
+
+    async fn greet(self, to: impl Into<SocketAddr>, name: &str, says: bool) -> Result<String, String> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();
         let mut config = builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
         // Whoever looks at nothing but this takes it for plain HTTP.
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.enable_sni = says;
         let mut connection = ClientConnection::new(Arc::new(config), name.to_owned().try_into().unwrap()).unwrap();
         let mut words = Vec::new();
         connection.write_tls(&mut words).unwrap();
@@ -129,8 +145,9 @@ fn manifests(name: &str, port: (&str, u16), own: [u8; 4], endpoint: SocketAddr) 
          spec: {{clusterIP: {}, ports: [{{name: {word}, port: {number}}}]}}\n---\n\
          apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
          metadata: {{name: {name}-1, namespace: bookinfo, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-         addressType: IPv4\nports: [{{name: {word}, port: {}}}]\nendpoints:\n- {{addresses: [{}]}}\n",
+         addressType: {}\nports: [{{name: {word}, port: {}}}]\nendpoints:\n- {{addresses: [\"{}\"]}}\n",
         IpAddr::from(own),
+        if endpoint.is_ipv4() { "IPv4" } else { "IPv6" },
         endpoint.port(),
         endpoint.ip()
     )
@@ -153,6 +170,11 @@ struct Mesh {
 impl Mesh {
     /// With these documents besides.
     async fn start(more: &str) -> Self {
+        Self::start_with(more, |_| {}).await
+    }
+
+    /// The same, after a change of the bootstrap of the caller's proxy.
+    async fn start_with(more: &str, change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let folder = temp_dir();
         let network = Network::routable();
         let port = ports::free().port();
@@ -177,7 +199,7 @@ impl Mesh {
         put(folder.path(), "more.yaml", more);
         let weir = Weir::start(folder.path(), &[]).await;
         let server = Proxy::start(&weir, &reviews, 0).await;
-        let proxy = Proxy::start(&weir, &page, 0).await;
+        let proxy = Proxy::start_with(&weir, &page, 0, change).await;
         let caller = Caller::redirected(network.address(100), port).await;
         let mesh = Self { folder, weir, proxy, reviews, caller, network, port, page, _server: server, servers };
         testkit::eventually(DEADLINE, "it listens", async || {
@@ -232,9 +254,7 @@ async fn all_that_an_application_sends_goes_through_its_proxy_and_what_is_unknow
 
 /// A `LazyConfig` of the callers' namespace.
 fn lazy(spec: &str) -> String {
-    format!(
-        "apiVersion: weir.dev/v1alpha1\nkind: LazyConfig\nmetadata: {{name: all, namespace: bookinfo}}\nspec: {spec}\n"
-    )
+    mesh::lazy("bookinfo", "all", spec)
 }
 
 /// Of how long something took, at most this.
@@ -247,7 +267,10 @@ async fn within<T>(most: Duration, what: &str, done: impl Future<Output = T>) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_starts_with_nothing_asks_for_names_and_addresses_and_refuses_what_is_unknown() {
-    let mesh = Mesh::start(&lazy("{load: OnDemand, unknownHosts: Refuse, always: [known.example]}")).await;
+    let api = Bytes::start((API, 443).into(), "api", false).await;
+    let kubernetes = manifests("kubernetes", ("https", 443), API, api.address).replace("bookinfo", "default");
+    let config = lazy("load: OnDemand, unknownHosts: Refuse, always: [known.example]");
+    let mesh = Mesh::start(&format!("{config}---\n{kubernetes}")).await;
     let caller = mesh.caller;
     let at_once = Duration::from_secs(2);
     for _ in 0..2 {
@@ -264,6 +287,10 @@ async fn a_proxy_that_starts_with_nothing_asks_for_names_and_addresses_and_refus
         assert_eq!(within(at_once, "an unknown host", caller.get(unknown, "nothing.example")).await.unwrap().0, 404);
         let hello = within(at_once, "an unknown name", caller.hello((FIRST, 443), "nothing.example")).await;
         assert_eq!(hello.unwrap_or_default(), "");
+        // TLS that names nobody could be meant for anybody, but for the API server, whose clients never name it.
+        let hello = within(at_once, "no name", caller.nameless((FIRST, 443))).await;
+        assert_eq!(hello.unwrap_or_default(), "");
+        assert_eq!(within(at_once, "the API server", caller.nameless((API, 443))).await.unwrap(), "api");
         let bytes = within(at_once, "an unknown address", caller.say(unknown, b"\0\x01")).await;
         assert_eq!(bytes.unwrap_or_default(), "");
         // What stands behind a Service may be called by its own address.
@@ -272,7 +299,7 @@ async fn a_proxy_that_starts_with_nothing_asks_for_names_and_addresses_and_refus
         assert_eq!(late.unwrap_or_default(), "");
     }
     let asked = mesh.proxy.admin("/clusters").await;
-    for name in ["+first.bookinfo:443", "@10.126.0.11:3306", "+nothing.example:443", "@10.126.0.14:3306"] {
+    for name in ["+first.bookinfo:443", "@10.126.0.11:3306", "+nothing.example:443", "+-:443", "@10.126.0.14:3306"] {
         assert!(asked.contains(&format!("out/{}/{name}::", mesh.page.node(0))), "{name}: {asked}");
     }
     // Envoy does not ask again, so what comes later is told to it.
@@ -294,7 +321,7 @@ async fn a_proxy_that_starts_with_nothing_asks_for_names_and_addresses_and_refus
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_starts_with_nothing_may_pass_on_what_is_unknown() {
-    let mesh = Mesh::start(&lazy("{load: OnDemand, unknownHosts: Passthrough, never: [second]}")).await;
+    let mesh = Mesh::start(&lazy("load: OnDemand, unknownHosts: Passthrough, never: [second]")).await;
     let caller = mesh.caller;
     let late = Bytes::start((mesh.network.address(2), 0).into(), "late", false).await;
     for _ in 0..2 {
@@ -304,8 +331,55 @@ async fn a_proxy_that_starts_with_nothing_may_pass_on_what_is_unknown() {
         assert_eq!(caller.say((DB, 3306), b"").await.unwrap(), "db");
         assert_eq!(caller.hello((NONE, 443), "first.bookinfo").await.unwrap(), "first");
         assert_eq!(caller.hello(late.address, "late.example").await.unwrap(), "late");
+        assert_eq!(caller.nameless(late.address).await.unwrap(), "late");
         assert_eq!(caller.say(late.address, b"\0\x01").await.unwrap(), "late");
         assert_eq!(caller.hello((NONE, 443), "second.bookinfo").await.unwrap_or_default(), "", "never");
         assert_eq!(caller.say((SECOND, 443), b"\0\x01").await.unwrap_or_default(), "", "never");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_below_a_listed_domain_are_found_by_dns_wherever_they_were_sent() {
+    let network = Network::routable();
+    let IpAddr::V4(host) = network.address(1) else { unreachable!("networks of the kit are IPv4") };
+    let dns = Dns::start("domain.example", host).await;
+    let app = App::start((host, 0).into()).await;
+    let _tls = Bytes::start((host, 443).into(), "tls", false).await;
+    let config = lazy("load: OnDemand, unknownHosts: Refuse, always: [\"*.domain.example\"]");
+    let mesh = Mesh::start_with(&config, |bootstrap| dns.asked_by(bootstrap)).await;
+    let caller = mesh.caller;
+    let port = app.address.port();
+    for call in 1..3 {
+        // To an address at which nobody is: only the name can have led there.
+        for name in ["a.domain.example", "b.a.Domain.example"] {
+            let (status, body) = caller.get((NONE, port), &format!("{name}:{port}")).await.unwrap();
+            assert_eq!((status, body.as_str()), (200, "ok\n"), "{name}");
+        }
+        assert_eq!(app.served(), 2 * call);
+        assert_eq!(caller.hello((NONE, 443), "tls.domain.example").await.unwrap(), "tls");
+        // The domain itself is not below it, nor is what only ends as it does.
+        for name in ["domain.example", "adomain.example", "a.other.example"] {
+            assert_eq!(caller.get((host, port), &format!("{name}:{port}")).await.unwrap().0, 404, "{name}");
+            assert_eq!(caller.hello((host, 443), name).await.unwrap_or_default(), "", "{name}");
+        }
+    }
+    assert_eq!(mesh.proxy.stat("cluster_manager.cds.update_rejected").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_with_an_ipv6_address_is_loaded_like_any() {
+    // Where the system has no IPv6 nothing can answer there, and that is said.
+    let own = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    let app = match std::net::TcpListener::bind(own) {
+        Ok(_) => Some(App::start(own).await),
+        Err(_) => None,
+    };
+    let address = app.as_ref().map_or(SocketAddr::from((Ipv6Addr::LOCALHOST, 1)), |app| app.address);
+    let six = manifests("six", ("http", 80), SIX, address);
+    let mesh = Mesh::start(&format!("{}---\n{six}", lazy("load: OnDemand"))).await;
+    let wanted = if app.is_some() { 200 } else { 503 };
+    for _ in 0..2 {
+        assert_eq!(mesh.caller.get((SIX, 80), "six").await.unwrap().0, wanted);
+    }
+    assert_eq!(app.map_or(2, |app| app.served()), 2);
 }

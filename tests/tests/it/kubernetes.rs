@@ -9,7 +9,7 @@ mod identity; // who a proxy is, and who Weir is
 mod inject; // sidecars: the webhook, interception, probes, and an end that loses nothing
 mod install; // both charts from installation to removal, and the rights that Weir needs
 mod kit; // the kit itself: what the other tests take for granted
-mod lazy; // LazyConfig and WorkloadScope: the schema, and what the status of the former says
+mod lazy; // LazyConfig and WorkloadScope: the schema, what the status of the former says, first calls
 mod metrics; // the metrics API: what pods use drives limits, and its failures are said
 mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses

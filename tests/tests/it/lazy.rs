@@ -13,7 +13,7 @@ use testkit::{
     app::{App, Page},
     eventually,
     http::{self, Connection},
-    mesh::{Service, limiter, put},
+    mesh::{Service, lazy, limiter, put, without_proxy},
     ports::Network,
     prometheus::{Prometheus, Target},
     proxy::Proxy,
@@ -55,13 +55,7 @@ impl Shop {
     }
 
     fn lazy(&self, spec: &str) {
-        put(
-            self.folder.path(),
-            "lazy.yaml",
-            &format!(
-                "apiVersion: weir.dev/v1alpha1\nkind: LazyConfig\nmetadata: {{name: shop, namespace: shop}}\nspec: {{{spec}}}\n"
-            ),
-        );
+        put(self.folder.path(), "lazy.yaml", &lazy("shop", "shop", spec));
     }
 
     async fn call(&self, host: &str) -> (u16, String) {
@@ -69,17 +63,8 @@ impl Shop {
     }
 }
 
-/// A service of the namespace `shop` whose only pod is there.
 fn service(name: &str, at: SocketAddr) -> String {
-    format!(
-        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-         metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-         addressType: IPv4\nports: [{{name: http, port: {}}}]\n\
-         endpoints: [{{addresses: [{}], targetRef: {{kind: Pod, name: {name}-0}}}}]\n",
-        at.port(),
-        at.ip()
-    )
+    without_proxy("shop", name, "http", at)
 }
 
 /// Status and body of a GET of `host` through the proxy that listens there.
@@ -89,12 +74,9 @@ async fn call(proxy: SocketAddr, host: &str) -> anyhow::Result<(u16, String)> {
     Ok((answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned()))
 }
 
-/// The clusters on the way out that a proxy has, by what comes after its own name.
+/// The clusters on the way out that the proxy of the caller's pod has.
 async fn clusters(proxy: &Proxy) -> BTreeSet<String> {
-    let text = proxy.admin("/clusters").await;
-    let names = text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name);
-    let own = names.filter_map(|name| name.strip_prefix("out/shop/page/")?.split_once('/'));
-    own.map(|(_, destination)| destination.to_owned()).collect()
+    proxy.destinations("shop/page/page-0").await
 }
 
 fn of(names: &[&str]) -> BTreeSet<String> {

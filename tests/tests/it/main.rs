@@ -10,9 +10,11 @@ mod ecds; // beside another control plane: its listener, our limits
 mod edge; // limits on the way there: at callers and at gateways
 mod envoy; // limits on real Envoys: the article, matches, clients, restarts, refusals, moving pods
 mod files; // the folder: half-written, deleted, renamed, wrong; the last good form stays in force
+mod first_calls; // of proxies that start with nothing: HTTP/2, gRPC, large bodies, answers that take their time
 mod intercept; // what applications send anywhere, handed to their proxies by iptables
 mod kubernetes; // on a real API server: definitions, watches, status, installation
 mod lazy; // proxies that start with nothing: first calls, forgetting, learning, a Weir that is away
+mod lazy_replicas; // the same with two Weirs: one ends, and what proxies have is known to the other
 mod metrics; // pages that hang, lie, end, never end: limits hold and status says why
 mod peers; // two Weirs without Kubernetes: the first of a list that is alive decides
 mod prometheus; // a real Prometheus: values, mistakes, age, and what happens while it is gone

@@ -10,9 +10,10 @@ use operator::xds::{
 };
 use serde_json::json;
 use testkit::{
+    app::App,
     eventually,
-    http::Connection,
-    mesh::{Service, limiter, put},
+    http::{Connection, send},
+    mesh::{Service, lazy, limiter, put, without_proxy},
     proxy::Proxy,
     temp_dir,
     weir::Weir,
@@ -202,4 +203,58 @@ async fn clusters_and_listeners_come_in_full_in_order_and_count_as_programmed() 
         assert_eq!((resource_type, response.resources.len()), (expected, 0), "they go by absence, backwards");
         client.ack(resource_type, &response).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_cannot_ask_is_told_of_and_limits_all_the_same() {
+    const LAZY: &str = "lazyconfigs.weir.dev/ns-a/lazy";
+    let folder = temp_dir();
+    let service = Service::start("ns-a", "checkout", 1).await;
+    put(folder.path(), "service.yaml", &service.calling());
+    put(folder.path(), "policy.yaml", &policy("PathPrefix, value: /few", 1000));
+    let app = App::start((service.client(0), 0).into()).await;
+    put(folder.path(), "other.yaml", &without_proxy("ns-a", "other", "http", app.address));
+    put(folder.path(), "lazy.yaml", &lazy("ns-a", "lazy", "hold: 1s"));
+    let weir = Weir::start(folder.path(), &[]).await;
+    let _proxy = proxy(&weir, &service, 0, 32_768).await;
+    let programmed = weir
+        .until(DEADLINE, "it is said", |status| {
+            let mut lazies = status.0["lazies"].as_array().into_iter().flatten();
+            let report = lazies.find(|report| report["key"] == LAZY).ok_or("it is not told")?;
+            let programmed = &report["status"]["conditions"][1];
+            if programmed["reason"] == "NotCarriedOut" { Ok(programmed.clone()) } else { Err(report.to_string()) }
+        })
+        .await;
+    let said = programmed["message"].as_str().unwrap_or_default();
+    assert!(said.contains("the proxy ns-a/checkout/checkout-0 asks for the whole state each time (SotW)"), "{said}");
+    // What comes to it is limited as ever.
+    let inbound = service.pods[0].inbound;
+    let burst = async |requests: usize| {
+        eventually(DEADLINE, "it serves", async || {
+            let mut connection = Connection::open(inbound, None).await.map_err(|error| format!("{error:#}"))?;
+            connection.burst("/few", requests).await.map_err(|error| format!("{error:#}"))
+        })
+        .await
+    };
+    assert_eq!(burst(10).await, (3, 7));
+    // What its application sends is answered, and goes nowhere.
+    let call = async || {
+        let request = http::Request::get(format!("http://{}/", service.outbound(0))).header("host", "other");
+        let answer = send(request.body(Vec::new().into()).unwrap()).await;
+        answer.map(|answer| answer.status().as_u16()).map_err(|error| format!("{error:#}"))
+    };
+    let becomes = async |wanted: u16| {
+        eventually(DEADLINE, &format!("calls are answered {wanted}"), async || match call().await? {
+            status if status == wanted => Ok(()),
+            status => Err(status.to_string()),
+        })
+        .await;
+    };
+    becomes(404).await;
+    assert_eq!(app.served(), 0);
+
+    // Without a `LazyConfig` it has everything.
+    std::fs::remove_file(folder.path().join("lazy.yaml")).unwrap();
+    becomes(200).await;
+    assert_eq!(burst(2).await, (0, 2), "the bucket is as empty as it was");
 }

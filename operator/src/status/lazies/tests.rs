@@ -2,10 +2,9 @@ use limiter::policy::tenants::Tenants;
 
 use super::*;
 use crate::{
-    index::Change,
     metrics::HealthBoard,
     status::{Status, status},
-    watch::decode,
+    tests::changes,
     xds::table::Table,
 };
 
@@ -42,9 +41,7 @@ const CART: &str = "workloadSelector: {matchLabels: {app: cart}}";
 fn told(texts: &[&str], proxies: &Proxies) -> Status {
     let mut builder = Builder::new(Table::new()).with_tenants(Tenants::default());
     for text in texts {
-        let objects = decode::decode(text.as_bytes()).expect("readable").objects.into_iter();
-        let changes = objects.map(|d| Change::Apply { key: d.key, origin: String::new(), object: d.object }).collect();
-        builder.apply(changes, Timestamp::UNIX_EPOCH);
+        builder.apply(changes(text), Timestamp::UNIX_EPOCH);
     }
     status(&builder, proxies, &HealthBoard::default(), Timestamp::UNIX_EPOCH)
 }

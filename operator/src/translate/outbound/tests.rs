@@ -3,16 +3,13 @@ use limiter::metric::Observations;
 
 use super::*;
 use crate::{
-    index::{
-        Change,
-        asked::{MOST_STREAMS, Reached, Why},
-    },
-    intent::Called,
+    index::asked::{MOST_STREAMS, Reached, Why},
+    intent::{Called, Hop, Stream},
+    tests::{apply, changes},
     translate::{
         decide::{Decides, States},
         translate,
     },
-    watch::decode,
     xds::ResourceType,
 };
 
@@ -72,9 +69,7 @@ spec:\n  targetRefs: [{{kind: Service, name: reviews}}]\n  enforceAt: Client\n  
     );
     let mut index = Index::default();
     for text in [MANIFESTS, &policy] {
-        for decoded in decode::decode(text.as_bytes()).expect("readable").objects {
-            index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-        }
+        apply(&mut index, text);
     }
     let (_, entry) = index.policies().next().expect("one policy");
     assert_eq!(entry.problems, []);
@@ -211,9 +206,7 @@ spec:
 #[test]
 fn gateway_ports_that_are_one_of_the_pods_share_its_listener_and_bytes_lead_nowhere() {
     let mut index = index("  - {name: all, limit: 1 request per second per pod}\n");
-    for decoded in decode::decode(GATEWAY.as_bytes()).expect("readable").objects {
-        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-    }
+    apply(&mut index, GATEWAY);
     let (intent, _) = callers(&index, |_| {});
     let pod = &intent.pods["page-0"];
     let gateway: Vec<_> = pod.outbound.iter().filter(|outbound| outbound.place == EnforceAt::Gateway).collect();
@@ -242,9 +235,7 @@ fn lazy_index(spec: &str) -> Index {
          metadata: {{name: mail-1, namespace: b, labels: {{kubernetes.io/service-name: mail}}}}\n\
          addressType: IPv4\nports: [{{name: tcp, port: 2525}}]\nendpoints: [{{addresses: [10.0.0.9]}}]\n"
     );
-    for decoded in decode::decode(more.as_bytes()).expect("readable").objects {
-        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-    }
+    apply(&mut index, &more);
     index
 }
 
@@ -285,6 +276,19 @@ fn connections_go_by_name_and_by_address_and_what_is_unknown_as_it_may() {
 }
 
 #[test]
+fn who_names_nobody_in_tls_is_passed_on_where_anybody_may_be_called() {
+    const INTERCEPTED: &str = "apiVersion: v1\nkind: Pod\n\
+        metadata: {name: page-0, namespace: a, annotations: {outbound.weir.dev/intercept: '15001'}}\n";
+    for (unknown_hosts, to) in [("Refuse", Hop::Nowhere), ("Passthrough", Hop::Original)] {
+        let mut index = lazy_index(&format!("{{unknownHosts: {unknown_hosts}}}"));
+        apply(&mut index, INTERCEPTED);
+        let called: Called = "+-:443".parse().expect("readable");
+        let _ = index.ask_stream(&key("page"), "page-0", called.clone(), Timestamp::UNIX_EPOCH);
+        assert_eq!(callers(&index, |_| {}).0.pods["page-0"].streams, [Stream { called, to }]);
+    }
+}
+
+#[test]
 fn a_pod_asks_for_so_many_connections_and_each_change_is_of_those_who_asked() {
     let mut index = lazy_index("{unknownHosts: Refuse, forgetAfter: 10s}");
     for number in 0..MOST_STREAMS {
@@ -299,9 +303,7 @@ fn a_pod_asks_for_so_many_connections_and_each_change_is_of_those_who_asked() {
     assert_eq!(reached(&mut index, "@192.0.2.0:1"), Some(Reached::Nowhere));
     let late = "apiVersion: v1\nkind: Service\nmetadata: {name: late, namespace: b}\n\
                 spec: {clusterIP: 192.0.2.0, ports: [{name: tcp, port: 1}]}\n";
-    let late = decode::decode(late.as_bytes()).expect("readable").objects.remove(0);
-    let change = Change::Apply { key: late.key, origin: String::new(), object: late.object };
-    let dirty = index.apply(change);
+    let dirty = index.apply(changes(late).remove(0));
     assert!(dirty.services.contains(&key("page")), "{:?}", dirty.services);
     assert!(matches!(reached(&mut index, "@192.0.2.0:1"), Some(Reached::Destination(_))));
 }
@@ -310,9 +312,7 @@ fn a_pod_asks_for_so_many_connections_and_each_change_is_of_those_who_asked() {
 fn a_first_call_of_a_limited_service_changes_no_listener() {
     let mut index = index("  - {name: each, limit: 1 request per second per header x-user}\n");
     let lazy = "apiVersion: weir.dev/v1alpha1\nkind: LazyConfig\nmetadata: {name: all, namespace: a}\nspec: {}\n";
-    for decoded in decode::decode(lazy.as_bytes()).expect("readable").objects {
-        index.apply(Change::Apply { key: decoded.key, origin: String::new(), object: decoded.object });
-    }
+    apply(&mut index, lazy);
     let versions = |index: &Index, of: ResourceType| -> Vec<_> {
         let resources = crate::xds::resources::build(&key("page"), &callers(index, |_| {}).0);
         let of_type = resources.into_iter().filter(|resource| resource.resource_type == of);

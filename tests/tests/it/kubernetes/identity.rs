@@ -33,15 +33,15 @@ const SOON: Duration = Duration::from_secs(40);
 const SECRET: &str = "weir-certificate";
 
 /// A namespace with the chart, a Service of two pods with a limit in it, and Weir as the chart starts it.
-struct Place<'a> {
-    cluster: &'a Cluster,
-    namespace: String,
-    service: Service,
-    weir: Weir,
+pub(super) struct Place<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) namespace: String,
+    pub(super) service: Service,
+    pub(super) weir: Weir,
 }
 
 impl<'a> Place<'a> {
-    async fn install(cluster: &'a Cluster) -> Self {
+    pub(super) async fn install(cluster: &'a Cluster) -> Self {
         Self::install_at(cluster, ports::free()).await
     }
 
@@ -81,7 +81,7 @@ impl<'a> Place<'a> {
         self.cluster.authorities(&self.namespace).await
     }
 
-    async fn token(&self, pod: usize) -> String {
+    pub(super) async fn token(&self, pod: usize) -> String {
         self.cluster.pod_token(&self.namespace, &self.service.pods[pod].name).await
     }
 
@@ -91,12 +91,12 @@ impl<'a> Place<'a> {
         self.cluster.resigned(&token, |claims| claims["exp"] = json!(jiff::Timestamp::now().as_second() + seconds))
     }
 
-    async fn mount(&self, token: &str) -> Mount {
+    pub(super) async fn mount(&self, token: &str) -> Mount {
         Mount::new(&self.authorities().await, token)
     }
 
     /// The proxy of the first pod.
-    async fn proxy(&self, mount: &Mount) -> Proxy {
+    pub(super) async fn proxy(&self, mount: &Mount) -> Proxy {
         self.proxy_of(0, mount).await
     }
 

@@ -1,6 +1,7 @@
-//! `LazyConfig` and `WorkloadScope` on a real API server: the schema, the webhook's words, and what the status says.
+//! `LazyConfig` and `WorkloadScope` on a real API server: the schema, the webhook's words, what the status says, and first calls of
+//! a proxy that has proven who it is.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use crds::{LazyConfig, WorkloadScope};
 use kube::{
@@ -8,7 +9,16 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use testkit::{cluster::Cluster, eventually, mesh::Service, ports::Network, weir::Weir};
+use testkit::{
+    app::App,
+    cluster::{Cluster, pods::Pod},
+    eventually, http,
+    mesh::Service,
+    ports::Network,
+    weir::Weir,
+};
+
+use super::identity::Place;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -175,4 +185,105 @@ async fn the_status_says_for_whom_it_holds_and_what_is_wrong() {
     let columns = cluster.kubectl(&["get", "wlc", "-n", &namespace]).await.unwrap();
     let head: Vec<_> = columns.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(head, ["NAME", "ACCEPTED", "PROGRAMMED", "LOAD", "WORKLOADS", "LOADED", "KNOWN", "AGE"]);
+}
+
+/// A Service with one pod without a proxy, whose application is this one; waits until the control plane has found the pod.
+async fn put(cluster: &Cluster, namespace: &str, name: &str, app: &App) {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": app.address.port()}]},
+    });
+    cluster.apply(&service.to_string()).await.unwrap();
+    let pod = Pod {
+        namespace: namespace.to_owned(),
+        name: format!("{name}-0"),
+        labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+        annotations: BTreeMap::new(),
+        containers: json!([{"name": "app", "image": "app"}]),
+        address: app.address.ip(),
+        ready: true,
+    };
+    cluster.put_pod(&pod).await;
+    let (slices, of_service) = ("endpointslices", format!("kubernetes.io/service-name={name}"));
+    let get = ["get", slices, "--namespace", namespace, "--selector", &of_service, "--output=json"];
+    eventually(SOON, "an EndpointSlice has the pod", async || {
+        let slices = cluster.kubectl(&get).await.map_err(|error| error.to_string())?;
+        if slices.contains(&pod.address.to_string()) { Ok(()) } else { Err(slices) }
+    })
+    .await;
+}
+
+/// Status and body of a GET of `host` through the proxy that listens there.
+async fn call(way_out: SocketAddr, host: &str) -> (u16, String) {
+    let request = ::http::Request::get(format!("http://{way_out}/")).header("host", host);
+    let answer = http::send(request.body(Vec::new().into()).unwrap()).await.unwrap();
+    (answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_starts_with_nothing_and_gets_the_services_of_the_api_server_at_the_first_call() {
+    let place = Place::install(Cluster::shared().await).await;
+    let (cluster, namespace, page) = (place.cluster, place.namespace.as_str(), &place.service);
+    let network = Network::routable();
+    let apps = [App::start((network.address(1), 0).into()).await, App::start((network.address(2), 0).into()).await];
+    put(cluster, namespace, "reviews", &apps[0]).await;
+    let (pod, way_out) = (page.pods[0].name.as_str(), page.outbound(0));
+    let listen = format!("outbound.weir.dev/listen={way_out}");
+    cluster.kubectl(&["annotate", "pod", pod, "--namespace", namespace, &listen]).await.unwrap();
+    let spec = json!({"workloadSelector": {"matchLabels": {"app": page.name}}, "load": "OnDemand"});
+    cluster.apply(&lazy(namespace, "pages", &spec).to_string()).await.unwrap();
+    let mount = place.mount(&place.token(0).await).await;
+    let proxy = place.proxy(&mount).await;
+    let programmed = async |loaded: u64| {
+        eventually(SOON, &format!("its proxy has what it should, {loaded} services of it"), async || {
+            let status = until(cluster, namespace, "pages", ["Accepted", "Programmed"]).await;
+            let (proxies, services) = (&status["proxies"], &status["services"]);
+            let found = [&proxies["total"], &proxies["programmed"], &services["loaded"]];
+            if found == [&json!(1), &json!(1), &json!(loaded)] { Ok(status) } else { Err(status.to_string()) }
+        })
+        .await
+    };
+    let status = programmed(0).await;
+    assert_eq!((&status["workloads"], &status["conditions"][1]["status"]), (&json!(2), &json!("True")));
+    eventually(SOON, "it listens", async || {
+        let listeners = proxy.admin("/listeners").await;
+        if listeners.contains(&way_out.to_string()) { Ok(()) } else { Err(listeners) }
+    })
+    .await;
+
+    // Held and served, by every name.
+    for host in
+        ["reviews", "reviews:80", &format!("reviews.{namespace}"), &format!("reviews.{namespace}.svc.cluster.local")]
+    {
+        assert_eq!(call(way_out, host).await, (200, "ok\n".to_owned()), "{host}");
+    }
+    assert_eq!(apps[0].served(), 4);
+    let known = programmed(1).await["services"]["known"].as_u64().unwrap();
+    assert!(known > 1, "{known}: its own, at least, is known and not loaded");
+    let node = page.node(0);
+    assert_eq!(proxy.destinations(&node).await.into_iter().collect::<Vec<_>>(), [format!("{namespace}/reviews/80")]);
+
+    // Nothing is known by this name, until a Service is made of it.
+    let (status, body) = call(way_out, "ratings").await;
+    assert!(status == 404 && body.starts_with("weir: no Service is known by this host"), "{status} {body}");
+    let becomes = async |host: &str, wanted: u16| {
+        eventually(SOON, &format!("{host} is answered {wanted}"), async || {
+            let (status, body) = call(way_out, host).await;
+            if status == wanted { Ok(()) } else { Err(format!("{status} {body}")) }
+        })
+        .await;
+    };
+    put(cluster, namespace, "ratings", &apps[1]).await;
+    becomes("ratings", 200).await;
+    programmed(2).await;
+
+    // One goes and comes back: so does what the proxy has of it, without its being asked for again.
+    cluster.kubectl(&["delete", "service", "reviews", "--namespace", namespace]).await.unwrap();
+    becomes("reviews", 404).await;
+    programmed(1).await;
+    put(cluster, namespace, "reviews", &apps[0]).await;
+    becomes("reviews", 200).await;
+    programmed(2).await;
+    let refused = proxy.stats("update_rejected").await;
+    assert_eq!(refused.values().sum::<u64>(), 0, "{refused:?}");
 }
