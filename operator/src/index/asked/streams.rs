@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use limiter::lazy::{Lazy, UnknownHosts};
 
-use super::{Ask, Why, is_name, lists, may_load};
+use super::{Ask, Why, is_name, lists, may_load, of_cluster};
 use crate::{
     index::{Dirty, Index},
     intent::{Called, DestinationKey, ServiceKey},
@@ -57,7 +57,12 @@ impl Index {
             Called::Name(name, port) => match self.resolve_of(service, lazy, &format!("{name}:{port}"), |_| true) {
                 Some(key) if key.is_outside() && !lists(lazy, &key) => Reached::Original,
                 Some(key) => Reached::Destination(key),
-                None => Reached::Nowhere,
+                // A name without a dot that is no Service, or `-`, as Envoy writes that the client names nobody.
+                None => {
+                    let called = of_cluster(&service.namespace, name);
+                    let of_mesh = called.is_some_and(|called| !self.ports_of(&called).is_empty());
+                    original(passes_on && !of_mesh && may_load(lazy, &DestinationKey::outside(name, *port)))
+                }
             },
             Called::Address(address) => {
                 let mut is_endpoint = false;

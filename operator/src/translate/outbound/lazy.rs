@@ -27,9 +27,6 @@ use crate::{
 /// Envoy closes a connection that is kept for a next request after this.
 const IDLE: Duration = Duration::from_secs(60 * 60);
 
-/// How Envoy writes that a client says no name in TLS.
-const NOBODY: &str = "-";
-
 /// Gives `pods`, which listen there for calls, what they have of other services.
 pub(super) fn add(
     caller: &Caller<'_, '_>,
@@ -101,8 +98,7 @@ pub(super) fn add(
         let place = EnforceAt::Client;
         pod_intent.outbound.push(Outbound { place, listener: *listener, hosts, partial, intercepted });
         if *intercepts {
-            let to = |(called, to)| stream(caller.index, lazy, called, to);
-            pod_intent.streams = streams.into_iter().map(to).collect();
+            pod_intent.streams = streams.into_iter().map(|(called, to)| stream(caller.index, called, to)).collect();
         }
         lead(pod_intent, leads.into_iter(), bounds.into_iter());
     }
@@ -127,12 +123,9 @@ fn api_server(index: &Index, lazy: &Lazy) -> Vec<SocketAddr> {
     addresses.map(|address| SocketAddr::new(*address, key.port)).collect()
 }
 
-fn stream(index: &Index, lazy: &Lazy, called: Called, to: Reached) -> Stream {
-    // TLS that names nobody could be for anybody.
-    let is_nameless = matches!(&called, Called::Name(name, _) if name == NOBODY);
+fn stream(index: &Index, called: Called, to: Reached) -> Stream {
     let to = match to {
         Reached::Original => Hop::Original,
-        Reached::Nowhere if is_nameless && lazy.unknown_hosts == UnknownHosts::Passthrough => Hop::Original,
         Reached::Nowhere => Hop::Nowhere,
         // The cluster has another name than that of requests for the same, so it is one of its own.
         Reached::Destination(key) => {
