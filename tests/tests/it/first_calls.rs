@@ -25,8 +25,8 @@ use tonic::{Code, Status, client::Grpc, transport::Endpoint};
 use tonic_prost::ProstCodec;
 
 const SOON: Duration = Duration::from_secs(30);
-/// A large request: more than what Envoy keeps before it stops to read. That is 1 MiB of a connection of HTTP/1.1, and of a stream of
-/// HTTP/2 its window, 16 MiB.
+/// A large request: more than what Envoy keeps before it stops to read, which the test waits for. Of a stream of HTTP/2 it keeps more than of
+/// a connection of HTTP/1.1.
 const LARGE: usize = 8 << 20;
 const LARGE_HTTP_2: usize = 20 << 20;
 const PIECE: usize = 32 << 10;

@@ -217,7 +217,7 @@ async fn a_stream_that_breaks_the_rules_ends_with_a_reason() {
     };
     let status = ending(&weir, "ns-a/checkout/checkout-0", many).await;
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-    assert!(status.message().contains("5000 names"), "{status}");
+    assert!(status.message().contains("50000 names"), "{status}");
 }
 
 #[tokio::test]
