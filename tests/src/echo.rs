@@ -181,6 +181,7 @@ mod tests {
         let all = client.client_streaming(words, PathAndQuery::from_static(WORDS), codec()).await.unwrap();
         assert_eq!(all.into_inner(), "a b");
         for method in [MUTE, SLOW] {
+            client.ready().await.unwrap();
             let request = tonic::Request::new("1".to_owned());
             let answers = client.server_streaming(request, PathAndQuery::from_static(method), codec()).await;
             let mut answers = answers.unwrap().into_inner();
@@ -188,6 +189,7 @@ mod tests {
             assert_eq!((first.as_deref(), answers.message().await.unwrap()), (Some(LATE), None));
         }
         let other = PathAndQuery::from_static("/test.Echo/Other");
+        client.ready().await.unwrap();
         let refused = client.unary(tonic::Request::new(String::new()), other, codec()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
     }
