@@ -141,15 +141,16 @@ impl Proxy {
         dump.to_string()
     }
 
-    /// `<namespace>/<service>/<port>` of the clusters that it has of other services, as the proxy of this node.
+    /// `<namespace>/<service>/<port>` of the clusters that it has of other services.
     ///
     /// # Panics
     ///
     /// When its admin page does not answer.
-    pub async fn destinations(&self, node: &str) -> BTreeSet<String> {
+    pub async fn destinations(&self) -> BTreeSet<String> {
         let text = self.admin("/clusters").await;
         let names = text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name);
-        let own = names.filter_map(|name| name.strip_prefix("out/")?.strip_prefix(node)?.strip_prefix('/'));
+        // Behind the namespace, the Service and the pod of the proxy itself.
+        let own = names.filter_map(|name| name.strip_prefix("out/")?.splitn(4, '/').nth(3));
         own.map(str::to_owned).collect()
     }
 

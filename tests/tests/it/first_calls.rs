@@ -55,7 +55,7 @@ impl Shop {
         put(folder.path(), "lazy.yaml", &lazy("shop", "shop", "load: OnDemand"));
         let weir = Weir::start(folder.path(), &[]).await;
         let proxy = Proxy::start(&weir, &page, 0).await;
-        assert_eq!(proxy.destinations(&page.node(0)).await, BTreeSet::new());
+        assert_eq!(proxy.destinations().await, BTreeSet::new());
         Self { page, weir, proxy, _echo: echo, _folder: folder }
     }
 
@@ -205,7 +205,7 @@ async fn first_calls_of_every_protocol_are_held_and_served_whole() {
     };
     assert_eq!(timeout(SOON, served).await.expect("all are answered"), [""; 0]);
     let all = SERVICES.map(|(name, _)| format!("shop/{name}/80"));
-    assert_eq!(shop.proxy.destinations(&shop.page.node(0)).await, BTreeSet::from(all));
+    assert_eq!(shop.proxy.destinations().await, BTreeSet::from(all));
 
     // What is nothing is said in the caller's own terms.
     let refused = words(way_out, "nothing", &["one"]).await.unwrap_err();
@@ -226,7 +226,7 @@ async fn a_first_call_may_be_silent_for_longer_than_routes_wait_by_default() {
             calls.spawn(async move { (host, after(way_out, host, method, SILENCE).await) });
         }
         eventually(SOON, "both hosts are there", async || {
-            let there = shop.proxy.destinations(&shop.page.node(0)).await;
+            let there = shop.proxy.destinations().await;
             if there.len() == 2 { Ok(()) } else { Err(format!("{there:?}")) }
         })
         .await;

@@ -95,7 +95,7 @@ impl World {
     }
 
     async fn has(&self, proxy: &Proxy) -> BTreeSet<String> {
-        proxy.destinations(&self.page.node(0)).await
+        proxy.destinations().await
     }
 }
 

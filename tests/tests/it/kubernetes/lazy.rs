@@ -260,8 +260,7 @@ async fn a_proxy_starts_with_nothing_and_gets_the_services_of_the_api_server_at_
     assert_eq!(apps[0].served(), 4);
     let known = programmed(1).await["services"]["known"].as_u64().unwrap();
     assert!(known > 1, "{known}: its own, at least, is known and not loaded");
-    let node = page.node(0);
-    assert_eq!(proxy.destinations(&node).await.into_iter().collect::<Vec<_>>(), [format!("{namespace}/reviews/80")]);
+    assert_eq!(proxy.destinations().await.into_iter().collect::<Vec<_>>(), [format!("{namespace}/reviews/80")]);
 
     // Nothing is known by this name, until a Service is made of it.
     let (status, body) = call(way_out, "ratings").await;

@@ -1,6 +1,6 @@
 //! `WorkloadScope`: what the pods of a Service call, written by Weir and read again by the next one.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -79,13 +79,6 @@ impl Place {
         })
         .await
     }
-
-    /// The clusters on the way out that a proxy has.
-    async fn clusters(&self, proxy: &Proxy) -> BTreeSet<String> {
-        let (text, own) = (proxy.admin("/clusters").await, format!("out/{}/page/", self.namespace));
-        let names = text.lines().filter_map(|line| line.split_once("::")).map(|(name, _)| name.to_owned());
-        names.filter(|name| name.starts_with(&own)).collect()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +86,7 @@ async fn what_a_workload_calls_outlives_weir_and_all_its_pods() {
     let place = Place::new().await;
     let weir = place.weir().await;
     let proxy = Proxy::start(&weir, &place.page, 0).await;
-    assert!(place.clusters(&proxy).await.is_empty());
+    assert!(proxy.destinations().await.is_empty());
     assert_eq!(place.call().await, 200);
     let call = place.written().await;
     assert_eq!(call["to"], format!("{}/cart/80", place.namespace));
@@ -105,7 +98,7 @@ async fn what_a_workload_calls_outlives_weir_and_all_its_pods() {
     weir.kill().await.unwrap();
     let weir = place.weir().await;
     let proxy = Proxy::start(&weir, &place.page, 0).await;
-    assert_eq!(place.clusters(&proxy).await.len(), 1, "warm from the start");
+    assert_eq!(proxy.destinations().await.len(), 1, "warm from the start");
     assert_eq!(place.call().await, 200);
 
     // Whoever deletes it begins anew.
