@@ -20,3 +20,4 @@ pub mod promql;
 pub mod quantity;
 pub mod quota;
 pub mod simulation;
+pub mod split;

@@ -1,0 +1,392 @@
+//! How the shares of a split follow what its arms do.
+//!
+//! Each step: take in what was seen since the one before, judge each arm, aim, and move a bounded way there.
+//!
+//! - *Judging.* Of an arm `bad` of `n` requests were bad; older ones count less, by half each [`Law::half_life`]. What its ratio may be is a Beta
+//!   distribution with Jeffreys' prior, Beta(bad + 1/2, n - bad + 1/2). It is harmful when that is above the objective, or above the best peer's
+//!   ratio by more than [`Law::margin`], with [`Law::confidence`]: both by the normal approximation, which is good where at least [`Law::fewest`]
+//!   requests were seen; with fewer nobody is judged.
+//! - *Aiming.* At the declared weights; where latency counts, times the mean latency over the arm's own, and times its good ratio: an arm that
+//!   fails fast must not win by its latency (gRPC proposal A58 has such a penalty). A harmful arm is left what probes it.
+//! - *Moving.* Not within the dead band; at most [`Law::up`] to an arm that is preferred, and [`Law::down`] from one that is harmful, which is more.
+//! - *Not seeing.* An arm without requests is not judged. When no arm that has a share was seen for [`Law::expiry`], the metrics are away: the
+//!   shares hold for [`Law::hold`], then go back to the declared ones, step by step. When all arms are over the objective alike, what they depend
+//!   on is at fault, and nothing moves.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::shares::{Bounds, TOTAL, apportion_within};
+
+/// What a policy says of an arm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arm {
+    /// Its declared weight.
+    pub weight: u64,
+    /// What it may have, whatever it does.
+    pub bounds: Bounds,
+    /// Some of its endpoints are ready: without any it gets nothing.
+    pub ready: bool,
+}
+
+/// How to steer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Law {
+    /// Between two steps.
+    pub every: SignedDuration,
+    /// The highest ratio of bad requests of an arm that is well.
+    pub objective: f64,
+    /// By how much more an arm may fail than its best peer.
+    pub margin: f64,
+    /// How sure it must be that an arm is harmful: below one.
+    pub confidence: f64,
+    /// Requests below which an arm is not judged.
+    pub fewest: f64,
+    /// After this a request counts half.
+    pub half_life: SignedDuration,
+    /// Latency counts.
+    pub by_latency: bool,
+    /// Most shares that go to an arm in a step because it is preferred.
+    pub up: u32,
+    /// Most shares that leave a harmful arm in a step.
+    pub down: u32,
+    /// An arm is not moved by less than this part of what it has.
+    pub dead_band: f64,
+    /// What a harmful arm keeps, to be seen.
+    pub probe: u32,
+    /// What was seen counts for so long.
+    pub expiry: SignedDuration,
+    /// The shares hold for so long without any metric.
+    pub hold: SignedDuration,
+}
+
+impl Default for Law {
+    fn default() -> Self {
+        Self {
+            every: SignedDuration::from_secs(5),
+            objective: 0.05,
+            margin: 0.05,
+            confidence: 0.95,
+            fewest: 30.0,
+            half_life: SignedDuration::from_secs(60),
+            by_latency: false,
+            up: 500,
+            down: 3_000,
+            dead_band: 0.1,
+            probe: 300,
+            expiry: SignedDuration::from_secs(30),
+            hold: SignedDuration::from_secs(180),
+        }
+    }
+}
+
+/// What was seen of an arm since the step before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen {
+    /// Requests that have ended.
+    pub requests: f64,
+    /// Those of them that failed.
+    pub bad: f64,
+    /// Their mean latency, in milliseconds, if it is known.
+    pub latency_ms: Option<f64>,
+}
+
+/// What is remembered of an arm.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ArmState {
+    requests: f64,
+    bad: f64,
+    latency_ms: Option<f64>,
+    seen: Option<Timestamp>,
+}
+
+/// What is remembered of a split.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// What each arm has now.
+    pub shares: Vec<u32>,
+    arms: Vec<ArmState>,
+    heard: Timestamp,
+    stepped: Timestamp,
+}
+
+/// What is thought of an arm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing was seen of it lately.
+    Unseen,
+    /// Too few requests to say.
+    Inconclusive,
+    /// It does what it should.
+    Well,
+    /// It is over the objective.
+    OverObjective,
+    /// It fails more than its best peer, at this place.
+    WorseThan(usize),
+    /// None of its endpoints is ready.
+    NotReady,
+}
+
+impl Verdict {
+    fn is_harmful(self) -> bool {
+        matches!(self, Self::OverObjective | Self::WorseThan(_))
+    }
+}
+
+/// Why the shares are what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// They are where the arms' behaviour wants them, or on the way there.
+    Steered,
+    /// It is not time for a step yet.
+    Early,
+    /// Metrics are away, and the shares hold.
+    Held,
+    /// Metrics are away for long: the shares go back to the declared ones.
+    Gliding,
+    /// All arms fail alike.
+    AllAlike,
+    /// No arm is ready: the shares stay.
+    NoneReady,
+}
+
+/// What a step gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What each arm gets.
+    pub shares: Vec<u32>,
+    /// What each arm would get without bounds on the way.
+    pub aims: Vec<u32>,
+    /// What is thought of each.
+    pub verdicts: Vec<Verdict>,
+    /// Why.
+    pub why: Why,
+}
+
+impl State {
+    /// At the declared weights. `None`: nothing has any weight, or no shares are within all bounds.
+    #[must_use]
+    pub fn declared(arms: &[Arm], now: Timestamp) -> Option<Self> {
+        let shares = declared(arms)?;
+        Some(Self { shares, arms: vec![ArmState::default(); arms.len()], heard: now, stepped: now })
+    }
+}
+
+fn declared(arms: &[Arm]) -> Option<Vec<u32>> {
+    let weights: Vec<u64> = arms.iter().map(|arm| arm.weight).collect();
+    let bounds: Vec<Bounds> = arms.iter().map(|arm| arm.bounds).collect();
+    apportion_within(&weights, &bounds)
+}
+
+/// One step at `now`. `seen` and the state are of the same arms in the same order; `None`: nothing was heard of that arm.
+#[must_use]
+pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: Timestamp) -> (State, Decision) {
+    let mut state = state.clone();
+    let elapsed = now.duration_since(state.stepped);
+    take_in(law, &mut state.arms, seen, now.duration_since(state.heard), now);
+    state.heard = now;
+    let verdicts = verdicts(law, arms, &state.arms, now);
+    let stay = |state: State, verdicts: Vec<Verdict>, why| {
+        let shares = state.shares.clone();
+        (state, Decision { aims: shares.clone(), shares, verdicts, why })
+    };
+    if elapsed < law.every {
+        // What was seen is remembered; when the step before was, too.
+        return stay(state, verdicts, Why::Early);
+    }
+    state.stepped = now;
+    if !arms.iter().any(|arm| arm.ready) {
+        return stay(state, verdicts, Why::NoneReady);
+    }
+    let last_seen =
+        state.arms.iter().zip(&state.shares).filter(|(_, share)| **share > 0).map(|(arm, _)| arm.seen).max();
+    let blind_for = last_seen.flatten().map_or(SignedDuration::MAX, |last| now.duration_since(last));
+    let (aims, why) = match blind_for {
+        blind if blind > law.expiry.saturating_add(law.hold) => (declared(arms), Why::Gliding),
+        blind if blind > law.expiry => return stay(state, verdicts, Why::Held),
+        _ if all_alike(&verdicts) => return stay(state, verdicts, Why::AllAlike),
+        _ => (aims(law, arms, &state.arms, &verdicts), Why::Steered),
+    };
+    let Some(aims) = aims else { return stay(state, verdicts, Why::NoneReady) };
+    let dead_band = if why == Why::Gliding { 0.0 } else { law.dead_band };
+    let shares = moved(law, dead_band, &state.shares, &aims, &verdicts);
+    state.shares.clone_from(&shares);
+    (state, Decision { shares, aims, verdicts, why })
+}
+
+fn take_in(law: &Law, states: &mut [ArmState], seen: &[Option<Seen>], elapsed: SignedDuration, now: Timestamp) {
+    let halves = elapsed.as_secs_f64().max(0.0) / law.half_life.as_secs_f64().max(1e-3);
+    let kept = 0.5_f64.powf(halves);
+    for (state, seen) in states.iter_mut().zip(seen) {
+        state.requests *= kept;
+        state.bad *= kept;
+        let Some(seen) = seen.filter(|seen| seen.requests.is_finite() && seen.bad.is_finite()) else { continue };
+        state.seen = Some(now);
+        let requests = seen.requests.max(0.0);
+        let before = state.requests;
+        state.requests += requests;
+        state.bad += seen.bad.clamp(0.0, requests);
+        if let Some(latency) =
+            seen.latency_ms.filter(|latency| latency.is_finite() && *latency >= 0.0 && requests > 0.0)
+        {
+            // The mean of all that counts still.
+            let mean = |old: f64| (old * before + latency * requests) / (before + requests);
+            state.latency_ms = Some(state.latency_ms.map_or(latency, mean));
+        }
+    }
+}
+
+/// Mean and variance of what the ratio of bad requests may be.
+fn posterior(arm: &ArmState) -> (f64, f64) {
+    let (a, b) = (arm.bad + 0.5, arm.requests - arm.bad + 0.5);
+    let sum = a + b;
+    (a / sum, a * b / (sum * sum * (sum + 1.0)))
+}
+
+fn verdicts(law: &Law, arms: &[Arm], states: &[ArmState], now: Timestamp) -> Vec<Verdict> {
+    let fresh = |state: &ArmState| state.seen.is_some_and(|seen| now.duration_since(seen) <= law.expiry);
+    let is_judged =
+        |place: &usize| arms[*place].ready && fresh(&states[*place]) && states[*place].requests >= law.fewest;
+    let judged: Vec<usize> = (0..arms.len()).filter(is_judged).collect();
+    let best = judged.iter().copied().min_by(|a, b| posterior(&states[*a]).0.total_cmp(&posterior(&states[*b]).0));
+    let sure = quantile(law.confidence);
+    let verdict = |place: usize| {
+        if !arms[place].ready {
+            return Verdict::NotReady;
+        }
+        if !fresh(&states[place]) {
+            return Verdict::Unseen;
+        }
+        if !judged.contains(&place) {
+            return Verdict::Inconclusive;
+        }
+        let (mean, variance) = posterior(&states[place]);
+        if let Some(best) = best.filter(|best| *best != place) {
+            let (of_best, variance_of_best) = posterior(&states[best]);
+            if mean - of_best - law.margin > sure * (variance + variance_of_best).sqrt() {
+                return Verdict::WorseThan(best);
+            }
+        }
+        if mean - law.objective > sure * variance.sqrt() { Verdict::OverObjective } else { Verdict::Well }
+    };
+    (0..arms.len()).map(verdict).collect()
+}
+
+/// The place below which a standard normal value is with this probability. Source: Acklam's rational approximation is not needed for the few
+/// values that make sense here; this is Winitzki's inverse of the error function, right within 0.5 % of the value.
+fn quantile(probability: f64) -> f64 {
+    let x = (2.0 * probability - 1.0).clamp(-0.999_999, 0.999_999);
+    let a = 0.147;
+    let log = (1.0 - x * x).ln();
+    let first = 2.0 / (std::f64::consts::PI * a) + log / 2.0;
+    x.signum() * ((first * first - log / a).sqrt() - first).sqrt() * std::f64::consts::SQRT_2
+}
+
+/// At least two are judged, all of those are over the objective, and none is worse than another.
+fn all_alike(verdicts: &[Verdict]) -> bool {
+    let judged =
+        verdicts.iter().filter(|it| !matches!(it, Verdict::Unseen | Verdict::Inconclusive | Verdict::NotReady));
+    let mut count = 0;
+    let all = judged.inspect(|_| count += 1).all(|it| *it == Verdict::OverObjective);
+    all && count > 1
+}
+
+fn aims(law: &Law, arms: &[Arm], states: &[ArmState], verdicts: &[Verdict]) -> Option<Vec<u32>> {
+    let well = || states.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Well);
+    let latencies: Vec<f64> = well().filter_map(|(state, _)| state.latency_ms).filter(|it| *it > 0.0).collect();
+    let mean_latency = latencies.iter().sum::<f64>() / latencies.len().max(1) as f64;
+    let score = |state: &ArmState| match state.latency_ms.filter(|latency| *latency > 0.0 && latencies.len() > 1) {
+        Some(latency) => (1.0 - posterior(state).0) * mean_latency / latency,
+        None => 1.0,
+    };
+    let mut weights = Vec::new();
+    let mut bounds = Vec::new();
+    for ((arm, state), verdict) in arms.iter().zip(states).zip(verdicts) {
+        let score = if law.by_latency && *verdict == Verdict::Well { score(state) } else { 1.0 };
+        // Six digits are more than there are shares.
+        let steered = arm.weight as f64 * score * 1e6;
+        let floor = arm.bounds.least.max(law.probe).min(arm.bounds.most);
+        let (weight, of_arm) = match verdict {
+            Verdict::NotReady => (0, Bounds { least: 0, most: 0 }),
+            harmful if harmful.is_harmful() => (0, Bounds { least: floor, most: floor }),
+            _ => (steered.max(0.0) as u64, arm.bounds),
+        };
+        weights.push(weight);
+        bounds.push(of_arm);
+    }
+    apportion_within(&weights, &bounds).or_else(|| {
+        // The others may not have it all, so the harmful ones keep the rest.
+        for ((arm, verdict), bounds) in arms.iter().zip(verdicts).zip(&mut bounds) {
+            if verdict.is_harmful() {
+                bounds.most = arm.bounds.most;
+            }
+        }
+        if weights.iter().all(|weight| *weight == 0) {
+            weights = arms.iter().map(|arm| arm.weight.max(1)).collect();
+        }
+        apportion_within(&weights, &bounds)
+    })
+}
+
+/// From `shares` towards `aims`, as far as a step goes.
+fn moved(law: &Law, dead_band: f64, shares: &[u32], aims: &[u32], verdicts: &[Verdict]) -> Vec<u32> {
+    let must = |verdict: Verdict| verdict.is_harmful() || verdict == Verdict::NotReady;
+    let (mut gives, mut takes) = (vec![0_u32; shares.len()], vec![0_u32; shares.len()]);
+    let (mut forced, mut free) = (0_u32, 0_u32);
+    for (place, (share, aim)) in shares.iter().zip(aims).enumerate() {
+        let is_small = f64::from(share.abs_diff(*aim)) <= dead_band * f64::from(*share);
+        match verdicts[place] {
+            Verdict::NotReady => gives[place] = share.saturating_sub(*aim),
+            verdict if verdict.is_harmful() => gives[place] = share.saturating_sub(*aim).min(law.down),
+            _ if is_small && *share > 0 => {}
+            _ => {
+                gives[place] = share.saturating_sub(*aim).min(law.up);
+                takes[place] = aim.saturating_sub(*share);
+            }
+        }
+        if must(verdicts[place]) { forced += gives[place] } else { free += gives[place] }
+    }
+    // Whoever may take what must go, if all that are left are where they want to be.
+    if takes.iter().sum::<u32>() < forced {
+        for (place, (share, aim)) in shares.iter().zip(aims).enumerate() {
+            if !must(verdicts[place]) {
+                takes[place] = takes[place].max(aim.saturating_sub(*share));
+            }
+        }
+    }
+    let room: u32 = takes.iter().sum();
+    // What must go goes; of the rest at most `up` goes to each.
+    let of_choice = takes.iter().map(|take| (*take).min(law.up)).sum::<u32>().min(free);
+    let total = (forced + of_choice).min(room);
+    let given = scaled(&gives, total, |place| must(verdicts[place]));
+    let taken = scaled(&takes, total, |_| false);
+    (0..shares.len()).map(|place| shares[place] - given[place] + taken[place]).collect()
+}
+
+/// Parts of `amounts` that add up to `total`, which is at most their sum: those that come `first` whole, if they fit, the others in proportion.
+fn scaled(amounts: &[u32], total: u32, first: impl Fn(usize) -> bool) -> Vec<u32> {
+    let sum = |wanted: bool| {
+        (0..amounts.len()).filter(|place| first(*place) == wanted).map(|place| amounts[place]).sum::<u32>()
+    };
+    let of_first = sum(true).min(total);
+    let mut parts = vec![0; amounts.len()];
+    for (wanted, total) in [(true, of_first), (false, total - of_first)] {
+        let all = sum(wanted);
+        let mut left = total;
+        for place in (0..amounts.len()).filter(|place| first(*place) == wanted) {
+            if all > 0 {
+                let part = (u64::from(amounts[place]) * u64::from(total) / u64::from(all)) as u32;
+                parts[place] = part;
+                left -= part;
+            }
+        }
+        for place in (0..amounts.len()).filter(|place| first(*place) == wanted) {
+            let more = left.min(amounts[place] - parts[place]);
+            parts[place] += more;
+            left -= more;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests;
