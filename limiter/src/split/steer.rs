@@ -15,7 +15,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::shares::{Bounds, TOTAL, apportion_within};
+use super::shares::{Bounds, apportion_within};
 
 /// What a policy says of an arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,8 +271,8 @@ fn verdicts(law: &Law, arms: &[Arm], states: &[ArmState], now: Timestamp) -> Vec
     (0..arms.len()).map(verdict).collect()
 }
 
-/// The place below which a standard normal value is with this probability. Source: Acklam's rational approximation is not needed for the few
-/// values that make sense here; this is Winitzki's inverse of the error function, right within 0.5 % of the value.
+/// The place below which a standard normal value is with this probability: by Winitzki's approximation of the inverse of the error
+/// function, right within one percent where it is used.
 fn quantile(probability: f64) -> f64 {
     let x = (2.0 * probability - 1.0).clamp(-0.999_999, 0.999_999);
     let a = 0.147;

@@ -1,6 +1,7 @@
 //! The hazards that a steered split must bear, each with what must come of it.
 
 use super::*;
+use crate::split::shares::TOTAL;
 
 /// How an arm answers: its ratio of bad requests and its latency, by the requests a second that it gets.
 type Behaviour = fn(f64) -> (f64, f64);
