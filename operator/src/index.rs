@@ -12,6 +12,7 @@ mod labels;
 mod lazies;
 pub mod model;
 pub mod scope;
+pub mod splits;
 mod view;
 
 use std::{
@@ -21,8 +22,9 @@ use std::{
 
 use limiter::{
     lazy::{Lazy, LazyKey},
-    policy::{Conflict, EnforceAt, Kind, Policy, PolicyKey, Targets, conflicts, tenants::Tenants},
+    policy::{Conflict, EnforceAt, Kind, Policy, PolicyKey, RequestMatch, Targets, conflicts, tenants::Tenants},
     problem::Problem,
+    split::{self, Split, SplitKey},
 };
 use serde::Serialize;
 
@@ -33,10 +35,11 @@ use self::{
     labels::Interner,
     lazies::Lazies,
     model::{EndpointSliceModel, PodModel, ServiceModel},
+    splits::Splits,
 };
 pub use self::{
     edges::{Enforcer, RouteKey},
-    entry::{Entry, LazyEntry, PolicyEntry},
+    entry::{Entry, LazyEntry, PolicyEntry, SplitEntry},
     labels::Labels,
     lazies::Standing,
     view::{Endpoint, Page, ServiceView},
@@ -56,6 +59,12 @@ pub enum ObjectKind {
     Gateway,
     /// `gateway.networking.k8s.io/v1` HTTPRoute.
     HttpRoute,
+    /// `gateway.networking.k8s.io/v1` GRPCRoute.
+    GrpcRoute,
+    /// `TrafficSplit` of `split.smi-spec.io` in any version, or `SmartSplit` of `weir.dev/v1alpha1`.
+    Split(split::Kind),
+    /// `HTTPRouteGroup` of `specs.smi-spec.io` in any version.
+    RouteGroup,
     /// An object that becomes a policy.
     Policy(Kind),
     /// `LazyConfig` of `weir.dev/v1alpha1`.
@@ -79,7 +88,7 @@ impl ObjectKind {
     /// Whether it is a kind of ours that says what Weir is to do, and has a status about that.
     #[must_use]
     pub fn is_own(self) -> bool {
-        matches!(self, Self::Policy(_) | Self::Lazy)
+        matches!(self, Self::Policy(_) | Self::Lazy | Self::Split(split::Kind::SmartSplit))
     }
 }
 
@@ -119,6 +128,12 @@ impl std::fmt::Display for ObjectKey {
             ObjectKind::Pod => "pods",
             ObjectKind::Gateway => "gateways.gateway.networking.k8s.io",
             ObjectKind::HttpRoute => "httproutes.gateway.networking.k8s.io",
+            ObjectKind::GrpcRoute => "grpcroutes.gateway.networking.k8s.io",
+            ObjectKind::RouteGroup => "httproutegroups.specs.smi-spec.io",
+            ObjectKind::Split(kind) => {
+                let (namespace, name) = (self.namespace.clone(), self.name.clone());
+                return SplitKey { kind, namespace, name }.fmt(f);
+            }
             ObjectKind::Lazy => "lazyconfigs.weir.dev",
             ObjectKind::Scope => "workloadscopes.weir.dev",
             ObjectKind::Policy(kind) => {
@@ -141,8 +156,17 @@ pub enum Object {
     Pod(PodModel),
     /// A Gateway, and what is wrong with listeners that are left out of it.
     Gateway(GatewayModel, Vec<Problem>),
-    /// An HTTPRoute.
-    HttpRoute(RouteModel),
+    /// An HTTPRoute or a GRPCRoute.
+    Route(RouteModel),
+    /// A split; `None` when it could not be understood, with the problems that say why.
+    Split {
+        /// What it says, as far as it could be understood.
+        split: Option<Box<Split>>,
+        /// What is wrong with it. Any problem means that it is not accepted.
+        problems: Vec<Problem>,
+    },
+    /// What an `HTTPRouteGroup` matches: any of these.
+    RouteGroup(Vec<RequestMatch>),
     /// A policy; `None` when it could not be understood, with the problems that say why.
     Policy {
         /// The policy, as far as it could be understood.
@@ -216,6 +240,7 @@ pub struct Index {
     edges: Edges,
     asks: asked::Asks,
     lazies: Lazies,
+    splits: Splits,
     /// Labels of pods, each set of them once.
     labels: Interner,
     /// What objects may do beyond their own services.
@@ -311,12 +336,21 @@ impl Index {
                 }
                 dirty(self.set_gateway(&service, Some(model)))
             }
-            Object::HttpRoute(model) => {
-                self.edges.origins.insert(key, origin);
-                if self.edges.routes.get(&service) == Some(&model) {
+            Object::Route(model) => {
+                self.edges.origins.insert(key.clone(), origin);
+                let mut touched = self.set_route_of_services(&key, Some(&model));
+                // GRPCRoutes attach to Services only.
+                if key.kind == ObjectKind::HttpRoute && self.edges.routes.get(&service) != Some(&model) {
+                    touched.extend(self.set_route(&service, Some(model)));
+                } else if touched.is_empty() {
                     return Dirty::default();
                 }
-                dirty(self.set_route(&service, Some(model)))
+                dirty(touched)
+            }
+            Object::Split { split, problems } => self.apply_split(&key, origin, split.map(|boxed| *boxed), problems),
+            Object::RouteGroup(matches) => {
+                self.edges.origins.insert(key.clone(), origin);
+                self.set_route_group(&key, Some(matches))
             }
             Object::Policy { policy, problems } => {
                 let key = policy_key(&key);
@@ -334,6 +368,9 @@ impl Index {
                 }
                 if key.kind == ObjectKind::Lazy {
                     return self.apply_lazy(&key, origin, None, problems);
+                }
+                if let ObjectKind::Split(_) = key.kind {
+                    return self.apply_split(&key, origin, None, problems);
                 }
                 // Whoever waits for the pod is to hear of it.
                 let pod = (key.namespace.clone(), key.name.clone());
@@ -409,10 +446,20 @@ impl Index {
                 found |= self.edges.origins.remove(key).is_some();
                 self.set_gateway(&service, None).into_iter().collect()
             }
-            ObjectKind::HttpRoute => {
+            ObjectKind::HttpRoute | ObjectKind::GrpcRoute => {
                 found |= self.edges.origins.remove(key).is_some();
-                self.set_route(&service, None).into_iter().collect()
+                let mut touched = self.set_route_of_services(key, None);
+                if key.kind == ObjectKind::HttpRoute {
+                    touched.extend(self.set_route(&service, None));
+                }
+                touched.into_iter().collect()
             }
+            ObjectKind::RouteGroup => {
+                found |= self.edges.origins.remove(key).is_some();
+                let dirty = self.set_route_group(key, None);
+                return Dirty { any: dirty.any || found, ..dirty };
+            }
+            ObjectKind::Split(_) => return self.delete_split(key, found),
             ObjectKind::Lazy => return self.delete_lazy(key, found),
             ObjectKind::Scope => return self.forget_memory(&service),
             ObjectKind::Policy(_) => {

@@ -440,6 +440,20 @@ pub struct Destination {
     /// It is where the application wanted to go instead, whatever address that was.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub original: bool,
+    /// Requests for another Service are shared out to it, so what becomes of them is measured.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_arm: bool,
+    /// Its connections are shared out: whole shares, and who has them. `endpoints` is empty then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<(u32, Vec<SocketAddr>)>,
+}
+
+impl Destination {
+    /// Pods behind a port of a Service, in order.
+    #[must_use]
+    pub const fn of(key: DestinationKey, protocol: Protocol, endpoints: Vec<SocketAddr>) -> Self {
+        Self { key, protocol, endpoints, dns: None, original: false, is_arm: false, shares: Vec::new() }
+    }
 }
 
 /// What is spoken on a port.

@@ -77,6 +77,20 @@ pub enum Measure {
     },
     /// Latencies of the last interval, for `p50`, `p90` and `p99 latency`.
     Latency(Histogram),
+    /// How the service, as an arm of a split, has answered one caller since its sample before; the sample's pod is the caller's, as
+    /// `<namespace>/<name>`.
+    Called {
+        /// The port that was called.
+        port: u16,
+        /// Requests that have ended.
+        completed: f64,
+        /// Those of them that failed: 5xx, and what never came.
+        failed: f64,
+        /// Requests that have not ended.
+        inflight: f64,
+        /// How long those took that have ended.
+        latency: Histogram,
+    },
 }
 
 impl Measure {
@@ -86,6 +100,7 @@ impl Measure {
             Self::Number(word, _) => Kind::Number(word.clone()),
             Self::Errors { .. } => Kind::Errors,
             Self::Latency(_) => Kind::Latency,
+            Self::Called { .. } => Kind::Called,
         }
     }
 }
@@ -99,6 +114,8 @@ pub(crate) enum Kind {
     Errors,
     /// See [`Measure::Latency`].
     Latency,
+    /// See [`Measure::Called`].
+    Called,
 }
 
 /// Who measures, the most direct first: the first of them whose value is fresh is believed.

@@ -5,11 +5,13 @@
 
 use std::cmp::Reverse;
 
+use serde::{Deserialize, Serialize};
+
 /// All of the requests; one share is a hundredth of a percent.
 pub const TOTAL: u32 = 10_000;
 
 /// The fewest and the most shares of an arm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// At least so many.
     pub least: u32,

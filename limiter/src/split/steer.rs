@@ -14,6 +14,7 @@
 //!   on is at fault, and nothing moves.
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::shares::{Bounds, apportion_within};
 
@@ -29,7 +30,7 @@ pub struct Arm {
 }
 
 /// How to steer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Law {
     /// Between two steps.
     pub every: SignedDuration,
@@ -91,7 +92,7 @@ pub struct Seen {
 }
 
 /// What is remembered of an arm.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArmState {
     requests: f64,
     bad: f64,
@@ -100,7 +101,7 @@ pub struct ArmState {
 }
 
 /// What is remembered of a split.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// What each arm has now.
     pub shares: Vec<u32>,
@@ -110,7 +111,7 @@ pub struct State {
 }
 
 /// What is thought of an arm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// Nothing was seen of it lately.
     Unseen,
@@ -133,7 +134,7 @@ impl Verdict {
 }
 
 /// Why the shares are what they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Why {
     /// They are where the arms' behaviour wants them, or on the way there.
     Steered,
@@ -150,7 +151,7 @@ pub enum Why {
 }
 
 /// What a step gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// What each arm gets.
     pub shares: Vec<u32>,

@@ -173,6 +173,10 @@ impl Index {
             }
             if destinations_differ {
                 more.extend(self.calling(key).cloned().collect::<Vec<_>>());
+                for root in self.roots_of(key).cloned().collect::<Vec<_>>() {
+                    more.extend(self.calling(&root).cloned().collect::<Vec<_>>());
+                    more.insert(root);
+                }
             }
             if destinations_differ || gateway {
                 more.extend(self.gateways_to(key));
@@ -228,7 +232,7 @@ impl Index {
     }
 
     /// Services with pods that call, to whose proxies it matters what is known of `service`.
-    fn calling(&self, service: &ServiceKey) -> impl Iterator<Item = &ServiceKey> {
+    pub(super) fn calling(&self, service: &ServiceKey) -> impl Iterator<Item = &ServiceKey> {
         let lists = |lazy: &Arc<Lazy>| lazy.always.iter().any(|callee| callee.names(&service.namespace, &service.name));
         let faces = self.edges.callers.values().flatten().filter_map(|key| self.edges.faces.get_key_value(key));
         let listing = faces.filter(move |(_, face)| face.eager || face.lazies.iter().any(lists));
@@ -286,7 +290,7 @@ impl Index {
     }
 
     /// Gateways with a route that leads to the service.
-    fn gateways_to(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+    pub(super) fn gateways_to(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
         let routes = self.edges.by_backend.get(service).into_iter().flatten();
         let named = routes.filter_map(|key| Some((key, self.edges.routes.get(key)?)));
         let gateways = named.flat_map(|(key, route)| route.parents.iter().map(move |parent| (key, route, parent)));
@@ -473,13 +477,8 @@ fn destinations(
     if let Some(Unfit::ExternalName(name)) = &service.unfit {
         let alias = |port: u16, protocol| {
             let key = DestinationKey { service: key.clone(), port };
-            Arc::new(Destination {
-                key,
-                protocol,
-                endpoints: Vec::new(),
-                dns: Some((name.clone(), port)),
-                original: false,
-            })
+            let dns = Some((name.clone(), port));
+            Arc::new(Destination { dns, ..Destination::of(key, protocol, Vec::new()) })
         };
         let ports = service.ports.iter().map(|port| alias(port.port, port.protocol));
         let without = service.ports.is_empty().then(|| alias(80, crate::intent::Protocol::Http));
@@ -518,16 +517,14 @@ fn destinations(
         let (endpoints, protocol) = endpoints(&|of_slice| of_slice.name == port.name);
         let key = DestinationKey { service: key.clone(), port: port.port };
         let protocol = protocol.unwrap_or(port.protocol);
-        all.entry(port.port)
-            .or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None, original: false }));
+        all.entry(port.port).or_insert_with(|| Arc::new(Destination::of(key, protocol, endpoints)));
     }
     if service.ports.is_empty() {
         for number in slices().flat_map(|slice| &slice.ports).map(|port| port.port) {
             let (endpoints, protocol) = endpoints(&|of_slice| of_slice.port == number);
             let key = DestinationKey { service: key.clone(), port: number };
             let protocol = protocol.unwrap_or(crate::intent::Protocol::Http);
-            all.entry(number)
-                .or_insert_with(|| Arc::new(Destination { key, protocol, endpoints, dns: None, original: false }));
+            all.entry(number).or_insert_with(|| Arc::new(Destination::of(key, protocol, endpoints)));
         }
     }
     all.into_values().collect()

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use limiter::{lazy::Lazy, policy::Policy, problem::Problem};
+use limiter::{lazy::Lazy, policy::Policy, problem::Problem, split::Split};
 
 /// A policy object.
 pub type PolicyEntry = Entry<Policy>;
 /// A `LazyConfig`.
 pub type LazyEntry = Entry<Lazy>;
+/// A split.
+pub type SplitEntry = Entry<Split>;
 
 /// An object that becomes a `T`.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +43,16 @@ impl Numbered for Policy {
 }
 
 impl Numbered for Lazy {
+    fn generation(&self) -> i64 {
+        self.generation
+    }
+
+    fn numbered(self, generation: i64) -> Self {
+        Self { generation, ..self }
+    }
+}
+
+impl Numbered for Split {
     fn generation(&self) -> i64 {
         self.generation
     }

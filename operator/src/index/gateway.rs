@@ -56,8 +56,10 @@ pub struct ListenerModel {
 pub struct RouteModel {
     /// Decides between routes that are equally precise: the oldest wins.
     pub created: Option<Timestamp>,
-    /// What it attaches to.
+    /// The Gateways that it attaches to.
     pub parents: Vec<ParentModel>,
+    /// The Services whose requests it shares out among its backends, in the proxies of their callers.
+    pub roots: Vec<RootModel>,
     /// Hosts that it is for; empty: all that the listener takes.
     pub hostnames: Vec<String>,
     /// Rules, in the object's order.
@@ -72,6 +74,15 @@ pub struct ParentModel {
     /// Only the listener of this name.
     pub section: Option<String>,
     /// Only listeners of this port.
+    pub port: Option<u16>,
+}
+
+/// Names a Service, or a port of it, as the parent of a route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RootModel {
+    /// The Service.
+    pub service: ServiceKey,
+    /// Only this port.
     pub port: Option<u16>,
 }
 
@@ -347,7 +358,11 @@ impl HttpRoute {
             rules.extend(rule.model(&namespace, &format!("spec.rules[{position}]"), &mut problems));
         }
         let created = self.metadata.creation_timestamp.map(|time| time.0);
-        if problems.is_empty() { Ok(RouteModel { created, parents, hostnames, rules }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(RouteModel { created, parents, roots: Vec::new(), hostnames, rules })
+        } else {
+            Err(problems)
+        }
     }
 }
 

@@ -191,12 +191,20 @@ impl Store {
     }
 }
 
-fn makes_sense(measure: &Measure) -> bool {
+pub(crate) fn makes_sense(measure: &Measure) -> bool {
+    let is_histogram = |Histogram { buckets }: &Histogram| {
+        buckets.iter().all(|(bound, count)| *bound >= 0.0 && *count >= 0.0 && count.is_finite())
+    };
     match measure {
         Measure::Number(_, value) => value.is_finite(),
         Measure::Errors { failed, answered } => answered.is_finite() && (0.0..=*answered).contains(failed),
-        Measure::Latency(Histogram { buckets }) => {
-            buckets.iter().all(|(bound, count)| *bound >= 0.0 && *count >= 0.0 && count.is_finite())
+        Measure::Latency(histogram) => is_histogram(histogram),
+        Measure::Called { port: _, completed, failed, inflight, latency } => {
+            completed.is_finite()
+                && (0.0..=*completed).contains(failed)
+                && inflight.is_finite()
+                && *inflight >= 0.0
+                && is_histogram(latency)
         }
     }
 }
@@ -321,6 +329,8 @@ fn combined(word: &Word, points: &[&Point]) -> Option<f64> {
             });
             Some(Histogram::merged(histograms).quantile(f64::from(*percentile) / 100.0).unwrap_or(0.0))
         }
+        // Of what arms are steered by.
+        Measure::Called { .. } => None,
     }
 }
 

@@ -131,8 +131,7 @@ fn lead(
 fn destination(index: &Index, key: &DestinationKey) -> Arc<Destination> {
     if key.is_outside() {
         let dns = Some((key.service.name.clone(), key.port));
-        let (protocol, endpoints) = (Protocol::Http, Vec::new());
-        return Arc::new(Destination { key: key.clone(), protocol, endpoints, dns, original: false });
+        return Arc::new(Destination { dns, ..Destination::of(key.clone(), Protocol::Http, Vec::new()) });
     }
     let known = index.destination(key).filter(|known| known.protocol != Protocol::Tcp);
     known.cloned().unwrap_or_else(|| nowhere(key))
@@ -140,8 +139,7 @@ fn destination(index: &Index, key: &DestinationKey) -> Arc<Destination> {
 
 /// A cluster that is named and is not there for HTTP: its requests are answered 503, and the status says which route names it.
 fn nowhere(key: &DestinationKey) -> Arc<Destination> {
-    let (protocol, endpoints) = (Protocol::Http, Vec::new());
-    Arc::new(Destination { key: key.clone(), protocol, endpoints, dns: None, original: false })
+    Arc::new(Destination::of(key.clone(), Protocol::Http, Vec::new()))
 }
 
 /// Rules that could not be carried out here.

@@ -199,7 +199,8 @@ pub(crate) fn object(kind: ObjectKind, value: Value) -> Object {
             let (model, problems) = gateway.model();
             Object::Gateway(model, problems)
         }),
-        ObjectKind::HttpRoute => typed::<HttpRoute>(value).and_then(HttpRoute::model).map(Object::HttpRoute),
+        ObjectKind::HttpRoute => typed::<HttpRoute>(value).and_then(HttpRoute::model).map(Object::Route),
+        ObjectKind::GrpcRoute | ObjectKind::Split(_) | ObjectKind::RouteGroup => Err(Vec::new()),
         ObjectKind::Policy(Kind::SmartLimiter) => {
             typed::<SmartLimiter>(value).map(|object| policy_object(policy::weir::policy(&object)))
         }

@@ -18,7 +18,7 @@ fn gateway(spec: &str) -> (GatewayModel, Vec<String>) {
 fn route(spec: &str) -> Result<RouteModel, Vec<String>> {
     let head = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: cart, namespace: shop}\n";
     match object(&format!("{head}spec: {spec}")) {
-        Object::HttpRoute(model) => Ok(model),
+        Object::Route(model) => Ok(model),
         Object::Undecodable(problems) => Err(problems.iter().map(ToString::to_string).collect()),
         other => panic!("{other:?}"),
     }
