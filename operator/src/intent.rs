@@ -13,6 +13,7 @@ use std::{
 use limiter::{
     policy::{EnforceAt, Mode, RequestMatch},
     quota::Rate,
+    split::Sticky,
 };
 use serde::{Deserialize, Serialize};
 
@@ -332,6 +333,9 @@ pub struct Forward {
     pub route: Route,
     /// Where they go, by relative weight. Nothing of weight: they are answered 500, as Gateway API wants it.
     pub to: Vec<(DestinationKey, u32)>,
+    /// Whose requests stay with one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
 }
 
 /// A port of a Service, by the number that callers use. Displays as `namespace/name/port`.
@@ -443,9 +447,20 @@ pub struct Destination {
     /// Requests for another Service are shared out to it, so what becomes of them is measured.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_arm: bool,
-    /// Its connections are shared out: whole shares, and who has them. `endpoints` is empty then.
+    /// Who has its connections, where they are shared out. `endpoints` is empty then.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub shares: Vec<(u32, Vec<SocketAddr>)>,
+    pub shares: Vec<Share>,
+}
+
+/// A Service's part of the connections for another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// The Service.
+    pub service: ServiceKey,
+    /// Its part, relative to that of the others; not nothing.
+    pub weight: u32,
+    /// Ready pods, in order; there are some.
+    pub endpoints: Vec<SocketAddr>,
 }
 
 impl Destination {

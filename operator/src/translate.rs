@@ -9,6 +9,7 @@ mod gateway;
 mod limited;
 mod outbound;
 mod routes;
+pub mod split;
 
 use std::collections::BTreeMap;
 

@@ -3,30 +3,43 @@
 //! Gateway API's order is made explicit: of all matches for one host the most precise stands first. The limits of a Service
 //! apply on every route that leads to it, whatever its weight there.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use limiter::policy::{EnforceAt, PathMatch, RequestMatch};
 
 use super::{
     decide::Rules,
     outbound::{Charged, Plan, Troubles, charged, forwards},
+    split,
 };
 use crate::{
     index::{
-        Index, RouteKey, ServiceView,
+        Index, ObjectKey, ServiceView,
         gateway::{GatewayModel, ListenerModel, RouteModel, RouteRule},
     },
     intent::ServiceKey,
 };
 
 /// One match of one rule of a route.
-struct Entry<'a> {
-    key: &'a RouteKey,
+pub(super) struct Entry<'a> {
+    namespace: &'a str,
+    name: &'a str,
     route: &'a RouteModel,
     /// Position of the rule, and of the match in it.
     place: (usize, usize),
-    rule: &'a RouteRule,
-    matched: &'a RequestMatch,
+    pub(super) rule: &'a RouteRule,
+    pub(super) matched: &'a RequestMatch,
+}
+
+impl Entry<'_> {
+    /// Unique among those of routes of one kind.
+    pub(super) fn name(&self) -> String {
+        let (rule, at) = self.place;
+        format!("{}/{}/{rule}.{at}", self.namespace, self.name)
+    }
 }
 
 /// The hosts of every port of the pods on which the Gateway of `view`, if it is one, listens.
@@ -49,7 +62,7 @@ pub(super) fn listeners<'a>(
             for (key, route) in index.routes(view.key) {
                 if route.attaches(&key.namespace, view.key, listener) {
                     for host in hostnames(listener, route, &listeners) {
-                        hosts.entry(host).or_default().extend(entries(key, route));
+                        hosts.entry(host).or_default().extend(entries_of(&key.namespace, &key.name, route));
                     }
                 }
             }
@@ -60,28 +73,37 @@ pub(super) fn listeners<'a>(
     all
 }
 
-fn entries<'a>(key: &'a RouteKey, route: &'a RouteModel) -> impl Iterator<Item = Entry<'a>> {
+/// The matches of a route.
+pub(super) fn entries<'a>(key: &'a ObjectKey, route: &'a RouteModel) -> impl Iterator<Item = Entry<'a>> {
+    entries_of(&key.namespace, &key.name, route)
+}
+
+fn entries_of<'a>(namespace: &'a str, name: &'a str, route: &'a RouteModel) -> impl Iterator<Item = Entry<'a>> {
     route.rules.iter().enumerate().flat_map(move |(position, rule)| {
         let matches = rule.matches.iter().enumerate();
-        matches.map(move |(at, matched)| Entry { key, route, place: (position, at), rule, matched })
+        matches.map(move |(at, matched)| Entry { namespace, name, route, place: (position, at), rule, matched })
     })
+}
+
+/// The most precise match first; of equal ones that of the oldest route. Equal matches of one route keep the order of its rules.
+pub(super) fn ordered(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
+    entries.sort_by_cached_key(|entry| {
+        let named = (entry.namespace.to_owned(), entry.name.to_owned());
+        (precision(entry.matched), entry.route.created.is_none(), entry.route.created, named, entry.place)
+    });
+    entries.dedup_by(|one, other| (one.namespace, one.name, one.place) == (other.namespace, other.name, other.place));
+    entries
 }
 
 fn plan<'a>(
     host: String,
-    mut entries: Vec<Entry<'_>>,
+    entries: Vec<Entry<'_>>,
     index: &'a Index,
     decided: &dyn Fn(&ServiceKey) -> Option<&'a Rules>,
     troubles: &mut Troubles,
 ) -> Plan {
-    // A stable sort: equal matches of one route keep the order of its rules.
-    entries.sort_by_cached_key(|entry| {
-        (precision(entry.matched), entry.route.created.is_none(), entry.route.created, entry.key.clone(), entry.place)
-    });
-    entries.dedup_by(|one, other| (one.key, one.place) == (other.key, other.place));
-    let mut services: Vec<&ServiceKey> = entries.iter().flat_map(|entry| entry.route.services()).collect();
-    services.sort();
-    services.dedup();
+    let entries = ordered(entries);
+    let services: BTreeSet<&ServiceKey> = entries.iter().flat_map(|entry| entry.route.services()).collect();
     let rules: Vec<Charged<'_>> =
         services.into_iter().flat_map(|service| charged(service, EnforceAt::Gateway, index, decided)).collect();
     let mut routes = Vec::new();
@@ -90,10 +112,10 @@ fn plan<'a>(
             let backends = entry.rule.backends.iter();
             backends.filter(|(_, weight)| *weight > 0).any(|(to, _)| to.service == *rule.service())
         };
-        let mut found = forwards(vec![entry.matched.clone()], &rules, leads_to, &entry.rule.backends, troubles);
+        let to = split::behind_gateway(index, &entry.rule.backends);
+        let mut found = forwards(vec![entry.matched.clone()], &rules, leads_to, &to, troubles);
         for forward in &mut found {
-            let (rule, at) = entry.place;
-            forward.route.name = format!("{}/{rule}.{at}/{}", entry.key, forward.route.name);
+            forward.route.name = format!("{}/{}", entry.name(), forward.route.name);
         }
         routes.extend(found);
     }

@@ -13,7 +13,14 @@ use std::{
 
 use limiter::policy::{EnforceAt, RequestMatch};
 
-use super::{Report, RuleKey, Trouble, build_routes, decide::Rules, gateway, limited::Limited, routes::Regions};
+use super::{
+    Report, RuleKey, Trouble, build_routes,
+    decide::Rules,
+    gateway,
+    limited::Limited,
+    routes::Regions,
+    split::{self, Division},
+};
 use crate::{
     index::{Enforcer, Index, ServiceView},
     intent::{
@@ -37,7 +44,8 @@ pub fn outbound<'a>(
     let (lazy, eager): (Vec<_>, Vec<_>) = calling.partition(|(pod, _)| index.lazy(view.key, pod).is_some());
     if !eager.is_empty() {
         let all = Listener::new(EnforceAt::Client, caller.calls(&mut troubles), index);
-        let intercepted = eager.iter().any(|(_, way_out)| way_out.intercepts).then(|| intercepted(index));
+        let intercepted =
+            eager.iter().any(|(_, way_out)| way_out.intercepts).then(|| intercepted(index, &view.key.namespace));
         for (pod, way_out) in eager {
             let intercepted = intercepted.as_ref().filter(|_| way_out.intercepts);
             all.add(view.key, pod, way_out.listener, intercepted, intent);
@@ -88,7 +96,7 @@ impl Listener {
 }
 
 /// What happens to connections that are not HTTP, where all Services are known; with the destinations of those.
-fn intercepted(index: &Index) -> (Intercepted, Vec<Arc<Destination>>) {
+fn intercepted(index: &Index, callers: &str) -> (Intercepted, Vec<Arc<Destination>>) {
     let mut taken = BTreeSet::new();
     let mut services = Vec::new();
     let mut destinations = Vec::new();
@@ -99,7 +107,7 @@ fn intercepted(index: &Index) -> (Intercepted, Vec<Arc<Destination>>) {
             addresses.retain(|address| taken.insert((*address, port.key.port)));
             if !addresses.is_empty() {
                 services.push((port.key.clone(), addresses));
-                destinations.push(Arc::clone(port));
+                destinations.push(split::of_bytes(index, port, callers));
             }
         }
     }
@@ -134,7 +142,12 @@ fn destination(index: &Index, key: &DestinationKey) -> Arc<Destination> {
         return Arc::new(Destination { dns, ..Destination::of(key.clone(), Protocol::Http, Vec::new()) });
     }
     let known = index.destination(key).filter(|known| known.protocol != Protocol::Tcp);
-    known.cloned().unwrap_or_else(|| nowhere(key))
+    let known = known.cloned().unwrap_or_else(|| nowhere(key));
+    if index.is_arm(&key.service) {
+        Arc::new(Destination { is_arm: true, ..Destination::clone(&known) })
+    } else {
+        known
+    }
 }
 
 /// A cluster that is named and is not there for HTTP: its requests are answered 503, and the status says which route names it.
@@ -176,7 +189,8 @@ impl Plan {
         Self { host: Arc::new(Host { name, domains, limits, routes, values }), numbers, bounds }
     }
 
-    fn destinations(&self) -> impl Iterator<Item = &DestinationKey> {
+    /// All that it may lead to.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = &DestinationKey> {
         self.host.routes.iter().flat_map(|forward| &forward.to).map(|(destination, _)| destination)
     }
 
@@ -278,7 +292,7 @@ pub(super) fn forwards(
     }
     let (routes, left_out) = build_routes(Regions::within(within), &numbered, limits);
     left_out.into_iter().for_each(|number| troubles.too_many(&numbered[number].0.key));
-    routes.into_iter().map(|route| Forward { route, to: to.to_vec() }).collect()
+    routes.into_iter().map(|route| Forward { route, to: to.to_vec(), sticky: None }).collect()
 }
 
 /// The pods of a service, as they call others.
@@ -297,17 +311,42 @@ impl Caller<'_, '_> {
         let mut taken = BTreeSet::new();
         let (near, far): (Vec<_>, Vec<_>) =
             self.index.destinations().partition(|(service, _)| service.namespace == *namespace);
-        for (service, ports) in near.into_iter().chain(far) {
-            let rules = self.charged(service);
+        for (_, ports) in near.into_iter().chain(far) {
             for destination in ports.iter().filter(|destination| destination.protocol != Protocol::Tcp) {
                 let mut domains = self.domains(&destination.key, ports.len());
                 domains.retain(|domain| taken.insert(domain.clone()));
                 if !domains.is_empty() {
-                    plans.push(plan(&destination.key, domains, &rules, troubles));
+                    plans.push(self.plan(&destination.key, domains, troubles));
                 }
             }
         }
         plans
+    }
+
+    /// A host for one destination, or for those that its requests are shared out to.
+    fn plan(&self, key: &DestinationKey, domains: Vec<String>, troubles: &mut Troubles) -> Plan {
+        let Some(division) = split::division(self.index, key, &self.service.namespace) else {
+            let rules = self.charged(&key.service);
+            let routes = forwards(Vec::new(), &rules, |_| true, &[(key.clone(), 1)], troubles);
+            return Plan::new(key.to_string(), domains, &rules, routes);
+        };
+        let services: BTreeSet<&ServiceKey> = division.services().chain([&key.service]).collect();
+        let rules: Vec<Charged<'_>> = services.into_iter().flat_map(|service| self.charged(service)).collect();
+        let Division { rules: shared, sticky } = &division;
+        let mut routes = Vec::new();
+        for one in shared {
+            // As at a gateway: the limits of an arm apply wherever requests may go to it.
+            let applies = |rule: &Charged<'_>| {
+                let leads = one.to.iter().any(|(to, share)| *share > 0 && to.service == *rule.service());
+                leads || *rule.service() == key.service
+            };
+            for mut forward in forwards(one.within.clone(), &rules, applies, &one.to, troubles) {
+                forward.route.name = format!("{}/{}", one.name, forward.route.name);
+                forward.sticky.clone_from(sticky);
+                routes.push(forward);
+            }
+        }
+        Plan::new(key.to_string(), domains, &rules, routes)
     }
 
     /// The rules of `service` that its callers here enforce.
@@ -336,12 +375,6 @@ impl Caller<'_, '_> {
         }
         domains
     }
-}
-
-/// A host that leads to one destination.
-fn plan(key: &DestinationKey, domains: Vec<String>, rules: &[Charged<'_>], troubles: &mut Troubles) -> Plan {
-    let routes = forwards(Vec::new(), rules, |_| true, &[(key.clone(), 1)], troubles);
-    Plan::new(key.to_string(), domains, rules, routes)
 }
 
 /// The names by which cluster DNS knows a Service, shortest first.

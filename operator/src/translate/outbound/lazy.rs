@@ -12,7 +12,7 @@ use limiter::{
     policy::EnforceAt,
 };
 
-use super::{Caller, Index, Plan, Troubles, destination, lead, plan};
+use super::{Caller, Index, Plan, Troubles, destination, lead, split};
 use crate::{
     index::{
         asked::{Loaded, MOST_STREAMS, Reached, lists, may_load},
@@ -35,8 +35,14 @@ pub(super) fn add(
     troubles: &mut Troubles,
 ) {
     let limited = if pods.is_empty() { Vec::new() } else { caller.index.limited_at_callers(&caller.service.namespace) };
-    let shapes = |service: &ServiceKey| caller.charged(service).into_iter().flat_map(|rule| rule.shapes).collect();
-    let may_take: Arc<Vec<Vec<LimitShape>>> = Arc::new(limited.iter().map(shapes).collect());
+    // One request is charged for its Service and for those that it is shared out to.
+    let shapes = |service: &ServiceKey| {
+        let charged = [service.clone()].into_iter().chain(caller.index.arms_of(service)).collect::<BTreeSet<_>>();
+        charged.iter().flat_map(|one| caller.charged(one)).flat_map(|rule| rule.shapes).collect()
+    };
+    let roots = limited.iter().flat_map(|service| caller.index.roots_of(service));
+    let may_take: BTreeSet<&ServiceKey> = limited.iter().chain(roots).collect();
+    let may_take: Arc<Vec<Vec<LimitShape>>> = Arc::new(may_take.into_iter().map(shapes).collect());
     let mut known: BTreeMap<DestinationKey, (Arc<Destination>, Plan)> = BTreeMap::new();
     for (pod, WayOut { listener, intercepts }) in pods {
         let Some(lazy) = caller.index.lazy(caller.service, pod) else { continue };
@@ -56,15 +62,16 @@ pub(super) fn add(
         let mut leads = Vec::new();
         for key in destinations.keys() {
             let (destination, plan) = known.entry(key.clone()).or_insert_with(|| {
-                let rules = caller.charged(&key.service);
                 let ports = caller.index.ports_of(&key.service).len();
-                (destination(caller.index, key), plan(key, caller.domains(key, ports), &rules, troubles))
+                (destination(caller.index, key), caller.plan(key, caller.domains(key, ports), troubles))
             });
             // Bytes have no host.
             if is_bytes(caller, key) {
                 continue;
             }
             leads.push(if is_elsewhere(key) { original(destination) } else { Arc::clone(destination) });
+            let others = plan.destinations().filter(|other| *other != key);
+            leads.extend(others.map(|other| self::destination(caller.index, other)));
             bounds.extend(plan.bounds().map(|(key, bounds)| (key.clone(), bounds)));
             hosts.push(plan.of_pod(&caller.service.namespace, pod));
         }
@@ -98,7 +105,7 @@ pub(super) fn add(
         let place = EnforceAt::Client;
         pod_intent.outbound.push(Outbound { place, listener: *listener, hosts, partial, intercepted });
         if *intercepts {
-            pod_intent.streams = streams.into_iter().map(|(called, to)| stream(caller.index, called, to)).collect();
+            pod_intent.streams = streams.into_iter().map(|(called, to)| stream(caller, called, to)).collect();
         }
         lead(pod_intent, leads.into_iter(), bounds.into_iter());
     }
@@ -123,13 +130,15 @@ fn api_server(index: &Index, lazy: &Lazy) -> Vec<SocketAddr> {
     addresses.map(|address| SocketAddr::new(*address, key.port)).collect()
 }
 
-fn stream(index: &Index, called: Called, to: Reached) -> Stream {
+fn stream(caller: &Caller<'_, '_>, called: Called, to: Reached) -> Stream {
+    let index = caller.index;
     let to = match to {
         Reached::Original => Hop::Original,
         Reached::Nowhere => Hop::Nowhere,
         // The cluster has another name than that of requests for the same, so it is one of its own.
         Reached::Destination(key) => {
-            Hop::To(index.destination(&key).cloned().unwrap_or_else(|| destination(index, &key)))
+            let known = index.destination(&key).cloned().unwrap_or_else(|| destination(index, &key));
+            Hop::To(split::of_bytes(index, &known, &caller.service.namespace))
         }
     };
     Stream { called, to }

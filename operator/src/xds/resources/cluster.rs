@@ -8,7 +8,10 @@ use envoy_types::pb::{
             cluster::v3::{
                 CircuitBreakers, Cluster,
                 circuit_breakers::Thresholds,
-                cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy},
+                cluster::{
+                    ClusterDiscoveryType, CommonLbConfig, CustomClusterType, DiscoveryType, EdsClusterConfig, LbPolicy,
+                    common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig},
+                },
             },
             core::v3::{
                 Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CoreOptions, RoutingPriority,
@@ -53,6 +56,7 @@ pub(super) fn destination(name: &str, destination: &Destination, idle: Option<u3
     let stat_name = names::destination_stat_name(&destination.key);
     let mut built = eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS);
     built.typed_extension_protocol_options = protocol_options(destination.protocol, idle);
+    built.common_lb_config = by_share(destination);
     match &destination.dns {
         _ if destination.original => original(built),
         None => built,
@@ -71,7 +75,7 @@ pub(super) fn stream(name: &str, stat_name: &str, to: &Hop) -> Cluster {
     let built = eds(name, stat_name.to_owned(), Protocol::Tcp, CONNECT_ELSEWHERE_SECONDS);
     match to {
         Hop::To(destination) => match &destination.dns {
-            None => built,
+            None => Cluster { common_lb_config: by_share(destination), ..built },
             Some((host, port)) => Cluster {
                 cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
                 eds_cluster_config: None,
@@ -87,6 +91,13 @@ pub(super) fn stream(name: &str, stat_name: &str, to: &Hop) -> Cluster {
             ..built
         },
     }
+}
+
+/// Envoy chooses among the Services that connections are shared out to by their weights.
+fn by_share(destination: &Destination) -> Option<CommonLbConfig> {
+    let weighted = LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {});
+    let config = || CommonLbConfig { locality_config_specifier: Some(weighted), ..CommonLbConfig::default() };
+    (!destination.shares.is_empty()).then(config)
 }
 
 /// Of what goes where the application wanted it to. Requests go on in the protocol in which they came.

@@ -12,9 +12,12 @@ use envoy_types::pb::{
 };
 use prost::Message;
 
-use crate::xds::{
-    ResourceType,
-    resources::{encode, socket_address},
+use crate::{
+    intent::Share,
+    xds::{
+        ResourceType,
+        resources::{encode, socket_address},
+    },
 };
 
 /// Version of an assignment that was emptied because Envoy ignores its removal.
@@ -22,25 +25,41 @@ const EMPTY_VERSION: &str = "empty";
 
 /// All of `addresses`, with equal weight.
 pub(super) fn build(name: &str, addresses: &[SocketAddr]) -> ClusterLoadAssignment {
-    let one = Some(UInt32Value { value: 1 });
+    let all = || locality(Locality::default(), addresses, 1);
+    ClusterLoadAssignment {
+        cluster_name: name.into(),
+        endpoints: (!addresses.is_empty()).then(all).into_iter().collect(),
+        ..ClusterLoadAssignment::default()
+    }
+}
+
+/// Those of `shares`, each a locality by the name of its Service: Envoy chooses among localities by weight, and what has a connection keeps it.
+pub(super) fn shared(name: &str, shares: &[Share]) -> ClusterLoadAssignment {
+    let endpoints = shares.iter().map(|Share { service, weight, endpoints }| {
+        let (region, zone) = (service.namespace.clone(), service.name.clone());
+        locality(Locality { region, zone, ..Locality::default() }, endpoints, *weight)
+    });
+    ClusterLoadAssignment {
+        cluster_name: name.into(),
+        endpoints: endpoints.collect(),
+        ..ClusterLoadAssignment::default()
+    }
+}
+
+fn locality(locality: Locality, addresses: &[SocketAddr], weight: u32) -> LocalityLbEndpoints {
     let endpoint = |address: &SocketAddr| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(socket_address(*address)),
             ..Endpoint::default()
         })),
-        load_balancing_weight: one,
+        load_balancing_weight: Some(UInt32Value { value: 1 }),
         ..LbEndpoint::default()
     };
-    let locality = || LocalityLbEndpoints {
-        locality: Some(Locality::default()),
+    LocalityLbEndpoints {
+        locality: Some(locality),
         lb_endpoints: addresses.iter().map(endpoint).collect(),
-        load_balancing_weight: one,
+        load_balancing_weight: Some(UInt32Value { value: weight }),
         ..LocalityLbEndpoints::default()
-    };
-    ClusterLoadAssignment {
-        cluster_name: name.into(),
-        endpoints: (!addresses.is_empty()).then(locality).into_iter().collect(),
-        ..ClusterLoadAssignment::default()
     }
 }
 

@@ -12,19 +12,27 @@ use envoy_types::pb::{
     envoy::config::{
         core::v3::{DataSource, data_source::Specifier},
         route::v3::{
-            DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, route,
-            route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+            DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+            route,
+            route_action::{
+                ClusterSpecifier, HashPolicy,
+                hash_policy::{self, PolicySpecifier},
+            },
+            route_match::PathSpecifier,
+            weighted_cluster::{ClusterWeight, RandomValueSpecifier},
         },
     },
-    google::protobuf::{Duration, UInt32Value},
+    google::protobuf::{BoolValue, Duration, UInt32Value},
 };
 use prost::Message;
 
-use ::limiter::policy::EnforceAt;
+use ::limiter::{policy::EnforceAt, split::Sticky};
 
 use super::{GENERATOR, Old, Resource, cluster, endpoint, listener, route as routes, slots::Slots, version};
 use crate::{
-    intent::{self, DestinationKey, Host, LimitShape, Others, Outbound, Partial, PodIntent, Priority},
+    intent::{
+        self, Destination, DestinationKey, Forward, Host, LimitShape, Others, Outbound, Partial, PodIntent, Priority,
+    },
     xds::{NodeKey, ResourceType, names},
 };
 
@@ -46,6 +54,7 @@ impl Builder {
             let name: Arc<str> = names::destination(node, &destination.key).into();
             let of_cluster = match (&destination.dns, idle) {
                 _ if destination.original => version(&(GENERATOR, "original", idle)),
+                _ if !destination.shares.is_empty() => version(&(GENERATOR, "shared destination", idle)),
                 (None, None) => version(&(GENERATOR, "destination", destination.protocol)),
                 (dns, idle) => version(&(GENERATOR, "destination", destination.protocol, dns, idle)),
             };
@@ -55,10 +64,7 @@ impl Builder {
             if destination.dns.is_some() || destination.original {
                 continue;
             }
-            let of_endpoints = version(&(GENERATOR, "endpoints", &destination.endpoints));
-            resources.push(old.or_encode(ResourceType::Endpoints, node, &name, of_endpoints, &mut || {
-                endpoint::build(&name, &destination.endpoints).encode_to_vec()
-            }));
+            resources.push(assignment(node, &name, destination, &mut old));
         }
         intercepted::add(node, pod, &mut old, resources);
         let by_name = pod.outbound.iter().filter(|outbound| outbound.intercepted.is_none());
@@ -111,6 +117,19 @@ impl Builder {
         });
         &self.filters[position].1
     }
+}
+
+/// Who is behind a destination.
+fn assignment(node: &NodeKey, name: &Arc<str>, destination: &Destination, old: &mut Old) -> Resource {
+    let Destination { endpoints, shares, .. } = destination;
+    let version = match shares.as_slice() {
+        [] => version(&(GENERATOR, "endpoints", endpoints)),
+        shares => version(&(GENERATOR, "shares", shares)),
+    };
+    old.or_encode(ResourceType::Endpoints, node, name, version, &mut || match shares.as_slice() {
+        [] => endpoint::build(name, endpoints).encode_to_vec(),
+        shares => endpoint::shared(name, shares).encode_to_vec(),
+    })
 }
 
 /// A route that takes all of `limits`.
@@ -167,7 +186,7 @@ fn named(head: VirtualHost, node: &NodeKey, place: EnforceAt, host: &Host, idle:
     let shared = routes::Shared::new(&host.limits, host.routes.iter().map(|forward| &forward.route), &host.values);
     let mut routes: Vec<(&[u8], Vec<u8>)> = Vec::new();
     for (route, forward) in shared.iter().zip(&host.routes) {
-        let mut action = action(node, &forward.to, forward.route.priority);
+        let mut action = action(node, forward);
         if let route::Action::Route(to) = &mut action {
             to.idle_timeout = idle;
         }
@@ -181,10 +200,11 @@ fn named(head: VirtualHost, node: &NodeKey, place: EnforceAt, host: &Host, idle:
     routes::virtual_host(head, routes.iter().map(|(route, action)| (*route, action.as_slice())))
 }
 
-fn action(node: &NodeKey, to: &[(DestinationKey, u32)], priority: Priority) -> route::Action {
+fn action(node: &NodeKey, forward: &Forward) -> route::Action {
+    let Forward { route: intent::Route { priority, .. }, to, sticky } = forward;
     let cluster = |key: &DestinationKey| names::destination(node, key);
-    match to {
-        [(only, 1..)] => route::Action::Route(routes::to(ClusterSpecifier::Cluster(cluster(only)), priority)),
+    match to.as_slice() {
+        [(only, 1..)] => route::Action::Route(routes::to(ClusterSpecifier::Cluster(cluster(only)), *priority)),
         _ if to.iter().all(|(_, weight)| *weight == 0) => {
             route::Action::DirectResponse(direct(500, "weir: the HTTPRoute sends these requests nowhere\n"))
         }
@@ -195,10 +215,35 @@ fn action(node: &NodeKey, to: &[(DestinationKey, u32)], priority: Priority) -> r
                 weight: Some(UInt32Value { value: weight }),
                 ..ClusterWeight::default()
             });
-            let weighted = WeightedCluster { clusters: clusters.collect(), ..WeightedCluster::default() };
-            route::Action::Route(routes::to(ClusterSpecifier::WeightedClusters(weighted), priority))
+            let by_hash = sticky.as_ref().map(|_| RandomValueSpecifier::UseHashPolicy(BoolValue { value: true }));
+            let weighted = WeightedCluster {
+                clusters: clusters.collect(),
+                random_value_specifier: by_hash,
+                ..WeightedCluster::default()
+            };
+            let to = routes::to(ClusterSpecifier::WeightedClusters(weighted), *priority);
+            route::Action::Route(RouteAction { hash_policy: sticky.iter().map(hash_policy).collect(), ..to })
         }
     }
+}
+
+/// What tells users apart. Who has no such cookie yet is given one, for as long as its session lasts.
+fn hash_policy(sticky: &Sticky) -> HashPolicy {
+    let specifier = match sticky {
+        Sticky::Header(name) => {
+            PolicySpecifier::Header(hash_policy::Header { header_name: name.clone(), ..hash_policy::Header::default() })
+        }
+        Sticky::Cookie(name) => PolicySpecifier::Cookie(hash_policy::Cookie {
+            name: name.clone(),
+            ttl: Some(Duration::default()),
+            path: "/".into(),
+            ..hash_policy::Cookie::default()
+        }),
+        Sticky::ClientIp => {
+            PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true })
+        }
+    };
+    HashPolicy { policy_specifier: Some(specifier), ..HashPolicy::default() }
 }
 
 /// The weights in the same proportions, with a sum of exactly [`TOTAL_WEIGHT`]: what rounding leaves goes to the first ones

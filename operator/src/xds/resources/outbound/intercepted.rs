@@ -6,8 +6,8 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::{
-    super::{Old, Resource, cluster, endpoint, version},
-    GENERATOR,
+    super::{Old, Resource, cluster, version},
+    GENERATOR, assignment,
 };
 use crate::{
     intent::{Hop, PodIntent, Stream},
@@ -36,6 +36,7 @@ fn add_cluster(
     resources: &mut Vec<Resource>,
 ) {
     let of_cluster = match to {
+        Hop::To(destination) if !destination.shares.is_empty() => version(&(GENERATOR, "shared stream")),
         Hop::To(destination) => version(&(GENERATOR, "stream", &destination.dns)),
         Hop::Original => version(&(GENERATOR, "stream", "original")),
         Hop::Nowhere => version(&(GENERATOR, "stream", "nowhere")),
@@ -46,9 +47,6 @@ fn add_cluster(
     if let Hop::To(destination) = to
         && destination.dns.is_none()
     {
-        let of_endpoints = version(&(GENERATOR, "endpoints", &destination.endpoints));
-        resources.push(old.or_encode(ResourceType::Endpoints, node, name, of_endpoints, &mut || {
-            endpoint::build(name, &destination.endpoints).encode_to_vec()
-        }));
+        resources.push(assignment(node, name, destination, old));
     }
 }
