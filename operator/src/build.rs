@@ -7,6 +7,7 @@ mod asks;
 pub mod calls;
 mod follow;
 mod pace;
+pub mod splits;
 mod wanted;
 
 use std::{
@@ -26,19 +27,23 @@ use limiter::{
 };
 use tracing::{info, warn};
 
-use self::pace::{Pace, Paced};
+use self::{
+    pace::{Pace, Paced},
+    splits::Splits,
+};
 use crate::{
     checkpoint::{Detail, Keeper, Kept},
     index::{Change, Index, Object, ServiceView},
     intent::{Pauses, ServiceIntent, ServiceKey},
     metrics::{
-        PodSample, Wanted,
+        Measure, PodSample, Wanted,
         store::{Store, Traffic},
     },
     telemetry::traces::{Decided, Tracer},
     translate::{
         self, Report, RuleKey,
         decide::{Decides, Move, Rules, States, Stepped, Told},
+        split::ToldSplit,
     },
     xds::{
         resources::{self, Resource},
@@ -120,6 +125,9 @@ pub struct Builder {
     looks_at_traffic: bool,
     /// What proxies say of the calls that their applications make.
     heard: calls::Heard,
+    splits: Splits,
+    /// Splits of a run before that have not been seen yet.
+    kept_splits: BTreeMap<ServiceKey, ToldSplit>,
 }
 
 /// Decisions about a service or rule that is not there are kept for this long: a folder may be incomplete for a while.
@@ -145,6 +153,8 @@ impl Builder {
             annotated_pages: false,
             looks_at_traffic: false,
             heard: calls::Heard::default(),
+            splits: Splits::default(),
+            kept_splits: BTreeMap::new(),
         }
     }
 
@@ -188,7 +198,7 @@ impl Builder {
         for (service, memory) in &kept.memories {
             restored.index.recall(service, memory);
         }
-        Self { kept: kept.decisions, pauses: kept.pauses, ..restored }
+        Self { kept: kept.decisions, kept_splits: kept.splits, pauses: kept.pauses, ..restored }
     }
 
     /// Gives `keeper` what it wants from now on.
@@ -224,6 +234,7 @@ impl Builder {
             let told = with_unseen(&self.kept, service, &built.rules);
             keepers.iter().for_each(|keeper| keeper.keep(service, Arc::clone(&told), now));
         }
+        self.keep_all_splits(keepers, now);
         for (service, memory) in self.index.memories().into_iter().filter(|_| !keepers.is_empty()) {
             keepers.iter().for_each(|keeper| keeper.remember(&service, memory.clone(), now));
         }
@@ -268,6 +279,7 @@ impl Builder {
             services.extend(dirty.services);
         }
         services.extend(self.index.let_go(now).services);
+        services.extend(self.replan_splits(now));
         self.build(&services, now, true);
         self.keep_memories(now);
         !services.is_empty()
@@ -285,6 +297,10 @@ impl Builder {
     pub fn observe(&mut self, samples: Vec<PodSample>, now: Timestamp) {
         let mut services = BTreeSet::new();
         for sample in samples {
+            if matches!(sample.measure, Measure::Called { .. }) {
+                self.observe_arm(&sample);
+                continue;
+            }
             // One that was under way when its service went does not bring it back; the store knows of pods.
             let Some(built) = self.built.get_mut(&sample.service) else { continue };
             let Some(service) = built.store.insert(sample, now) else { continue };
@@ -317,6 +333,7 @@ impl Builder {
             }
         }
         self.build(&due, now, false);
+        self.step_splits(now);
     }
 
     /// The clock was set back: decides again whatever waits for a time, which may be far off now.
@@ -333,7 +350,8 @@ impl Builder {
         let services: BTreeSet<ServiceKey> = self.built.keys().filter(differs).cloned().collect();
         // Callers and gateways let go of it, too.
         let elsewhere = services.iter().flat_map(|service| self.enforcing(service));
-        let services = elsewhere.chain(services.iter().cloned()).collect();
+        let mut services: BTreeSet<ServiceKey> = elsewhere.chain(services.iter().cloned()).collect();
+        services.extend(self.carry_out_splits());
         self.build(&services, now, true);
     }
 
@@ -353,7 +371,7 @@ impl Builder {
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
         let timer = self.timers.first().map(|(time, _)| *time);
-        timer.into_iter().chain(self.pace.next()).min()
+        timer.into_iter().chain(self.pace.next()).chain(self.splits.next()).min()
     }
 
     /// Decides services, all of them first, since callers carry out what is decided about others; then translates and publishes

@@ -29,7 +29,10 @@ pub use self::{
 use crate::{
     index::asked::{Memories, Remembered},
     intent::{Pauses, ServiceKey},
-    translate::decide::{States, Told},
+    translate::{
+        decide::{States, Told},
+        split::ToldSplit,
+    },
 };
 
 /// What a folder held when it was opened.
@@ -39,6 +42,8 @@ pub struct Kept {
     pub decisions: BTreeMap<ServiceKey, (Timestamp, States)>,
     /// What the pods of each service call.
     pub memories: BTreeMap<ServiceKey, Vec<Remembered>>,
+    /// Splits that are steered, by the Service whose requests they share out.
+    pub splits: BTreeMap<ServiceKey, ToldSplit>,
     /// What an operator has paused.
     pub pauses: Pauses,
     /// What could not be read, by file.
@@ -79,13 +84,15 @@ pub struct News {
     pub decisions: Decisions,
     /// What is called.
     pub memories: Memories,
+    /// Splits that are steered, by the Service whose requests they share out; `None`: that is not steered any more.
+    pub splits: BTreeMap<ServiceKey, Option<ToldSplit>>,
     /// What is paused, all of it.
     pub pauses: Option<Pauses>,
 }
 
 impl News {
     fn is_empty(&self) -> bool {
-        self.decisions.is_empty() && self.memories.is_empty() && self.pauses.is_none()
+        self.decisions.is_empty() && self.memories.is_empty() && self.splits.is_empty() && self.pauses.is_none()
     }
 }
 
@@ -198,6 +205,20 @@ impl Keeper {
     pub fn remember(&self, service: &ServiceKey, memory: Option<Arc<Vec<Remembered>>>, now: Timestamp) {
         if self.wants.memories {
             self.change(now, |news| drop(news.memories.insert(service.clone(), memory)));
+        }
+    }
+
+    /// The split of this Service is so from now on; `None`: it is not steered any more.
+    pub fn keep_split(&self, root: &ServiceKey, told: Option<ToldSplit>, now: Timestamp) {
+        if self.wants.decisions.is_some() {
+            self.change(now, |news| drop(news.splits.insert(root.clone(), told)));
+        }
+    }
+
+    /// A split has made a step, by which a share has `moved` or not.
+    pub fn keep_split_as(&self, root: &ServiceKey, told: &ToldSplit, moved: bool, now: Timestamp) {
+        if moved || self.wants.decisions == Some(Detail::Numbers) {
+            self.keep_split(root, Some(told.clone()), now);
         }
     }
 

@@ -170,6 +170,16 @@ impl State {
         let shares = declared(arms)?;
         Some(Self { shares, arms: vec![ArmState::default(); arms.len()], heard: now, stepped: now })
     }
+
+    /// Goes on at `now` from where another run was: what it saw last counts as seen now, so that the shares hold as long as they would.
+    #[must_use]
+    pub fn resume(mut self, now: Timestamp) -> Self {
+        for arm in self.arms.iter_mut().filter(|arm| arm.seen.is_some()) {
+            arm.seen = Some(now);
+        }
+        (self.heard, self.stepped) = (now, now);
+        self
+    }
 }
 
 fn declared(arms: &[Arm]) -> Option<Vec<u32>> {

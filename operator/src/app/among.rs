@@ -120,13 +120,14 @@ impl Among {
             }
             Event::Switch(switch) => turn(builder, proxies, switch),
             Event::Proxies(reports) => builder.mirror(&reports, now),
-            Event::Told { down: Down { epoch, services, calls, pauses, .. }, taken_tx } => {
+            Event::Told { down: Down { epoch, services, calls, splits, pauses, .. }, taken_tx } => {
                 let known = replicas.standing.borrow().epoch;
                 if epoch < known || builder.decides() == Decides::All {
                     debug!(epoch, known, "what another replica has decided is dropped");
                 } else {
                     let (decisions, memories) = (services.into_iter().collect(), calls.into_iter().collect());
-                    builder.take_up(News { decisions, memories, pauses }, now);
+                    let splits = splits.into_iter().collect();
+                    builder.take_up(News { decisions, memories, splits, pauses }, now);
                     self.settled = true;
                 }
                 let _ = taken_tx.send(());

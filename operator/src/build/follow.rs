@@ -38,7 +38,7 @@ impl Builder {
     }
 
     /// Carries out what the replica that decides has told.
-    pub fn take_up(&mut self, News { decisions, memories, pauses }: News, now: Timestamp) {
+    pub fn take_up(&mut self, News { decisions, memories, splits, pauses }: News, now: Timestamp) {
         let mut moved = BTreeSet::new();
         for (service, memory) in memories {
             self.keepers.iter().for_each(|keeper| keeper.remember(&service, memory.clone(), now));
@@ -73,6 +73,7 @@ impl Builder {
         for service in elsewhere.union(&moved) {
             self.publish(service, None);
         }
+        self.take_up_splits(splits, now);
         if let Some(pauses) = pauses.filter(|pauses| *pauses != self.pauses) {
             self.set_pauses(pauses, now);
         }

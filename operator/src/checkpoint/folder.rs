@@ -1,8 +1,8 @@
 //! The folder on disk: held by one process, read once at the start, written file by file.
 //!
 //! `decisions/00.jsonl` to `3f.jsonl` hold what is decided of services, by the hash of their names, and `calls/00.jsonl` to `3f.jsonl` what
-//! their pods call: a change of one service writes one of 64 files, and a thousand changes write 64 files and not a thousand.
-//! `decisions/pauses.json` holds what an operator has paused. Each is written beside, synced, and renamed into place.
+//! their pods call, and `splits/` how splits are steered: a change of one service writes one of 64 files, and a thousand changes write 64
+//! files and not a thousand. `decisions/pauses.json` holds what an operator has paused. Each is written beside, synced, and renamed into place.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,6 +31,7 @@ const MAX_BYTES: u64 = 256 << 20;
 pub struct Folder {
     decisions: Shelf,
     calls: Shelf,
+    splits: Shelf,
     /// What is paused, when that is not on disk.
     pauses: Option<Pauses>,
     _lock: File,
@@ -55,11 +56,13 @@ impl Folder {
     /// Another process holds it, or it cannot be read and written.
     pub fn open(folder: &Path, now: Timestamp) -> Result<(Self, Kept), Error> {
         let (mut decisions, mut calls) = (Shelf::of(folder, "decisions")?, Shelf::of(folder, "calls")?);
+        let mut splits = Shelf::of(folder, "splits")?;
         let lock = lock(folder)?;
         let mut kept = Kept::default();
         // Found out now, not at the first decision.
         decisions.probe()?;
         calls.probe()?;
+        splits.probe()?;
         let pauses = pauses(&decisions, &mut kept, now)?;
         kept.decisions = decisions.read(record::read, record::line, now, &mut kept.damaged)?;
         let memories = calls.read(
@@ -69,11 +72,13 @@ impl Folder {
             &mut kept.damaged,
         )?;
         kept.memories = memories.into_iter().map(|(service, (_, calls))| (service, calls)).collect();
-        Ok((Self { decisions, calls, pauses, _lock: lock }, kept))
+        let told = splits.read(record::read_splits, record::line_of_split, now, &mut kept.damaged)?;
+        kept.splits = told.into_iter().map(|(root, (_, told))| (root, told)).collect();
+        Ok((Self { decisions, calls, splits, pauses, _lock: lock }, kept))
     }
 
     /// Takes news in. Nothing is on disk before [`Self::write`].
-    pub(super) fn take(&mut self, News { decisions, memories, pauses }: News, now: Timestamp) {
+    pub(super) fn take(&mut self, News { decisions, memories, splits, pauses }: News, now: Timestamp) {
         for (service, told) in decisions {
             let told = told.filter(|told| !told.is_empty());
             let line = told.map(|told| record::line(&service, now, &states(&service, &told)));
@@ -83,12 +88,17 @@ impl Folder {
             let line = memory.map(|memory| record::line_of_calls(&service, now, &memory));
             self.calls.take(service, line);
         }
+        for (root, told) in splits {
+            let line = told.map(|told| record::line_of_split(&root, now, &told));
+            self.splits.take(root, line);
+        }
         self.pauses = pauses.or(self.pauses.take());
     }
 
     /// Whether something has still to be written.
     pub(super) fn is_behind(&self) -> bool {
-        !self.decisions.behind.is_empty() || !self.calls.behind.is_empty() || self.pauses.is_some()
+        [&self.decisions, &self.calls, &self.splits].iter().any(|shelf| !shelf.behind.is_empty())
+            || self.pauses.is_some()
     }
 
     /// Writes every file that is behind; gives their number.
@@ -107,7 +117,7 @@ impl Folder {
             self.pauses = None;
             written += 1;
         }
-        Ok(written + self.decisions.write(now)? + self.calls.write(now)?)
+        Ok(written + self.decisions.write(now)? + self.calls.write(now)? + self.splits.write(now)?)
     }
 }
 

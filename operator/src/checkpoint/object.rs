@@ -35,10 +35,14 @@ const RETRY: Duration = Duration::from_secs(1);
 const DECISIONS: &str = "decisions.jsonl.gz";
 /// Where it stands what is paused.
 const PAUSES: &str = "pauses.json";
+/// Where it stands how splits are steered, compressed.
+const SPLITS: &str = "splits.jsonl.gz";
 /// For people: in which epoch it was written.
 const EPOCH: &str = "weir.dev/epoch";
 /// An object holds 1 MiB at most (the API server's bound), base64 not counted.
-const MAX_BYTES: usize = 1_000_000;
+const MAX_BYTES: usize = 800_000;
+/// Of that, what splits may take: about a thousand.
+const MAX_SPLIT_BYTES: usize = 200_000;
 /// What is read is ours; more than this it never is.
 const MAX_READ: u64 = 256 << 20;
 
@@ -67,6 +71,7 @@ pub struct Writer {
     waiting: Waiting,
     metrics: Metrics,
     lines: BTreeMap<ServiceKey, String>,
+    splits: BTreeMap<ServiceKey, String>,
     pauses: Pauses,
     said: String,
 }
@@ -105,15 +110,24 @@ impl Place {
         let whole = |reason: String| Damage { line: 0, service: None, reason };
         let data = |key: &str| map.binary_data.as_ref()?.get(key).map(|bytes| bytes.0.as_slice());
         if let Some(compressed) = data(DECISIONS) {
-            let mut bytes = Vec::new();
-            match GzDecoder::new(compressed).take(MAX_READ).read_to_end(&mut bytes) {
-                Ok(_) => {
+            match decompressed(compressed) {
+                Ok(bytes) => {
                     let (services, wrong) = record::read(&bytes);
                     damages.extend(wrong);
                     kept.decisions =
                         services.into_iter().map(|(service, at, states)| (service, (at, states))).collect();
                 }
                 Err(error) => damages.push(whole(format!("{DECISIONS} cannot be decompressed: {error}"))),
+            }
+        }
+        if let Some(compressed) = data(SPLITS) {
+            match decompressed(compressed) {
+                Ok(bytes) => {
+                    let (splits, wrong) = record::read_splits(&bytes);
+                    damages.extend(wrong);
+                    kept.splits = splits.into_iter().map(|(root, _, told)| (root, told)).collect();
+                }
+                Err(error) => damages.push(whole(format!("{SPLITS} cannot be decompressed: {error}"))),
             }
         }
         if let Some(pauses) = data(PAUSES) {
@@ -142,6 +156,7 @@ impl Place {
             waiting,
             metrics,
             lines: BTreeMap::new(),
+            splits: BTreeMap::new(),
             pauses: Pauses::default(),
             said: String::new(),
         };
@@ -207,7 +222,7 @@ impl Writer {
         Instant::now() + PATIENCE
     }
 
-    fn take(&mut self, News { decisions, memories: _, pauses }: News) {
+    fn take(&mut self, News { decisions, memories: _, splits, pauses }: News) {
         let now = Timestamp::now();
         for (service, told) in decisions {
             match told.filter(|told| !told.is_empty()).map(|told| record::line(&service, now, &states(&service, &told)))
@@ -215,6 +230,12 @@ impl Writer {
                 Some(Ok(line)) => drop(self.lines.insert(service, line)),
                 // Our own types can always be written.
                 Some(Err(_)) | None => drop(self.lines.remove(&service)),
+            }
+        }
+        for (root, told) in splits {
+            match told.map(|told| record::line_of_split(&root, now, &told)) {
+                Some(Ok(line)) => drop(self.splits.insert(root, line)),
+                Some(Err(_)) | None => drop(self.splits.remove(&root)),
             }
         }
         self.pauses = pauses.unwrap_or_else(|| std::mem::take(&mut self.pauses));
@@ -230,7 +251,10 @@ impl Writer {
         }
         annotations.insert(EPOCH.to_owned(), epoch.to_string());
         let data = map.binary_data.get_or_insert_default();
-        data.insert(DECISIONS.to_owned(), ByteString(self.compressed().map_err(|error| error.to_string())?));
+        let decisions = self.compressed(&self.lines, MAX_BYTES).map_err(|error| error.to_string())?;
+        data.insert(DECISIONS.to_owned(), ByteString(decisions));
+        let splits = self.compressed(&self.splits, MAX_SPLIT_BYTES).map_err(|error| error.to_string())?;
+        data.insert(SPLITS.to_owned(), ByteString(splits));
         data.insert(
             PAUSES.to_owned(),
             ByteString(serde_json::to_vec(&self.pauses).map_err(|error| error.to_string())?),
@@ -240,17 +264,21 @@ impl Writer {
         written.map(drop).map_err(|error| error.to_string())
     }
 
-    /// As many of the decisions as an object can hold.
-    fn compressed(&self) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-        let mut services = self.lines.len();
+    /// As many of the lines as there is room for.
+    fn compressed(
+        &self,
+        lines: &BTreeMap<ServiceKey, String>,
+        most: usize,
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        let mut services = lines.len();
         loop {
-            let text = record::file(self.lines.values().take(services), Timestamp::now())?;
+            let text = record::file(lines.values().take(services), Timestamp::now())?;
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
             encoder.write_all(text.as_bytes())?;
             let bytes = encoder.finish()?;
-            if bytes.len() <= MAX_BYTES || services == 0 {
-                if services < self.lines.len() {
-                    let (left_out, config_map) = (self.lines.len() - services, &self.place.name);
+            if bytes.len() <= most || services == 0 {
+                if services < lines.len() {
+                    let (left_out, config_map) = (lines.len() - services, &self.place.name);
                     warn!(
                         config_map,
                         left_out,
@@ -259,7 +287,13 @@ impl Writer {
                 }
                 return Ok(bytes);
             }
-            services = services * 9 / 10 * MAX_BYTES / bytes.len();
+            services = services * 9 / 10 * most / bytes.len();
         }
     }
+}
+
+fn decompressed(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    GzDecoder::new(bytes).take(MAX_READ).read_to_end(&mut text)?;
+    Ok(text)
 }

@@ -5,8 +5,8 @@
 //! 03ab…77 {"service":{"namespace":"shop","name":"cart"},"at":"…","rules":[{"policy":{…},"rule":"hot","state":{…}}]}
 //! ```
 //!
-//! What is called stands in files of its own, with `calls` in the place of `rules`. Damage costs the lines that it is in, a word of another
-//! version the rule or the call that it is in. The first line costs the file: without it nobody knows what form the others have.
+//! What is called stands in files of its own, with `calls` in the place of `rules`, and how splits are steered, with `split`. Damage costs the
+//! lines that it is in, a word of another version the rule or the call that it is in. The first line costs the file: without it nobody knows what form the others have.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     index::asked::Remembered,
     intent::ServiceKey,
-    translate::{RuleKey, decide::States},
+    translate::{RuleKey, decide::States, split::ToldSplit},
 };
 
 /// Raised when a reader of the form before would misunderstand this one.
@@ -80,6 +80,14 @@ struct CallsRecord<Call> {
     calls: Vec<Call>,
 }
 
+/// How a split is steered, by the Service whose requests it shares out.
+#[derive(Debug, Serialize, Deserialize)]
+struct SplitRecord {
+    service: ServiceKey,
+    at: Timestamp,
+    split: ToldSplit,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct RuleRecord {
     policy: PolicyKey,
@@ -103,6 +111,11 @@ pub(super) fn line(service: &ServiceKey, at: Timestamp, states: &States) -> serd
 /// The line of what a service's pods call.
 pub(super) fn line_of_calls(service: &ServiceKey, at: Timestamp, calls: &[Remembered]) -> serde_json::Result<String> {
     checked(&CallsRecord { service: service.clone(), at, calls: calls.iter().collect() })
+}
+
+/// The line of how a split is steered.
+pub(super) fn line_of_split(service: &ServiceKey, at: Timestamp, split: &ToldSplit) -> serde_json::Result<String> {
+    checked(&SplitRecord { service: service.clone(), at, split: split.clone() })
 }
 
 /// A whole file of such lines.
@@ -150,6 +163,11 @@ pub(super) fn read_calls(bytes: &[u8]) -> (Vec<CallsOf>, Vec<Damage>) {
         }
         Ok((service, at, known))
     })
+}
+
+/// Reads what can be read of a file of splits.
+pub(super) fn read_splits(bytes: &[u8]) -> (Vec<(ServiceKey, Timestamp, ToldSplit)>, Vec<Damage>) {
+    read_lines(bytes, |line, _| parse::<SplitRecord>(line).map(|it| (it.service, it.at, it.split)))
 }
 
 /// Reads lines with `one`, which gives what it knows of a line, and what it does not.

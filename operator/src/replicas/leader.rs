@@ -161,7 +161,7 @@ impl Follower {
             for sequence in 1.. {
                 // News of a service replace older ones for as long as the follower is slow.
                 let Ok(place) = down_tx.reserve().await else { break };
-                let Some(News { decisions, memories, pauses }) = waiting.next().await else { break };
+                let Some(News { decisions, memories, splits, pauses }) = waiting.next().await else { break };
                 let (services, calls) = (decisions.into_iter().collect(), memories.into_iter().collect());
                 let answer = asked.lock().ask(sequence, Instant::now());
                 place.send(Ok(Down {
@@ -171,6 +171,7 @@ impl Follower {
                     answer,
                     services,
                     calls,
+                    splits: splits.into_iter().collect(),
                     pauses,
                     ..Down::default()
                 }));

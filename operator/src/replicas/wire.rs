@@ -15,7 +15,7 @@ use crate::{
     index::asked::Remembered,
     intent::{Pauses, ServiceKey},
     metrics::PodSample,
-    translate::decide::Told,
+    translate::{decide::Told, split::ToldSplit},
     xds::proxies::Report,
 };
 
@@ -102,6 +102,9 @@ pub struct Down {
     /// What the pods of services call; nothing any more where it is `None`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<(ServiceKey, Option<Arc<Vec<Remembered>>>)>,
+    /// How splits are steered, by the Service whose requests they share out; not any more where it is `None`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub splits: Vec<(ServiceKey, Option<ToldSplit>)>,
     /// What is paused, when that has changed.
     pub pauses: Option<Pauses>,
     /// What this version does not know of it.
@@ -145,6 +148,7 @@ impl Known for Down {
             answer: parts.take("answer").unwrap_or_default(),
             services: parts.take_lists("services").into_iter().map(|(key, told)| (key, told.map(Arc::new))).collect(),
             calls: parts.take_lists("calls").into_iter().map(|(key, memory)| (key, memory.map(Arc::new))).collect(),
+            splits: parts.take_list("splits"),
             pauses: parts.take("pauses"),
             skipped: Skipped::default(),
         }

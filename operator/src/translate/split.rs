@@ -11,10 +11,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use limiter::{
     policy::{Mode, RequestMatch},
     split::{
-        Split, Sticky,
+        Split, SplitKey, Sticky,
         shares::{Bounds, apportion, apportion_within},
+        steer::{Decision, State},
     },
 };
+use serde::{Deserialize, Serialize};
 
 use super::gateway;
 use crate::{
@@ -51,6 +53,20 @@ impl Division {
         let to = self.rules.iter().flat_map(|rule| &rule.to);
         to.filter(|(_, share)| *share > 0).map(|(key, _)| &key.service)
     }
+}
+
+/// A split as another replica has decided it, or a run before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToldSplit {
+    /// The object.
+    pub split: SplitKey,
+    /// Its arms, in order.
+    pub arms: Vec<String>,
+    /// What is remembered of them.
+    pub state: State,
+    /// What was decided; absent before the first step.
+    pub decision: Option<Decision>,
 }
 
 /// An arm of a split at one port of its Service.

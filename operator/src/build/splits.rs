@@ -1,0 +1,331 @@
+//! Splits that are steered: what was seen of each arm since the last step, the step, and who carries it out.
+//!
+//! One replica steps; the others are told what it has decided, and go on from there should it end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use limiter::{
+    policy::Mode,
+    split::{
+        Split,
+        steer::{self, Arm, Decision, Law, Seen, State, Why},
+    },
+};
+use tracing::info;
+
+use super::Builder;
+use crate::{
+    intent::ServiceKey,
+    metrics::{Histogram, Measure, PodSample, store},
+    translate::{
+        decide::Decides,
+        split::{Portion, Standing, ToldSplit, declared_shares, steered_portions},
+    },
+};
+
+/// A split that is steered.
+#[derive(Debug)]
+pub struct Steered {
+    /// The object.
+    pub split: Arc<Split>,
+    /// Its arms as they are declared.
+    pub portions: Vec<Portion>,
+    /// What is remembered of them.
+    pub state: State,
+    /// What was decided last.
+    pub decision: Option<Decision>,
+    /// Since when the shares are what they are.
+    pub since: Timestamp,
+    tallies: Vec<Tally>,
+    /// When the next step is due.
+    next: Timestamp,
+}
+
+/// What was seen of an arm since the last step.
+#[derive(Debug, Default)]
+struct Tally {
+    completed: f64,
+    failed: f64,
+    latency: Histogram,
+    /// Requests that have not ended, by caller.
+    inflight: BTreeMap<String, (Timestamp, f64)>,
+    heard: bool,
+}
+
+/// By root.
+#[derive(Debug, Default)]
+pub(super) struct Splits(BTreeMap<ServiceKey, Steered>);
+
+impl Tally {
+    fn take(&mut self, sample: &PodSample) {
+        let Measure::Called { completed, failed, inflight, latency, .. } = &sample.measure else { return };
+        self.heard = true;
+        self.completed += completed;
+        self.failed += failed;
+        self.latency = Histogram::merged([&self.latency, latency]);
+        if let Some(caller) = &sample.pod {
+            self.inflight.insert(caller.clone(), (sample.at, *inflight));
+        }
+    }
+
+    fn seen(&mut self, law: &Law, now: Timestamp) -> Option<Seen> {
+        let lately = now.checked_sub(law.expiry).unwrap_or(Timestamp::MIN);
+        self.inflight.retain(|_, (at, _)| *at >= lately);
+        if !std::mem::take(&mut self.heard) {
+            return None;
+        }
+        let latency = std::mem::take(&mut self.latency);
+        Some(Seen {
+            requests: std::mem::take(&mut self.completed),
+            bad: std::mem::take(&mut self.failed),
+            latency_ms: latency.quantile(0.99).map(|seconds| seconds * 1e3),
+        })
+    }
+}
+
+fn arms(portions: &[Portion]) -> Vec<Arm> {
+    let arm = |it: &Portion| Arm {
+        weight: if it.takes_part() { it.weight } else { 0 },
+        bounds: it.bounds,
+        ready: it.is_ready(),
+    };
+    portions.iter().map(arm).collect()
+}
+
+impl Steered {
+    fn new(split: &Arc<Split>, portions: Vec<Portion>, now: Timestamp) -> Option<Self> {
+        let law = split.steer.as_ref()?;
+        let state = State::declared(&arms(&portions), now)?;
+        let tallies = portions.iter().map(|_| Tally::default()).collect();
+        let next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
+        Some(Self { split: Arc::clone(split), portions, state, decision: None, since: now, tallies, next })
+    }
+
+    /// Whether these are the same arms in the same order.
+    fn is_of(&self, split: &Split, portions: &[Portion]) -> bool {
+        let services = |portions: &[Portion]| portions.iter().map(|it| it.key.service.clone()).collect::<Vec<_>>();
+        self.split.key == split.key && services(&self.portions) == services(portions)
+    }
+
+    /// Takes up what is declared now. Where nothing was steered away from what was declared before, it holds at once.
+    fn redeclare(&mut self, split: &Arc<Split>, portions: Vec<Portion>, now: Timestamp) {
+        let before = declared_shares(&self.portions);
+        let after = declared_shares(&portions);
+        if before != after
+            && before.as_deref() == Some(self.state.shares.as_slice())
+            && let Some(shares) = after
+        {
+            self.state.shares = shares;
+            self.since = now;
+        }
+        (self.split, self.portions) = (Arc::clone(split), portions);
+    }
+
+    /// What each arm has.
+    fn shares(&self) -> BTreeMap<ServiceKey, u32> {
+        let services = self.portions.iter().map(|it| it.key.service.clone());
+        services.zip(self.state.shares.iter().copied()).collect()
+    }
+
+    fn told(&self) -> ToldSplit {
+        ToldSplit {
+            split: self.split.key.clone(),
+            arms: self.portions.iter().map(|it| it.key.service.name.clone()).collect(),
+            state: self.state.clone(),
+            decision: self.decision.clone(),
+        }
+    }
+
+    /// Goes on from what somebody else has decided, if it is of the same arms.
+    fn take_up(&mut self, told: &ToldSplit, now: Timestamp) {
+        let arms = self.portions.iter().map(|it| &it.key.service.name);
+        if told.split != self.split.key || !arms.eq(&told.arms) || told.state.shares.len() != self.portions.len() {
+            return;
+        }
+        if self.state.shares != told.state.shares {
+            self.since = now;
+        }
+        (self.state, self.decision) = (told.state.clone(), told.decision.clone());
+    }
+
+    /// Requests to each arm that have not ended, as callers have told lately.
+    pub fn inflight(&self) -> impl Iterator<Item = f64> {
+        self.tallies.iter().map(|tally| tally.inflight.values().map(|(_, count)| count).sum())
+    }
+
+    fn step(&mut self, now: Timestamp) -> bool {
+        let Some(law) = self.split.steer.clone() else { return false };
+        self.next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
+        let seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
+        let (state, decision) = steer::step(&law, &arms(&self.portions), &self.state, &seen, now);
+        let moved = state.shares != self.state.shares;
+        if moved {
+            self.since = now;
+        }
+        self.note(&decision);
+        (self.state, self.decision) = (state, Some(decision));
+        moved
+    }
+
+    /// A verdict or a reason that turns is worth a line; a share that moves is not.
+    fn note(&self, new: &Decision) {
+        let Some(old) = &self.decision else { return };
+        if old.verdicts != new.verdicts || (old.why != new.why && new.why != Why::Early) {
+            let arms: Vec<_> = self.portions.iter().map(|it| it.key.service.name.as_str()).collect();
+            info!(split = %self.split.key, ?arms, verdicts = ?new.verdicts, why = ?new.why, shares = ?new.shares, "a split turned");
+        }
+    }
+}
+
+impl Splits {
+    pub(super) fn get(&self, root: &ServiceKey) -> Option<&Steered> {
+        self.0.get(root)
+    }
+
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        self.0.values().map(|steered| steered.next).min()
+    }
+
+    /// Takes in how a caller was answered by an arm of whichever of its roots are steered.
+    fn observe(&mut self, roots: impl Iterator<Item = ServiceKey>, sample: &PodSample) {
+        if !store::makes_sense(&sample.measure) {
+            return;
+        }
+        for root in roots {
+            let Some(steered) = self.0.get_mut(&root) else { continue };
+            let arms = steered.portions.iter().zip(&mut steered.tallies);
+            arms.filter(|(it, _)| it.key.service == *sample.service).for_each(|(_, tally)| tally.take(sample));
+        }
+    }
+}
+
+impl Builder {
+    /// A split as it is steered, by its root.
+    #[must_use]
+    pub fn steered(&self, root: &ServiceKey) -> Option<&Steered> {
+        self.splits.get(root)
+    }
+
+    /// Takes up which splits are steered now; the services whose proxies carry out something else.
+    pub(super) fn replan_splits(&mut self, now: Timestamp) -> BTreeSet<ServiceKey> {
+        let wanted: Vec<_> =
+            self.index.steered_roots().map(|(root, split)| (root.clone(), Arc::clone(split))).collect();
+        let mut touched = BTreeSet::new();
+        let gone = self.splits.0.keys().filter(|root| !wanted.iter().any(|(other, _)| other == *root));
+        for root in gone.cloned().collect::<Vec<_>>() {
+            self.splits.0.remove(&root);
+            touched.extend(self.index.steer(&root, None));
+            self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, None, now));
+        }
+        for (root, split) in wanted {
+            let portions = steered_portions(&self.index, &split);
+            match self.splits.0.get_mut(&root).filter(|held| held.is_of(&split, &portions)) {
+                Some(held) if held.split == split && held.portions == portions => continue,
+                Some(held) => held.redeclare(&split, portions, now),
+                None => {
+                    let Some(mut steered) = Steered::new(&split, portions, now) else {
+                        self.splits.0.remove(&root);
+                        touched.extend(self.index.steer(&root, None));
+                        continue;
+                    };
+                    if let Some(told) = self.kept_splits.remove(&root) {
+                        steered.take_up(&ToldSplit { state: told.state.clone().resume(now), ..told }, now);
+                    }
+                    self.splits.0.insert(root.clone(), steered);
+                }
+            }
+            touched.extend(self.carry_out(&root));
+        }
+        touched
+    }
+
+    /// What was decided of a split is carried out, or not; the services whose proxies do something else then.
+    fn carry_out(&mut self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let Some(steered) = self.splits.0.get(root) else { return BTreeSet::new() };
+        let holds = steered.split.mode == Mode::Enforce && !self.pauses.covers(root);
+        let shares = holds.then(|| steered.shares());
+        self.index.steer(root, shares)
+    }
+
+    /// The kill switch was moved.
+    pub(super) fn carry_out_splits(&mut self) -> BTreeSet<ServiceKey> {
+        let roots: Vec<_> = self.splits.0.keys().cloned().collect();
+        roots.iter().flat_map(|root| self.carry_out(root)).collect()
+    }
+
+    /// Takes in how a caller was answered by an arm.
+    pub(super) fn observe_arm(&mut self, sample: &PodSample) {
+        let roots: Vec<_> = self.index.roots_of(&sample.service).cloned().collect();
+        self.splits.observe(roots.into_iter(), sample);
+    }
+
+    /// Steps the splits whose time has come.
+    pub(super) fn step_splits(&mut self, now: Timestamp) {
+        let due = self.splits.0.iter().filter(|(_, steered)| steered.next <= now);
+        let mut touched = BTreeSet::new();
+        for root in due.map(|(root, _)| root.clone()).collect::<Vec<_>>() {
+            let Some(steered) = self.splits.0.get_mut(&root) else { continue };
+            if self.decides == Decides::Unmeasured {
+                steered.next = steered
+                    .split
+                    .steer
+                    .as_ref()
+                    .and_then(|law| now.checked_add(law.every).ok())
+                    .unwrap_or(Timestamp::MAX);
+                continue;
+            }
+            let moved = steered.step(now);
+            let told = steered.told();
+            for keeper in &self.keepers {
+                keeper.keep_split_as(&root, &told, moved, now);
+            }
+            if let Some(news) = &mut self.news {
+                news.services.insert(root.clone());
+            }
+            touched.extend(self.carry_out(&root));
+        }
+        self.publish_all(&touched);
+    }
+
+    /// Carries out what the replica that decides has told of splits.
+    pub(super) fn take_up_splits(&mut self, told: BTreeMap<ServiceKey, Option<ToldSplit>>, now: Timestamp) {
+        let mut touched = BTreeSet::new();
+        for (root, told) in told {
+            // Gone there: it goes here, too, when the watch says so.
+            let Some(told) = told else { continue };
+            self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, Some(told.clone()), now));
+            match self.splits.0.get_mut(&root) {
+                Some(steered) => {
+                    steered.take_up(&told, now);
+                    touched.extend(self.carry_out(&root));
+                }
+                // The watch is behind the one that decides.
+                None => drop(self.kept_splits.insert(root.clone(), told)),
+            }
+            if let Some(news) = &mut self.news {
+                news.services.insert(root);
+            }
+        }
+        self.publish_all(&touched);
+    }
+
+    /// Gives these keepers all splits that are steered.
+    pub(super) fn keep_all_splits(&self, keepers: &[crate::checkpoint::Keeper], now: Timestamp) {
+        for (root, steered) in &self.splits.0 {
+            keepers.iter().for_each(|keeper| keeper.keep_split(root, Some(steered.told()), now));
+        }
+    }
+}
+
+/// Of how many endpoints a portion is, for people.
+#[must_use]
+pub const fn ready_endpoints(portion: &Portion) -> usize {
+    match portion.standing {
+        Standing::Ready(count) => count,
+        Standing::Empty | Standing::Missing | Standing::Unlike => 0,
+    }
+}
