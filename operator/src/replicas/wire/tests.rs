@@ -4,6 +4,7 @@ use limiter::{
     engine::{Decision, Phase, RuleState, Stage},
     metric::Word,
     policy::{Kind, PolicyKey},
+    split::{self, SplitKey, shares::Bounds, steer},
 };
 use serde_json::{Value, json};
 
@@ -74,8 +75,19 @@ fn what_is_said_is_heard() {
     let call = Remembered { to, why: Why::OnDemand, since: at(), used: at() };
     let calls = vec![(cart(), Some(vec![call].into())), (ServiceKey { name: "gone".to_owned(), ..cart() }, None)];
     let skipped = Skipped::default();
-    let down = Down { epoch: 7, sequence: 1, at: at(), answer: true, services, calls, pauses, skipped };
+    let splits = vec![(cart(), Some(told_split())), (ServiceKey { name: "gone".to_owned(), ..cart() }, None)];
+    let down = Down { epoch: 7, sequence: 1, at: at(), answer: true, services, calls, splits, pauses, skipped };
     assert_eq!(carried(&down, |_| {}), down);
+}
+
+fn told_split() -> ToldSplit {
+    let arm = |weight| steer::Arm { weight, bounds: Bounds::default(), ready: true };
+    let (law, arms) = (steer::Law::default(), [arm(90), arm(10)]);
+    let state = steer::State::declared(&arms, at()).unwrap();
+    let seen = Some(steer::Seen { requests: 100.0, bad: 3.0, latency_ms: Some(4.0) });
+    let (state, decision) = steer::step(&law, &arms, &state, &[seen, None], at() + law.every);
+    let split = SplitKey { kind: split::Kind::SmartSplit, namespace: "shop".to_owned(), name: "cart".to_owned() };
+    ToldSplit { split, arms: vec!["cart-v1".to_owned(), "cart-v2".to_owned()], state, decision: Some(decision) }
 }
 
 fn switch() -> Switch {

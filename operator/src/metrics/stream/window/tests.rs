@@ -164,6 +164,7 @@ proptest! {
                     Measure::Number(_, value) => prop_assert!((0.0..=200_000.0 / 0.45).contains(&value), "{value}"),
                     Measure::Errors { failed, answered } => prop_assert!(0.0 <= failed && failed <= answered),
                     Measure::Latency(histogram) => prop_assert_eq!(histogram.count(), 0.0),
+                    Measure::Called { .. } => prop_assert!(false, "of a caller"),
                 }
             }
         }

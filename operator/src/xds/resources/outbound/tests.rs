@@ -24,7 +24,8 @@ fn weights_keep_their_proportions_and_a_constant_sum() {
 #[test]
 fn requests_that_lead_nowhere_are_answered() {
     let node = NodeKey::new("shop", "edge", "edge-0");
-    let status = |weights: &[u32]| match action(&node, &to(weights), Priority::Default) {
+    let forward = |weights: &[u32]| Forward { route: taking_all(&[]), to: to(weights), sticky: None };
+    let status = |weights: &[u32]| match action(&node, &forward(weights)) {
         route::Action::DirectResponse(direct) => Some(direct.status),
         _ => None,
     };
