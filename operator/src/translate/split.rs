@@ -371,3 +371,6 @@ fn common(own: &[Portion], arms: &[(ServiceKey, u64)]) -> usize {
     let named: BTreeSet<&ServiceKey> = own.iter().map(|it| &it.key.service).collect();
     arms.iter().filter(|(service, weight)| *weight > 0 && named.contains(service)).count()
 }
+
+#[cfg(test)]
+mod tests;
