@@ -79,6 +79,15 @@ impl Uses {
         self.destinations.get(names::destination_stat_name(destination).as_str()).copied()
     }
 
+    /// How it uses any of these.
+    fn of_any<'a>(&self, destinations: impl Iterator<Item = &'a DestinationKey>) -> Option<Use> {
+        let used = destinations.filter_map(|key| self.of(key));
+        used.reduce(|one, other| Use {
+            last: one.last.max(other.last),
+            active: one.active.saturating_add(other.active),
+        })
+    }
+
     fn take(&mut self, calls: Calls) {
         let Calls { node: _, at: _, used_at, used, unknown: _ } = calls;
         let Some(at) = used_at else { return };
@@ -168,19 +177,39 @@ impl Builder {
     }
 }
 
+/// Of what the pod has called and is shared out among others, those: a proxy counts its requests there.
+fn arms_of_called(index: &Index, node: &NodeKey) -> BTreeMap<DestinationKey, Vec<DestinationKey>> {
+    let service = &node.service_key();
+    let asked = index.asked(service, node.pod()).into_iter().flat_map(|asked| asked.called.keys());
+    let called = asked.filter_map(|called| match called {
+        Called::Destination(key) => Some(key),
+        _ => None,
+    });
+    let known = index.memory(service).map(|(key, _)| key);
+    let arms = |key: &DestinationKey| -> Vec<DestinationKey> {
+        let services = index.arms_of(&key.service);
+        let ports = services.iter().flat_map(|arm| index.ports_of(arm)).map(|port| port.key.clone());
+        ports.filter(|arm| arm != key).collect()
+    };
+    let all = called.chain(known).map(|key| (key.clone(), arms(key)));
+    all.filter(|(_, arms)| !arms.is_empty()).collect()
+}
+
 /// Forgets what the application of a pod has not called for as long as `lazy` says, and lets go of the clusters of what was forgotten
 /// before once nothing is under way to them.
 fn forget(index: &mut Index, heard: &Heard, node: &NodeKey, lazy: &Lazy, now: Timestamp) -> Dirty {
     let service = &node.service_key();
     index.settle(service, node.pod());
     let Some(uses) = heard.pods.get(node) else { return Dirty::default() };
-    index.remember_use(service, now, |key| uses.of(key)?.last);
+    let arms = arms_of_called(index, node);
+    let use_of = |key: &DestinationKey| uses.of_any([key].into_iter().chain(arms.get(key).into_iter().flatten()));
+    index.remember_use(service, now, |key| use_of(key)?.last);
     let mut dirty = Dirty::default();
     // Told well since then: what the proxy counted before it took the host away is of the time in which requests still came.
     let told_since = |ask: &Ask| uses.told.is_some_and(|told| told.duration_since(ask.used) >= SETTLES);
     let gone = |called: &Called, ask: &Ask| match called {
         Called::Destination(key) if ask.leaving && told_since(ask) => {
-            uses.of(key).is_none_or(|seen| seen.active == 0).then(|| key.clone())
+            use_of(key).is_none_or(|seen| seen.active == 0).then(|| key.clone())
         }
         _ => None,
     };
@@ -197,7 +226,7 @@ fn forget(index: &mut Index, heard: &Heard, node: &NodeKey, lazy: &Lazy, now: Ti
     let idle = |called: &Called, ask: &Ask| {
         let last = match called {
             Called::Destination(key) if shared.contains(key) => return false,
-            Called::Destination(key) => uses.of(key).and_then(|seen| seen.last),
+            Called::Destination(key) => use_of(key).and_then(|seen| seen.last),
             Called::Host(_) | Called::Address(_) | Called::Name(..) => None,
         };
         now.duration_since(last.map_or(ask.used, |last| last.max(ask.used))) >= after
