@@ -1,13 +1,17 @@
 //! What a provider measured and the builder has not taken yet.
 //!
-//! A builder that is slow holds up no provider, and memory stays bounded: when much waits, of each pod and kind only the newest value is kept.
+//! A builder that is slow holds up no provider, and memory stays bounded: when much waits, of each pod and kind only the newest value is kept, into
+//! which the counts of older ones are added.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Kind, PodSample};
+use super::{Histogram, Kind, Measure, PodSample};
 use crate::intent::ServiceKey;
 
 /// So many samples wait before older ones of the same pod and kind are looked for: a builder that keeps up never has them compared.
@@ -37,13 +41,40 @@ impl Waiting {
     }
 
     fn keep_newest(&mut self) {
-        let mut seen: HashSet<(&ServiceKey, Option<&str>, Kind)> = HashSet::new();
-        let newest = self.samples.iter().rev();
-        let newest = newest.map(|one| seen.insert((&one.service, one.pod.as_deref(), one.measure.kind())));
-        let mut newest = newest.collect::<Vec<bool>>().into_iter().rev();
-        self.samples.retain(|_| newest.next() == Some(true));
+        let samples = std::mem::take(&mut self.samples);
+        let mut places: HashMap<(Arc<ServiceKey>, Option<String>, Kind, u16), usize> = HashMap::new();
+        let mut newest: Vec<PodSample> = Vec::new();
+        for sample in samples.into_iter().rev() {
+            let (kind, port) = (sample.measure.kind(), port(&sample.measure));
+            match places.entry((Arc::clone(&sample.service), sample.pod.clone(), kind, port)) {
+                Entry::Occupied(place) => add_older(&mut newest[*place.get()].measure, sample.measure),
+                Entry::Vacant(free) => {
+                    free.insert(newest.len());
+                    newest.push(sample);
+                }
+            }
+        }
+        newest.reverse();
+        self.samples = newest;
         self.distinct = self.samples.len();
     }
+}
+
+/// Of what is measured by port; 0 elsewhere.
+const fn port(measure: &Measure) -> u16 {
+    match measure {
+        Measure::Called { port, .. } => *port,
+        Measure::Number(..) | Measure::Errors { .. } | Measure::Latency(_) => 0,
+    }
+}
+
+/// Adds the counts that are told once, which an older sample of the same holds; of the rest the newer is all there is to say.
+fn add_older(newer: &mut Measure, older: Measure) {
+    let Measure::Called { port: _, completed, failed, inflight: _, latency } = newer else { return };
+    let Measure::Called { completed: more, failed: more_failed, latency: before, .. } = older else { return };
+    *completed += more;
+    *failed += more_failed;
+    *latency = Histogram::merged([&before, &*latency]);
 }
 
 impl Outbox {
@@ -79,7 +110,7 @@ mod tests {
     use limiter::metric::Word;
 
     use super::*;
-    use crate::metrics::{Measure, Source};
+    use crate::metrics::Source;
 
     fn sample(pod: usize, value: f64) -> PodSample {
         PodSample {
@@ -101,6 +132,30 @@ mod tests {
         }
         waiting.keep_newest();
         let expected: Vec<_> = (0..1000).map(|pod| sample(pod, 99.0)).collect();
+        assert_eq!(waiting.samples, expected);
+    }
+
+    #[test]
+    fn counts_that_nobody_takes_add_up_by_port() {
+        let called = |caller: usize, port, completed: f64, inflight| PodSample {
+            measure: Measure::Called {
+                port,
+                completed,
+                failed: completed / 2.0,
+                inflight,
+                latency: Histogram { buckets: vec![(1.0, completed)] },
+            },
+            ..sample(caller, 0.0)
+        };
+        let mut waiting = Waiting::default();
+        for turn in 0..20_i32 {
+            waiting.put((0..1000).map(|caller| called(caller, 80, 2.0, f64::from(turn))));
+            waiting.put([called(7, 81, 4.0, 0.0), sample(7, f64::from(turn))]);
+            assert!(waiting.samples.len() <= FEW, "{}", waiting.samples.len());
+        }
+        waiting.keep_newest();
+        let mut expected: Vec<_> = (0..1000).map(|caller| called(caller, 80, 40.0, 19.0)).collect();
+        expected.extend([called(7, 81, 80.0, 0.0), sample(7, 19.0)]);
         assert_eq!(waiting.samples, expected);
     }
 }
