@@ -76,7 +76,13 @@ impl Uses {
     /// How it uses this destination, as far as its proxy has told.
     #[must_use]
     pub fn of(&self, destination: &DestinationKey) -> Option<Use> {
-        self.destinations.get(names::destination_stat_name(destination).as_str()).copied()
+        // One that becomes an arm, or is none any more, is called by both names until the last request by the old one has ended.
+        let by_name = [false, true].map(|is_arm| names::destination_stat_name(destination, is_arm));
+        let both = by_name.iter().filter_map(|name| self.destinations.get(name.as_str()).copied());
+        both.reduce(|one, other| Use {
+            last: one.last.max(other.last),
+            active: one.active.saturating_add(other.active),
+        })
     }
 
     /// How it uses any of these.

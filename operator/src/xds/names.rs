@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    intent::{Called, DestinationKey, Inbound, Outbound, Priority},
+    intent::{Called, DestinationKey, Inbound, Outbound, Priority, ServiceKey},
     xds::NodeKey,
 };
 
@@ -207,16 +207,44 @@ pub fn destination(node: &NodeKey, destination: &DestinationKey) -> String {
     format!("out/{node}/{destination}")
 }
 
-/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`, with `dns` for the namespace of a host outside.
+/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`, with `dns` for the namespace of a host outside; of an arm
+/// of a split `arm_` and the rest.
 #[must_use]
-pub fn destination_stat_name(destination: &DestinationKey) -> String {
+pub fn destination_stat_name(destination: &DestinationKey, is_arm: bool) -> String {
     let DestinationKey { service, port } = destination;
-    let namespace = if destination.is_outside() { "dns" } else { &service.namespace };
-    format!("{DESTINATION_STAT_PREFIX}{namespace}_{}_{port}", service.name)
+    let prefix = if is_arm { ARM_STAT_PREFIX } else { DESTINATION_STAT_PREFIX };
+    let namespace = if destination.is_outside() { OUTSIDE } else { &service.namespace };
+    format!("{prefix}{namespace}_{}_{port}", service.name)
 }
 
-/// What every cluster of the way out has before its stat name.
+/// What a cluster with this stat name leads to, in either spelling of [`destination_stat_name`]; `None`: it is of bytes, or none of the
+/// way out.
+#[must_use]
+pub fn destination_of_stat_name(name: &str) -> Option<DestinationKey> {
+    let rest = DESTINATION_STAT_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+    let (rest, port) = rest.rsplit_once('_')?;
+    let (namespace, name) = rest.split_once('_')?;
+    let port = port.parse().ok()?;
+    let is_label = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    match namespace {
+        // No Service has a dot in its name, and hosts outside have one.
+        OUTSIDE if !is_label => Some(DestinationKey::outside(name, port)),
+        "" => None,
+        _ => is_label.then(|| {
+            let service = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+            DestinationKey { service, port }
+        }),
+    }
+}
+
+/// What a cluster of the way out has before its stat name, unless it is an arm's.
 pub const DESTINATION_STAT_PREFIX: &str = "out_";
+/// What the cluster of an arm of a split has there: more is counted of it.
+pub const ARM_STAT_PREFIX: &str = "arm_";
+/// Either.
+pub const DESTINATION_STAT_PREFIXES: [&str; 2] = [DESTINATION_STAT_PREFIX, ARM_STAT_PREFIX];
+/// Stands for the namespace of a host outside.
+const OUTSIDE: &str = "dns";
 
 /// Name of the cluster of connections that are not HTTP, by what they are for: `out/<namespace>/<service>/<pod>/` and that.
 #[must_use]
@@ -248,7 +276,7 @@ pub fn stream_stat_name(called: &Called) -> String {
     match called {
         Called::Name(name, port) => format!("{DESTINATION_STAT_PREFIX}sni_{name}_{port}"),
         Called::Address(address) => format!("{DESTINATION_STAT_PREFIX}tcp_{}_{}", address.ip(), address.port()),
-        Called::Destination(key) => destination_stat_name(key),
+        Called::Destination(key) => destination_stat_name(key, false),
         Called::Host(host) => format!("{DESTINATION_STAT_PREFIX}dns_{host}"),
     }
 }
@@ -386,5 +414,28 @@ mod tests {
         assert_eq!(round(&version_of_round("x", 7)), Some(7));
         assert_eq!(runtime(&NodeKey::new("ns-a", "checkout", "checkout-0")), "rt/ns-a/checkout/checkout-0");
         assert_eq!(max_requests_runtime_key("in/a", Priority::High), "circuit_breakers.in/a.high.max_requests");
+    }
+
+    #[test]
+    fn a_stat_name_leads_back_to_its_destination() {
+        let cart = DestinationKey { service: "shop/cart-v2".parse().expect("a Service"), port: 80 };
+        let outside = [("api.stripe.example", 443), ("10.0.0.1", 80), ("[::1]", 80)];
+        let outside = outside.map(|(host, port)| DestinationKey::outside(host, port));
+        for key in outside.iter().chain([&cart]) {
+            for is_arm in [false, true] {
+                let name = destination_stat_name(key, is_arm);
+                assert_eq!(destination_of_stat_name(&name).as_ref(), Some(key), "{name}");
+            }
+        }
+        assert_eq!(destination_stat_name(&cart, false), "out_shop_cart-v2_80");
+        assert_eq!(destination_stat_name(&cart, true), "arm_shop_cart-v2_80");
+        assert_eq!(destination_stat_name(&outside[0], false), "out_dns_api.stripe.example_443");
+        let streams = ["@10.96.0.10:5432", "@[::1]:80", "+api.stripe.example:443"];
+        let streams = streams.map(|text| stream_stat_name(&text.parse().expect("a stream")));
+        let none =
+            ["in_15080", "out_passthrough", "arm_", "arm_a_b", "arm_a_b_x", "arm__b_80", "arm_a__80", "out_a_b_70000"];
+        for name in streams.iter().map(String::as_str).chain(none) {
+            assert_eq!(destination_of_stat_name(name), None, "{name}");
+        }
     }
 }
