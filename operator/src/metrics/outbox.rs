@@ -3,10 +3,7 @@
 //! A builder that is slow holds up no provider, and memory stays bounded: when much waits, of each pod and kind only the newest value is kept, into
 //! which the counts of older ones are added.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -41,21 +38,21 @@ impl Waiting {
     }
 
     fn keep_newest(&mut self) {
-        let samples = std::mem::take(&mut self.samples);
-        let mut places: HashMap<(Arc<ServiceKey>, Option<String>, Kind, u16), usize> = HashMap::new();
-        let mut newest: Vec<PodSample> = Vec::new();
-        for sample in samples.into_iter().rev() {
-            let (kind, port) = (sample.measure.kind(), port(&sample.measure));
-            match places.entry((Arc::clone(&sample.service), sample.pod.clone(), kind, port)) {
-                Entry::Occupied(place) => add_older(&mut newest[*place.get()].measure, sample.measure),
-                Entry::Vacant(free) => {
-                    free.insert(newest.len());
-                    newest.push(sample);
-                }
+        let mut newest: HashMap<(&ServiceKey, Option<&str>, Kind, u16), usize> = HashMap::new();
+        let mut places: Vec<usize> = Vec::with_capacity(self.samples.len());
+        for (at, one) in self.samples.iter().enumerate().rev() {
+            let of = (&*one.service, one.pod.as_deref(), one.measure.kind(), port(&one.measure));
+            places.push(*newest.entry(of).or_insert(at));
+        }
+        let mut samples: Vec<_> = std::mem::take(&mut self.samples).into_iter().map(Some).collect();
+        for (at, place) in places.into_iter().rev().enumerate().filter(|(at, place)| at != place) {
+            if let Some(older) = samples[at].take()
+                && let Some(newer) = &mut samples[place]
+            {
+                add_older(&mut newer.measure, older.measure);
             }
         }
-        newest.reverse();
-        self.samples = newest;
+        self.samples.extend(samples.into_iter().flatten());
         self.distinct = self.samples.len();
     }
 }

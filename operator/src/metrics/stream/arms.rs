@@ -100,16 +100,18 @@ struct Counter {
     now: f64,
 }
 
-impl Counter {
-    /// What was added since it was asked for last.
-    fn added(&mut self) -> f64 {
-        let now = std::mem::take(&mut self.now);
-        let before = std::mem::replace(&mut self.before, now);
-        if now >= before { now - before } else { now }
-    }
+/// What a counter says at the end of a message.
+struct Count {
+    ever: f64,
+    /// Since the message before; all of it when it began again.
+    added: f64,
+}
 
-    fn fell(&self) -> bool {
-        self.now < self.before
+impl Counter {
+    fn end(&mut self) -> Count {
+        let ever = std::mem::take(&mut self.now);
+        let before = std::mem::replace(&mut self.before, ever);
+        Count { ever, added: if ever >= before { ever - before } else { ever } }
     }
 }
 
@@ -136,7 +138,7 @@ impl Arms {
         let (message, is_first) = (self.message, self.message == 1);
         self.read(families);
         for arm in self.arms.values_mut() {
-            arm.count(is_first);
+            arm.end(is_first);
         }
         if self.arms.is_empty() {
             self.told = None;
@@ -193,25 +195,27 @@ impl Arm {
     }
 
     /// Ends a message; one that did not name it says that its cluster is gone.
-    fn count(&mut self, is_first: bool) {
-        if self.sent.fell() || self.completed.fell() {
-            self.given_up = GivenUp::default();
-        }
-        let unanswered = self.sent.now + self.unsent.now + self.overflowed.now - self.completed.now;
-        let (completed, failed, overflowed) = (self.completed.added(), self.failed.added(), self.overflowed.added());
-        (self.sent.added(), self.unsent.added());
+    fn end(&mut self, is_first: bool) {
+        let [completed, failed, overflowed, sent, unsent] =
+            [&mut self.completed, &mut self.failed, &mut self.overflowed, &mut self.sent, &mut self.unsent]
+                .map(Counter::end);
         let (active, waiting) = (std::mem::take(&mut self.active), std::mem::take(&mut self.waiting));
         let latency = std::mem::take(&mut self.latency);
         self.inflight = active + waiting;
+        let unanswered = sent.ever + unsent.ever + overflowed.ever - completed.ever;
         if is_first {
             // Of those under way nobody knows whether their answer has begun.
             self.given_up = GivenUp { before: unanswered, counted: unanswered };
             return;
         }
+        if sent.added == sent.ever {
+            // It began again.
+            self.given_up = GivenUp::default();
+        }
         let given_up = self.given_up.added(unanswered - active);
         // Envoy counts what it refuses for a full queue as an answer that failed; the arm was never asked.
-        self.untold.completed += completed - overflowed + given_up;
-        self.untold.failed += failed - overflowed + given_up;
+        self.untold.completed += completed.added - overflowed.added + given_up;
+        self.untold.failed += failed.added - overflowed.added + given_up;
         self.untold.latency = Histogram::merged(latency.iter().chain([&self.untold.latency]));
     }
 
