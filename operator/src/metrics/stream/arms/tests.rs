@@ -1,7 +1,11 @@
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
-use crate::metrics::stream::families::tests::{counter, gauge, histogram};
+use crate::metrics::{
+    store,
+    stream::families::tests::{counter, gauge, histogram},
+};
 
 const V1: &str = "arm_shop_cart-v1_80";
 const V2: &str = "arm_shop_cart-v2_80";
@@ -154,4 +158,33 @@ fn a_sample_counts_for_three_intervals_of_the_slower_of_both() {
     let mut arms = Arms::default();
     let mut fresh = |ms| arms.take(&families(&[(V1, [0; 4])]), at(ms)).map(|told| told.fresh_for_ms);
     assert_eq!([fresh(0), fresh(250), fresh(480), fresh(5_480)], [Some(1_500), None, Some(1_500), Some(15_000)]);
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_makes_sense(messages in proptest::collection::vec((0_i64..2_000, [0_u32..50, 0..50, 0..50, 0..50]), 1..40)) {
+        let (mut arms, mut now) = (Arms::default(), 0);
+        for (gap, values) in messages {
+            now += gap;
+            for (_, measure) in arms.take(&families(&[(V1, values)]), at(now)).into_iter().flat_map(|told| told.measures) {
+                prop_assert!(store::makes_sense(&measure), "{measure:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_counted_is_told_however_messages_fall(steps in proptest::collection::vec((0_u32..9, 0_u32..9, 0_u32..5), 1..40)) {
+        let (mut arms, mut ever, mut sums) = (Arms::default(), [0; 4], [0.0; 2]);
+        arms.take(&families(&[(V1, ever)]), at(0));
+        let end = std::iter::repeat_n((0, 0, 0), 3);
+        for (step, (well, failed, active)) in (1..).zip(steps.into_iter().chain(end)) {
+            let completed = ever[1] + well + failed;
+            ever = [completed + active, completed, ever[2] + failed, active];
+            for (_, measure) in arms.take(&families(&[(V1, ever)]), at(step * 250)).into_iter().flat_map(|told| told.measures) {
+                let Measure::Called { completed, failed, .. } = measure else { unreachable!("arms are called") };
+                sums = [sums[0] + completed, sums[1] + failed];
+            }
+        }
+        prop_assert_eq!(sums, [f64::from(ever[1]), f64::from(ever[2])]);
+    }
 }
