@@ -201,6 +201,14 @@ impl State {
         Some((state.requests, posterior(state).0, state.latency_ms))
     }
 
+    /// Who was to grow and fell back may try again, as if nothing had been seen of it.
+    pub fn retry(&mut self, law: &Law) {
+        self.rolled_back = false;
+        if let Some(arm) = law.ramp.and_then(|ramp| self.arms.get_mut(ramp.arm)) {
+            *arm = ArmState::default();
+        }
+    }
+
     /// Goes on at `now` from where another run was: what it saw last counts as seen now, so that the shares hold as long as they would.
     #[must_use]
     pub fn resume(mut self, now: Timestamp) -> Self {
