@@ -1,5 +1,7 @@
 //! The hazards that a steered split must bear, each with what must come of it.
 
+mod hazards;
+
 use super::*;
 use crate::split::shares::TOTAL;
 
