@@ -126,7 +126,7 @@ fn a_traffic_split_is_the_same_object_in_every_version() {
         assert_eq!(read.key.to_string(), "trafficsplits.split.smi-spec.io/b/a");
         assert_eq!(read.arms.iter().map(|arm| arm.weight).collect::<Vec<_>>(), expected, "{version}");
         assert_eq!(read.groups, ["g"], "{version}");
-        let problem = split(&text.replace(other, "-1")).unwrap_err();
+        let problem = split(&text.replace(&format!("v2, weight: {other}"), "v2, weight: -1")).unwrap_err();
         assert!(problem.starts_with("spec.backends[1].weight: "), "{version}: {problem}");
     }
 }
@@ -143,9 +143,9 @@ fn a_group_matches_with_and_without_a_spec() {
     };
     for (version, body) in [
         ("v1alpha1", "matches: [{name: a, pathRegex: /a, methods: [GET, POST]}]"),
-        ("v1alpha2", "matches: [{name: a, pathRegex: /a, methods: [GET, POST], headers: [{x: y}]}]"),
-        ("v1alpha3", "spec: {matches: [{name: a, pathRegex: /a, methods: [GET, POST], headers: {x: y}}]}"),
-        ("v1alpha4", "spec: {matches: [{name: a, pathRegex: /a, methods: [GET, POST], headers: [{x: y}]}]}"),
+        ("v1alpha2", "matches: [{name: a, pathRegex: /a, methods: [GET, POST], headers: [{x: a.*}]}]"),
+        ("v1alpha3", "spec: {matches: [{name: a, pathRegex: /a, methods: [GET, POST], headers: {x: a.*}}]}"),
+        ("v1alpha4", "spec: {matches: [{name: a, pathRegex: /a, methods: [GET, POST], headers: [{x: a.*}]}]}"),
     ] {
         let Object::RouteGroup(matches) = read(version, body) else { panic!("{version}") };
         assert_eq!(matches.len(), 2, "{version}: one of each method");
@@ -153,6 +153,10 @@ fn a_group_matches_with_and_without_a_spec() {
     let wrong = read("v1alpha4", "spec: {matches: [{name: a, pathRegex: '/a(?!b)'}]}");
     let Object::Undecodable(problems) = wrong else { panic!("{wrong:?}") };
     assert!(problems[0].to_string().starts_with("spec.matches[0].pathRegex: "), "{problems:?}");
+    let wrong = read("v1alpha4", "spec: {matches: [{name: a, headers: {x: 1}}]}");
+    let Object::Undecodable(problems) = wrong else { panic!("{wrong:?}") };
+    let said = problems[0].to_string();
+    assert!(said.starts_with("spec.matches[0].headers: expected headers with regular expressions"), "{said}");
 }
 
 #[test]
