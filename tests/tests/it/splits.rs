@@ -336,9 +336,7 @@ async fn who_fails_is_drained_and_who_is_slow_gets_less_and_both_come_back() {
     .await;
     // Half of its answers are errors, at once.
     shop.versions[1].fails_every(2);
-    let began = Instant::now();
     let at = eventually(SOON, "v1 is at its floor", async || percent(&|percent| percent <= 3.0).await).await;
-    println!("from half of the answers being errors to 3 %: {:?}", began.elapsed());
     let arm = at.arm(SMART, "v1").unwrap();
     assert_eq!(arm["verdict"], "WorseThanPeer", "{arm}");
     assert!(arm["message"].as_str().unwrap().contains("fail more than v0"), "{arm}");
