@@ -173,10 +173,8 @@ impl Index {
             }
             if destinations_differ {
                 more.extend(self.calling(key).cloned().collect::<Vec<_>>());
-                for root in self.roots_of(key).cloned().collect::<Vec<_>>() {
-                    more.extend(self.calling(&root).cloned().collect::<Vec<_>>());
-                    more.insert(root);
-                }
+                let roots: Vec<_> = self.roots_of(key).cloned().collect();
+                more.extend(roots.iter().flat_map(|root| self.sharing_out(root)));
             }
             if destinations_differ || gateway {
                 more.extend(self.gateways_to(key));

@@ -260,7 +260,10 @@ impl Index {
     /// The Service itself, and those whose proxies call it.
     #[must_use]
     pub fn sharing_out(&self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
-        self.calling(root).cloned().chain(self.gateways_to(root)).chain([root.clone()]).collect()
+        // Connections of proxies that start with nothing are known by the address that they are for.
+        let by_address = self.addresses_of(root).iter().flat_map(|address| self.lazy_callers_at(*address));
+        let callers = self.calling(root).chain(by_address).cloned();
+        callers.chain(self.gateways_to(root)).chain([root.clone()]).collect()
     }
 
     /// The roots and arms of an object that is there.

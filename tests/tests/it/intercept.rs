@@ -37,6 +37,7 @@ const SIX: [u8; 4] = [10, 126, 0, 16];
 /// Nobody's.
 const NONE: [u8; 4] = [10, 126, 0, 14];
 const KEY: &str = "smartlimiters.weir.dev/bookinfo/reviews";
+const SPLIT: &str = "trafficsplits.split.smi-spec.io/bookinfo/shared";
 
 /// A server of bytes, which tells its name and closes.
 struct Bytes {
@@ -250,6 +251,88 @@ async fn all_that_an_application_sends_goes_through_its_proxy_and_what_is_unknow
     let own = Caller(mesh.network.address(101));
     assert_eq!(own.say((mesh.network.address(1), mesh.port), b"\0\x01").await.unwrap_or_default(), "");
     assert!(mesh.proxy.stat("listener_manager.lds.update_rejected").await == 0);
+}
+
+/// A Service of bytes and two that its connections are shared out to.
+const SHARED: [u8; 4] = [10, 126, 0, 17];
+const ONE: [u8; 4] = [10, 126, 0, 18];
+const TWO: [u8; 4] = [10, 126, 0, 19];
+
+fn shared(weights: [u32; 2]) -> String {
+    let [one, two] = weights;
+    format!(
+        "apiVersion: split.smi-spec.io/v1alpha2\nkind: TrafficSplit\nmetadata: {{name: shared, namespace: bookinfo}}\n\
+         spec: {{service: shared, backends: [{{service: one, weight: {one}}}, {{service: two, weight: {two}}}]}}\n"
+    )
+}
+
+/// Connections of bytes are shared out by weight, of callers that have everything and of those that start with nothing; one that is open stays
+/// open whatever its server's share becomes.
+async fn connections_are_shared_out(more: &str) {
+    let mesh = Mesh::start(more).await;
+    let root = Bytes::start((mesh.network.address(3), 0).into(), "root", false).await;
+    let one = Bytes::start((mesh.network.address(4), 0).into(), "one", false).await;
+    let two = Bytes::start((mesh.network.address(5), 0).into(), "two", false).await;
+    for (name, own, server) in [("shared", SHARED, &root), ("one", ONE, &one), ("two", TWO, &two)] {
+        put(mesh.folder.path(), &format!("{name}.yaml"), &manifests(name, ("tcp", 4000), own, server.address));
+    }
+    put(mesh.folder.path(), "split.yaml", &shared([1, 0]));
+    let said = async |wanted: &str| {
+        testkit::eventually(DEADLINE, wanted, async || match mesh.caller.say((SHARED, 4000), b"hello").await {
+            Ok(answer) if answer == wanted => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    };
+    said("one").await;
+    // Open, and silent until the end.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((mesh.caller.0, 0).into()).unwrap();
+    let mut open = socket.connect((SHARED, 4000).into()).await.unwrap();
+    testkit::eventually(DEADLINE, "it has reached its server", async || {
+        let stats = mesh.proxy.admin("/clusters").await;
+        let active =
+            stats.lines().any(|line| line.contains(&one.address.to_string()) && line.ends_with("cx_active::1"));
+        if active { Ok(()) } else { Err(stats) }
+    })
+    .await;
+    for weights in [[3, 1], [1, 3], [1, 1]] {
+        put(mesh.folder.path(), "split.yaml", &shared(weights));
+        let wanted = f64::from(weights[0]) * 100.0 / f64::from(weights[0] + weights[1]);
+        mesh.weir
+            .until(DEADLINE, "the weights are at the proxy", |view| {
+                let percent = view.percent(SPLIT, "one")?;
+                view.expect(SPLIT, "Programmed", true, "Programmed")?;
+                if percent == wanted { Ok(()) } else { Err(percent.to_string()) }
+            })
+            .await;
+        let mut counts = [0_u32; 2];
+        for _ in 0..120 {
+            match mesh.caller.say((SHARED, 4000), b"hello").await.unwrap().as_str() {
+                "one" => counts[0] += 1,
+                "two" => counts[1] += 1,
+                other => panic!("{other}"),
+            }
+        }
+        let expected = f64::from(weights[0]) * 120.0 / f64::from(weights[0] + weights[1]);
+        assert!((f64::from(counts[0]) - expected).abs() <= 8.0, "{weights:?}: {counts:?}");
+    }
+    put(mesh.folder.path(), "split.yaml", &shared([0, 1]));
+    said("two").await;
+    open.write_all(b"still there?").await.unwrap();
+    let mut answer = String::new();
+    timeout(DEADLINE, open.read_to_string(&mut answer)).await.expect("in time").unwrap();
+    assert_eq!(answer, "one", "the connection was not closed by any of this");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_shared_out_and_stay_open_while_weights_move() {
+    connections_are_shared_out("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_starts_with_nothing_shares_connections_out_as_any() {
+    connections_are_shared_out(&lazy("load: OnDemand")).await;
 }
 
 /// A `LazyConfig` of the callers' namespace.

@@ -14,7 +14,8 @@ mod metrics; // the metrics API: what pods use drives limits, and its failures a
 mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
 mod replicas; // two Weirs: one decides, either may end
-mod scopes; // what workloads call outlives Weir
+mod scopes;
+mod splits; // what workloads call outlives Weir
 mod status; // what a person reads with kubectl, and that nothing is written without a cause
 mod tenants; // objects of one namespace try to reach over to another
 mod watch; // an API server as the source of objects: what it gives, refuses, forgets and brings back

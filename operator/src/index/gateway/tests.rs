@@ -84,7 +84,10 @@ fn nothing_that_would_change_a_routes_meaning_is_dropped_in_silence() {
         (rule("backendRefs: [{name: a, port: 80, kind: Bucket, group: x}]"), "spec.rules[0].backendRefs[0].kind"),
         (rule("matches: [{path: {type: Exact, value: a}}]"), "spec.rules[0].matches[0].path.value"),
         (rule("matches: [{method: GET, host: a}]"), "spec.rules[0].matches"),
-        ("{parentRefs: [{name: a, kind: Service, group: ''}]}".to_owned(), "spec.parentRefs[0].kind"),
+        (
+            "{parentRefs: [{name: a, kind: Service, group: '', sectionName: http}]}".to_owned(),
+            "spec.parentRefs[0].sectionName",
+        ),
         ("{parentRefs: [{name: a}], hostnames: ['a/b']}".to_owned(), "spec.hostnames[0]"),
         ("{parentRefs: [{name: a}], useDefaultGateways: All}".to_owned(), "spec.useDefaultGateways"),
     ] {
