@@ -15,11 +15,14 @@ pub enum ConditionType {
     MetricsAvailable,
     /// At least one rule limits now. False is normal.
     Limiting,
+    /// Of a split: some backend cannot take part. False is normal.
+    Degraded,
 }
 
 impl ConditionType {
     /// All types, in the order in which a status lists them.
-    pub const ALL: [Self; 4] = [Self::Accepted, Self::Programmed, Self::MetricsAvailable, Self::Limiting];
+    pub const ALL: [Self; 5] =
+        [Self::Accepted, Self::Programmed, Self::MetricsAvailable, Self::Limiting, Self::Degraded];
 
     /// The text of `type`.
     #[must_use]
@@ -29,6 +32,7 @@ impl ConditionType {
             Self::Programmed => "Programmed",
             Self::MetricsAvailable => "MetricsAvailable",
             Self::Limiting => "Limiting",
+            Self::Degraded => "Degraded",
         }
     }
 
@@ -54,6 +58,7 @@ impl ConditionType {
             Self::Limiting => {
                 &[R::Limiting, R::Releasing, R::NotEnforced, R::Paused, R::Shadow, R::Idle, R::NotAccepted]
             }
+            Self::Degraded => &[R::Healthy, R::SelfReference, R::BackendNotFound, R::NothingDeclared, R::NoEndpoints],
         }
     }
 }
@@ -91,7 +96,7 @@ pub enum ConditionReason {
     Rejected,
     /// Programmed=False: a rule was accepted and cannot be carried out on this Service.
     NotCarriedOut,
-    /// Programmed=False: of a LazyConfig, others hold for every pod that it is for.
+    /// Programmed=False: of a LazyConfig, others hold for every pod that it is for; of a split, another object holds.
     Overridden,
     /// Any type but Accepted: the object is not accepted, so nothing follows from it.
     NotAccepted,
@@ -113,6 +118,14 @@ pub enum ConditionReason {
     Shadow,
     /// Limiting=False: no rule's condition holds.
     Idle,
+    /// Degraded=False: every backend can take part.
+    Healthy,
+    /// Degraded=False: a Service is one of its own backends, which means its own endpoints.
+    SelfReference,
+    /// Degraded=True: a backend does not exist, has no such port, or speaks another protocol.
+    BackendNotFound,
+    /// Degraded=True: nobody has any weight, so requests stay with the Service itself.
+    NothingDeclared,
 }
 
 impl ConditionReason {
@@ -143,6 +156,10 @@ impl ConditionReason {
             Self::Paused => "Paused",
             Self::Shadow => "Shadow",
             Self::Idle => "Idle",
+            Self::Healthy => "Healthy",
+            Self::SelfReference => "SelfReference",
+            Self::BackendNotFound => "BackendNotFound",
+            Self::NothingDeclared => "NothingDeclared",
         }
     }
 }

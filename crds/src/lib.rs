@@ -15,6 +15,8 @@ pub mod article;
 pub mod conditions;
 pub mod lazy_config;
 pub mod smart_limiter;
+pub mod smart_split;
+pub mod smi;
 pub mod status;
 pub mod workload_scope;
 
@@ -24,13 +26,23 @@ pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, 
 use kube::CustomResourceExt;
 pub use lazy_config::{LazyConfig, LazyConfigSpec, LazyConfigStatus};
 pub use smart_limiter::{SmartLimiter, SmartLimiterSpec};
+pub use smart_split::{SmartSplit, SmartSplitSpec, SmartSplitStatus, SplitReport, SplitReportSpec};
 pub use status::SmartLimiterStatus;
 pub use workload_scope::{CallScope, WorkloadScope, WorkloadScopeSpec, WorkloadScopeStatus};
 
 /// Every definition, in a fixed order.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![SmartLimiter::crd(), ArticleSmartLimiter::crd(), LazyConfig::crd(), WorkloadScope::crd()]
+    vec![
+        SmartLimiter::crd(),
+        ArticleSmartLimiter::crd(),
+        LazyConfig::crd(),
+        WorkloadScope::crd(),
+        SmartSplit::crd(),
+        SplitReport::crd(),
+        smi::traffic_splits(),
+        smi::http_route_groups(),
+    ]
 }
 
 /// The name of the file that holds `definition`: `<group>_<plural>.yaml`.

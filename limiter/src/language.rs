@@ -14,6 +14,7 @@ mod lexer;
 mod parser;
 mod release;
 mod sentences;
+mod steer;
 mod units;
 mod vocabulary;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use explain::explain;
 pub(crate) use sentences::is_header_name;
+pub use steer::{Steer, parse_steer};
 pub use units::{write_duration, write_value};
 pub use vocabulary::{Vocabulary, dimension, nearest};
 

@@ -8,14 +8,18 @@
 //!
 //! Values only.
 
+mod explain;
 pub mod shares;
+pub mod smi;
 pub mod steer;
+pub mod weir;
 
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::explain::explain;
 use self::{shares::Bounds, steer::Law};
 use crate::policy::Mode;
 

@@ -21,6 +21,7 @@ use std::{net::SocketAddr, sync::Arc};
 use limiter::{
     lazy::Lazy,
     policy::{Policy, tenants::Tenants},
+    split::Split,
 };
 use tokio::{
     net::TcpListener,
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     meters::Meters,
-    warnings::{lazy_warnings, warnings},
+    warnings::{lazy_warnings, split_warnings, warnings},
 };
 use crate::{identity::Held, inject};
 
@@ -63,6 +64,8 @@ pub enum Sound {
     Policy(Box<Policy>),
     /// A `LazyConfig`.
     Lazy(Box<Lazy>),
+    /// A split.
+    Split(Box<Split>),
 }
 
 /// Asks the builder what is odd about an object that makes sense.

@@ -573,6 +573,10 @@ fn warn_of(builder: &Builder, inputs: &Inputs, ask: admission::Ask) {
         let _ = ask.reply_tx.send(match &ask.object {
             Sound::Policy(policy) => admission::warnings(policy, builder, &inputs.health),
             Sound::Lazy(lazy) => admission::lazy_warnings(lazy, builder.index()),
+            Sound::Split(split) => {
+                let warnings = admission::split_warnings(split, builder.index()).into_iter();
+                warnings.map(|(field, message)| format!("{field}: {message}")).collect()
+            }
         });
     }
 }

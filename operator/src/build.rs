@@ -96,6 +96,8 @@ pub struct News {
     pub policies: BTreeSet<PolicyKey>,
     /// `LazyConfig`s that were applied or are gone.
     pub lazies: BTreeSet<LazyKey>,
+    /// Something that shares out requests was applied or is gone, or a split was stepped.
+    pub splits: bool,
 }
 
 /// See the module.
@@ -260,6 +262,10 @@ impl Builder {
                 Change::Apply { key, object: Object::Scope(..), .. } => Some(key.clone()),
                 _ => None,
             };
+            let shares_out = match &change {
+                Change::Apply { key, .. } | Change::Delete(key) => key.kind.shares_out(),
+                Change::Source { .. } => false,
+            };
             let dirty = self.index.apply(change);
             if let Some(key) = scope.filter(|_| self.decides != Decides::All) {
                 // Should this replica come to write it, then as it is by now.
@@ -267,6 +273,7 @@ impl Builder {
             }
             if let Some(news) = self.news.as_mut().filter(|_| dirty.any) {
                 news.lazies.extend(lazy);
+                news.splits |= shares_out;
             }
             if let Some((key, origin, problems)) = applied.filter(|_| dirty.any) {
                 if let Some(news) = &mut self.news {

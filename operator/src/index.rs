@@ -92,7 +92,28 @@ impl ObjectKind {
     }
 }
 
+impl ObjectKind {
+    /// Whether it says how requests for Services are shared out.
+    #[must_use]
+    pub fn shares_out(self) -> bool {
+        matches!(self, Self::Split(_) | Self::RouteGroup | Self::HttpRoute | Self::GrpcRoute)
+    }
+
+    /// Whether Weir says somewhere on the API server what has become of it.
+    #[must_use]
+    pub fn is_told(self) -> bool {
+        self.is_own() || matches!(self, Self::Split(_))
+    }
+}
+
 impl ObjectKey {
+    /// The split that an object of this key becomes, if its kind does.
+    #[must_use]
+    pub fn split(&self) -> Option<SplitKey> {
+        let ObjectKind::Split(kind) = self.kind else { return None };
+        Some(SplitKey { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+    }
+
     /// The policy that an object of this key becomes, if its kind does.
     #[must_use]
     pub fn policy(&self) -> Option<PolicyKey> {
@@ -111,6 +132,12 @@ impl ObjectKey {
 impl From<&PolicyKey> for ObjectKey {
     fn from(PolicyKey { kind, namespace, name }: &PolicyKey) -> Self {
         Self { kind: ObjectKind::Policy(*kind), namespace: namespace.clone(), name: name.clone() }
+    }
+}
+
+impl From<&SplitKey> for ObjectKey {
+    fn from(SplitKey { kind, namespace, name }: &SplitKey) -> Self {
+        Self { kind: ObjectKind::Split(*kind), namespace: namespace.clone(), name: name.clone() }
     }
 }
 

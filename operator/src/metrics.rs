@@ -5,11 +5,12 @@
 //! pods    -> kubernetes (I/O) -> usage -----> Vec<PodSample> -^
 //! queries -> prometheus (I/O) -> answer ----> Vec<PodSample> -^
 //! Envoys  -> stream (I/O) -> families -> window ---^
+//!                 |---------> arms -----------> outbox
 //!                 |---------> destinations -> calls::Calls
 //!            logs (I/O) ----> entries --------^
 //! ```
 //!
-//! A provider owns its connections and its clock; `text`, `rates`, `usage`, `families`, `destinations`, `entries`, `window`, `histogram`
+//! A provider owns its connections and its clock; `text`, `rates`, `usage`, `families`, `arms`, `destinations`, `entries`, `window`, `histogram`
 //! and `store` are plain functions of values. A target that misbehaves costs only itself: its last samples grow old, and [`TargetHealth`] says why.
 
 mod backoff;

@@ -10,6 +10,7 @@ mod counters;
 mod lazies;
 mod own;
 pub mod pauses;
+mod splits;
 pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,14 +24,15 @@ use limiter::{
     policy::{Conflict, EnforceAt, Policy, PolicyKey, Rule, Targets},
     problem::Problem,
     quota,
+    split::SplitKey,
 };
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::conditions::nobody;
-pub use self::{calls::CallReport, counters::Counters, lazies::LazyReport, own::OwnStatus};
+pub use self::{calls::CallReport, counters::Counters, lazies::LazyReport, own::OwnStatus, splits::SplitReport};
 use crate::{
     build::{Builder, Built},
-    index::{Endpoint, Enforcer, Index, LazyEntry, ObjectKey, ObjectKind, PolicyEntry, ServiceView},
+    index::{Endpoint, Enforcer, Index, LazyEntry, ObjectKey, ObjectKind, PolicyEntry, ServiceView, SplitEntry},
     intent::{Pauses, ServiceKey},
     metrics::HealthBoard,
     translate::{Report, RuleKey, decide::Ruling},
@@ -52,6 +54,9 @@ pub struct Status {
     /// Every `LazyConfig`, accepted or not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lazies: Vec<LazyReport>,
+    /// Everything that shares out the requests for a Service, accepted or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub splits: Vec<SplitReport>,
     /// Who calls whom, of the pods that a `LazyConfig` is for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallReport>,
@@ -114,7 +119,8 @@ impl Transitions {
         let mut kept = BTreeMap::new();
         let policies = status.policies.iter_mut().map(|it| (&it.key, &mut it.status.conditions));
         let lazies = status.lazies.iter_mut().map(|it| (&it.key, &mut it.status.conditions));
-        for (object, conditions) in policies.chain(lazies) {
+        let splits = status.splits.iter_mut().map(|it| (&it.key, &mut it.status.conditions));
+        for (object, conditions) in policies.chain(lazies).chain(splits) {
             for condition in conditions {
                 let key = (object.clone(), condition.type_.clone());
                 if let Some((before, since)) = self.0.get(&key)
@@ -148,6 +154,13 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
         status: lazies::lazy_status(entry, builder, proxies, now),
     };
     let lazies = index.lazies().map(lazy).collect();
+    let split = |(key, entry): (&SplitKey, &SplitEntry)| SplitReport {
+        key: key.to_string(),
+        origin: entry.origin.clone(),
+        generation: entry.generation,
+        status: splits::split_status(entry, builder, proxies, now),
+    };
+    let splits = index.splits().map(split).collect();
     let proxies = connected
         .iter()
         .map(|(node, proxy)| {
@@ -159,7 +172,7 @@ pub fn status(builder: &Builder, proxies: &Proxies, health: &HealthBoard, now: T
         .collect();
     let paused = builder.pauses().clone();
     let (calls, problems) = (calls::calls(builder), index.other_problems());
-    Status { replica: None, paused, policies, lazies, calls, problems, proxies }
+    Status { replica: None, paused, policies, lazies, splits, calls, problems, proxies }
 }
 
 /// The status of every object of ours that `news` concerns, or of all of them; of proxies, those with news of their own.
@@ -175,7 +188,7 @@ pub fn statuses(
     let nodes = proxies.take_news();
     let elsewhere = !nodes.is_empty();
     news.services.extend(nodes.iter().map(NodeKey::service_key));
-    if !all && news.services.is_empty() && news.policies.is_empty() && news.lazies.is_empty() {
+    if !all && news.services.is_empty() && news.policies.is_empty() && news.lazies.is_empty() && !news.splits {
         return Vec::new();
     }
     let concerns = |(key, entry): &(&PolicyKey, &PolicyEntry)| {
@@ -208,7 +221,15 @@ pub fn statuses(
     let lazy = |(key, entry): (&LazyKey, &LazyEntry)| {
         (ObjectKey::from(key), OwnStatus::Lazy(lazies::lazy_status(entry, builder, proxies, now)))
     };
-    policies.chain(lazies.map(lazy)).collect()
+    // A split is of its root, its arms, and whoever calls; there are few.
+    let splits = builder.index().splits().filter(|(key, _)| {
+        let concerns = |service: &ServiceKey| service.namespace == key.namespace;
+        all || news.splits || elsewhere || news.services.iter().any(concerns)
+    });
+    let split = |(key, entry): (&SplitKey, &SplitEntry)| {
+        (ObjectKey::from(key), OwnStatus::Split(splits::split_status(entry, builder, proxies, now)))
+    };
+    policies.chain(lazies.map(lazy)).chain(splits.map(split)).collect()
 }
 
 /// A service that a policy applies to.

@@ -118,7 +118,7 @@ fn pace(parser: &mut Parser<'_>) -> Result<Pace> {
 }
 
 /// `20% per step`.
-fn step(parser: &mut Parser<'_>) -> Result<f64> {
+pub(super) fn step(parser: &mut Parser<'_>) -> Result<f64> {
     if !parser.at_number() {
         return Err(parser.unexpected("a part such as `20%`"));
     }
@@ -149,7 +149,7 @@ fn step(parser: &mut Parser<'_>) -> Result<f64> {
     Ok(step)
 }
 
-fn goal(parser: &mut Parser<'_>) -> Result<Goal> {
+pub(super) fn goal(parser: &mut Parser<'_>) -> Result<Goal> {
     let metric = parser.metric()?;
     if !(parser.at("below") || parser.at("under") || parser.at("<")) {
         let error = parser.unexpected("`below`");

@@ -4,6 +4,7 @@
 
 mod matches;
 
+pub(crate) use matches::regex;
 pub use matches::regex_steps;
 
 use std::collections::{BTreeMap, BTreeSet};

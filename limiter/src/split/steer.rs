@@ -9,6 +9,9 @@
 //! - *Aiming.* At the declared weights; where latency counts, times the mean latency over the arm's own, and times its good ratio: an arm that
 //!   fails fast must not win by its latency (gRPC proposal A58 has such a penalty). A harmful arm is left what probes it.
 //! - *Moving.* Not within the dead band; at most [`Law::up`] to an arm that is preferred, and [`Law::down`] from one that is harmful, which is more.
+//! - *Ramping.* An arm that is to grow aims at its cap while it is well, and at its least share once it is harmful: it then stays there until what is
+//!   declared is edited. While too little is seen of it, it keeps what it has, and at least what it began with.
+//! - *Not being able.* An arm gets no more than what its ready endpoints can serve of all that is seen to come, as far as others can take it.
 //! - *Not seeing.* An arm without requests is not judged. When no arm that has a share was seen for [`Law::expiry`], the metrics are away: the
 //!   shares hold for [`Law::hold`], then go back to the declared ones, step by step. When all arms are over the objective alike, what they depend
 //!   on is at fault, and nothing moves.
@@ -16,10 +19,10 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::shares::{Bounds, apportion_within};
+use super::shares::{Bounds, TOTAL, apportion_within};
 
 /// What a policy says of an arm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arm {
     /// Its declared weight.
     pub weight: u64,
@@ -27,6 +30,8 @@ pub struct Arm {
     pub bounds: Bounds,
     /// Some of its endpoints are ready: without any it gets nothing.
     pub ready: bool,
+    /// Requests a second that these can serve, if that is known.
+    pub capacity: Option<f64>,
 }
 
 /// How to steer.
@@ -46,6 +51,8 @@ pub struct Law {
     pub half_life: SignedDuration,
     /// Latency counts.
     pub by_latency: bool,
+    /// By this percentile.
+    pub percentile: u8,
     /// Most shares that go to an arm in a step because it is preferred.
     pub up: u32,
     /// Most shares that leave a harmful arm in a step.
@@ -58,6 +65,17 @@ pub struct Law {
     pub expiry: SignedDuration,
     /// The shares hold for so long without any metric.
     pub hold: SignedDuration,
+    /// Who is to grow.
+    pub ramp: Option<Ramp>,
+}
+
+/// An arm that grows while it is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Ramp {
+    /// Its place.
+    pub arm: usize,
+    /// How many shares it grows to.
+    pub to: u32,
 }
 
 impl Default for Law {
@@ -70,12 +88,14 @@ impl Default for Law {
             fewest: 30.0,
             half_life: SignedDuration::from_secs(60),
             by_latency: false,
+            percentile: 99,
             up: 500,
             down: 3_000,
             dead_band: 0.1,
             probe: 300,
             expiry: SignedDuration::from_secs(30),
             hold: SignedDuration::from_secs(180),
+            ramp: None,
         }
     }
 }
@@ -87,7 +107,7 @@ pub struct Seen {
     pub requests: f64,
     /// Those of them that failed.
     pub bad: f64,
-    /// Their mean latency, in milliseconds, if it is known.
+    /// Their latency, in milliseconds, if it is known.
     pub latency_ms: Option<f64>,
 }
 
@@ -105,6 +125,9 @@ pub struct ArmState {
 pub struct State {
     /// What each arm has now.
     pub shares: Vec<u32>,
+    /// Who was to grow was harmful, and stays at its least share.
+    #[serde(default)]
+    pub rolled_back: bool,
     arms: Vec<ArmState>,
     heard: Timestamp,
     stepped: Timestamp,
@@ -168,7 +191,14 @@ impl State {
     #[must_use]
     pub fn declared(arms: &[Arm], now: Timestamp) -> Option<Self> {
         let shares = declared(arms)?;
-        Some(Self { shares, arms: vec![ArmState::default(); arms.len()], heard: now, stepped: now })
+        Some(Self { shares, rolled_back: false, arms: vec![ArmState::default(); arms.len()], heard: now, stepped: now })
+    }
+
+    /// What is seen of an arm counts so many requests still; what part of them is thought to be bad; how long they take, in milliseconds.
+    #[must_use]
+    pub fn seen(&self, arm: usize) -> Option<(f64, f64, Option<f64>)> {
+        let state = self.arms.get(arm)?;
+        Some((state.requests, posterior(state).0, state.latency_ms))
     }
 
     /// Goes on at `now` from where another run was: what it saw last counts as seen now, so that the shares hold as long as they would.
@@ -215,10 +245,14 @@ pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: 
         blind if blind > law.expiry.saturating_add(law.hold) => (declared(arms), Why::Gliding),
         blind if blind > law.expiry => return stay(state, verdicts, Why::Held),
         _ if all_alike(&verdicts) => return stay(state, verdicts, Why::AllAlike),
-        _ => (aims(law, arms, &state.arms, &verdicts), Why::Steered),
+        _ => {
+            let turns_bad = law.ramp.is_some_and(|ramp| verdicts.get(ramp.arm).is_some_and(|it| it.is_harmful()));
+            state.rolled_back |= turns_bad;
+            (aims(law, arms, &state, &verdicts), Why::Steered)
+        }
     };
     let Some(aims) = aims else { return stay(state, verdicts, Why::NoneReady) };
-    let dead_band = if why == Why::Gliding { 0.0 } else { law.dead_band };
+    let dead_band = if why == Why::Gliding || law.ramp.is_some() { 0.0 } else { law.dead_band };
     let shares = moved(law, dead_band, &state.shares, &aims, &verdicts);
     state.shares.clone_from(&shares);
     (state, Decision { shares, aims, verdicts, why })
@@ -301,7 +335,8 @@ fn all_alike(verdicts: &[Verdict]) -> bool {
     all && count > 1
 }
 
-fn aims(law: &Law, arms: &[Arm], states: &[ArmState], verdicts: &[Verdict]) -> Option<Vec<u32>> {
+fn aims(law: &Law, arms: &[Arm], state: &State, verdicts: &[Verdict]) -> Option<Vec<u32>> {
+    let states = &state.arms;
     let well = || states.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Well);
     let latencies: Vec<f64> = well().filter_map(|(state, _)| state.latency_ms).filter(|it| *it > 0.0).collect();
     let mean_latency = latencies.iter().sum::<f64>() / latencies.len().max(1) as f64;
@@ -310,21 +345,36 @@ fn aims(law: &Law, arms: &[Arm], states: &[ArmState], verdicts: &[Verdict]) -> O
         None => 1.0,
     };
     let mut weights = Vec::new();
-    let mut bounds = Vec::new();
-    for ((arm, state), verdict) in arms.iter().zip(states).zip(verdicts) {
-        let score = if law.by_latency && *verdict == Verdict::Well { score(state) } else { 1.0 };
+    let (mut bounds, mut able) = (Vec::new(), Vec::new());
+    let rate = total_rate(law, states);
+    for (place, ((arm, of_arm), verdict)) in arms.iter().zip(states).zip(verdicts).enumerate() {
+        let score = if law.by_latency && *verdict == Verdict::Well { score(of_arm) } else { 1.0 };
         // Six digits are more than there are shares.
         let steered = arm.weight as f64 * score * 1e6;
         let floor = arm.bounds.least.max(law.probe).min(arm.bounds.most);
-        let (weight, of_arm) = match verdict {
+        let ramp = law.ramp.filter(|ramp| ramp.arm == place);
+        let (weight, mut bounded) = match verdict {
             Verdict::NotReady => (0, Bounds { least: 0, most: 0 }),
+            _ if ramp.is_some() && state.rolled_back => (0, Bounds { least: arm.bounds.least, most: arm.bounds.least }),
+            _ if let Some(Ramp { to, .. }) = ramp => {
+                let grown = if *verdict == Verdict::Well { to } else { state.shares[place].max(law.probe) };
+                let share = grown.clamp(arm.bounds.least, arm.bounds.most);
+                (1, Bounds { least: share, most: share })
+            }
             harmful if harmful.is_harmful() => (0, Bounds { least: floor, most: floor }),
             _ => (steered.max(0.0) as u64, arm.bounds),
         };
+        let unlimited = bounded;
+        if let Some(capacity) = arm.capacity.filter(|_| rate > 0.0) {
+            let can = (capacity / rate * f64::from(TOTAL)).min(f64::from(TOTAL)) as u32;
+            bounded = Bounds { least: bounded.least.min(can), most: bounded.most.min(can) };
+        }
         weights.push(weight);
-        bounds.push(of_arm);
+        bounds.push(unlimited);
+        able.push(bounded);
     }
-    apportion_within(&weights, &bounds).or_else(|| {
+    // Where all together cannot serve what comes, nobody is spared.
+    apportion_within(&weights, &able).or_else(|| apportion_within(&weights, &bounds)).or_else(|| {
         // The others may not have it all, so the harmful ones keep the rest.
         for ((arm, verdict), bounds) in arms.iter().zip(verdicts).zip(&mut bounds) {
             if verdict.is_harmful() {
@@ -338,17 +388,28 @@ fn aims(law: &Law, arms: &[Arm], states: &[ArmState], verdicts: &[Verdict]) -> O
     })
 }
 
+/// Requests a second that are seen to come, of all arms: what counts still, each request half after each half-life.
+fn total_rate(law: &Law, states: &[ArmState]) -> f64 {
+    let counted: f64 = states.iter().map(|state| state.requests).sum();
+    counted * std::f64::consts::LN_2 / law.half_life.as_secs_f64().max(1e-3)
+}
+
 /// From `shares` towards `aims`, as far as a step goes.
 fn moved(law: &Law, dead_band: f64, shares: &[u32], aims: &[u32], verdicts: &[Verdict]) -> Vec<u32> {
     let must = |verdict: Verdict| verdict.is_harmful() || verdict == Verdict::NotReady;
     let (mut gives, mut takes) = (vec![0_u32; shares.len()], vec![0_u32; shares.len()]);
     let (mut forced, mut free) = (0_u32, 0_u32);
+    let is_small = |place: usize| {
+        let (share, aim) = (shares[place], aims[place]);
+        share > 0 && f64::from(share.abs_diff(aim)) <= dead_band * f64::from(share)
+    };
+    // What one gives another takes, so that is not held up by the other's band.
+    let rests = (0..shares.len()).filter(|place| !must(verdicts[*place])).all(is_small);
     for (place, (share, aim)) in shares.iter().zip(aims).enumerate() {
-        let is_small = f64::from(share.abs_diff(*aim)) <= dead_band * f64::from(*share);
         match verdicts[place] {
             Verdict::NotReady => gives[place] = share.saturating_sub(*aim),
             verdict if verdict.is_harmful() => gives[place] = share.saturating_sub(*aim).min(law.down),
-            _ if is_small && *share > 0 => {}
+            _ if rests => {}
             _ => {
                 gives[place] = share.saturating_sub(*aim).min(law.up);
                 takes[place] = aim.saturating_sub(*share);

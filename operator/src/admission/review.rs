@@ -58,8 +58,12 @@ pub(super) fn judge(request: &AdmissionRequest<DynamicObject>, tenants: &Tenants
             Verdict::Good(Sound::Policy(policy))
         }
         Object::Lazy { lazy: Some(lazy), problems } if problems.is_empty() => Verdict::Good(Sound::Lazy(lazy)),
+        Object::Split { split: Some(split), problems } if problems.is_empty() => Verdict::Good(Sound::Split(split)),
         // Metadata of an object that was bad before must stay free to change, finalizers above all: else it could not be deleted.
-        Object::Policy { problems, .. } | Object::Lazy { problems, .. } | Object::Undecodable(problems) => {
+        Object::Policy { problems, .. }
+        | Object::Lazy { problems, .. }
+        | Object::Split { problems, .. }
+        | Object::Undecodable(problems) => {
             let same_spec = |old: &DynamicObject| old.data.get("spec") == object.data.get("spec");
             let is_old = request.operation == Operation::Update && request.old_object.as_ref().is_some_and(same_spec);
             if is_old { Verdict::StillBad(problems) } else { Verdict::Bad(problems) }

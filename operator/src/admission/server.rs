@@ -203,6 +203,7 @@ impl Reviewer {
         let (namespace, what) = match &object {
             Sound::Policy(policy) => (&policy.key.namespace, "policy"),
             Sound::Lazy(lazy) => (&lazy.key.namespace, "configuration"),
+            Sound::Split(split) => (&split.key.namespace, "split"),
         };
         if !self.namespaces.is_empty() && !self.namespaces.contains(namespace) {
             return vec![format!("Weir does not watch the namespace {namespace}: the {what} has no effect there")];

@@ -4,17 +4,65 @@ use limiter::{
     lazy::{Callee, Lazy, Load},
     metric::{Metric, Word},
     policy::{Action, Conflict, EnforceAt, MetricSource, Policy, Rule, Scope},
+    split::{self, Split},
 };
 
 use crate::{
     build::Builder,
-    index::Index,
+    index::{
+        Index,
+        splits::{self, Shadowed},
+    },
     intent::ServiceKey,
     metrics::{HealthBoard, store::Traffic},
+    translate::split::{Standing, portions},
 };
 
 /// The most that are told of one object; the API server cuts long ones off.
 const SHOWN: usize = 8;
+
+/// What is odd about the split, in the light of what is known now: fields and sentences.
+#[must_use]
+pub fn split_warnings(split: &Split, index: &Index) -> Vec<(&'static str, String)> {
+    let is_smart = split.key.kind == split::Kind::SmartSplit;
+    let (of_root, of_arms) =
+        if is_smart { ("spec.targetRefs", "spec.backendRefs") } else { ("spec.service", "spec.backends") };
+    let root = splits::root(split);
+    let mut warnings = Vec::new();
+    let Some(port) = index.ports_of(&root).first().map(|port| port.key.port) else {
+        return vec![(of_root, format!("Service {root} does not exist yet, or has no port"))];
+    };
+    for portion in portions(index, split, port) {
+        let key = &portion.key;
+        match portion.standing {
+            Standing::Missing => {
+                warnings.push((
+                    of_arms,
+                    format!("there is no Service {} with the port {} yet: it takes no part", key.service, key.port),
+                ));
+            }
+            Standing::Unlike => {
+                warnings.push((
+                    of_arms,
+                    format!("the port {} of {} speaks another protocol than {root}", key.port, key.service),
+                ));
+            }
+            Standing::Ready(_) | Standing::Empty => {}
+        }
+    }
+    for group in index.dangling_groups(split) {
+        warnings.push(("spec.matches", format!("there is no HTTPRouteGroup {group} yet: no request matches it")));
+    }
+    match index.shadowed(split) {
+        Some(Shadowed::By(other)) => {
+            warnings.push((of_root, format!("{other} is older and shares out the same requests")))
+        }
+        Some(Shadowed::ByRoute(route)) => warnings.push((of_root, format!("{route} declares the weights of {root}"))),
+        None => {}
+    }
+    warnings.truncate(SHOWN);
+    warnings
+}
 
 /// What is odd about the policy, in the light of what is known now.
 #[must_use]

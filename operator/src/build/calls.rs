@@ -72,20 +72,26 @@ impl Heard {
     }
 }
 
+impl Use {
+    fn and(self, other: Self) -> Self {
+        Self { last: self.last.max(other.last), active: self.active.saturating_add(other.active) }
+    }
+}
+
 impl Uses {
     /// How it uses this destination, as far as its proxy has told.
     #[must_use]
     pub fn of(&self, destination: &DestinationKey) -> Option<Use> {
-        self.destinations.get(names::destination_stat_name(destination).as_str()).copied()
+        // One that becomes an arm, or is none any more, is called by both names until the last request by the old one has ended.
+        let by_name = [false, true].map(|is_arm| names::destination_stat_name(destination, is_arm));
+        let both = by_name.iter().filter_map(|name| self.destinations.get(name.as_str()).copied());
+        both.reduce(Use::and)
     }
 
     /// How it uses any of these.
     fn of_any<'a>(&self, destinations: impl Iterator<Item = &'a DestinationKey>) -> Option<Use> {
         let used = destinations.filter_map(|key| self.of(key));
-        used.reduce(|one, other| Use {
-            last: one.last.max(other.last),
-            active: one.active.saturating_add(other.active),
-        })
+        used.reduce(Use::and)
     }
 
     fn take(&mut self, calls: Calls) {

@@ -41,6 +41,10 @@ pub struct Steered {
     /// Since when the shares are what they are.
     pub since: Timestamp,
     tallies: Vec<Tally>,
+    /// Requests to each that were seen in the last step.
+    realised: Vec<f64>,
+    /// When a caller told of an answer last.
+    heard: Option<Timestamp>,
     /// When the next step is due.
     next: Timestamp,
 }
@@ -82,7 +86,7 @@ impl Tally {
         Some(Seen {
             requests: std::mem::take(&mut self.completed),
             bad: std::mem::take(&mut self.failed),
-            latency_ms: latency.quantile(0.99).map(|seconds| seconds * 1e3),
+            latency_ms: latency.quantile(f64::from(law.percentile) / 100.0).map(|seconds| seconds * 1e3),
         })
     }
 }
@@ -92,6 +96,7 @@ fn arms(portions: &[Portion]) -> Vec<Arm> {
         weight: if it.takes_part() { it.weight } else { 0 },
         bounds: it.bounds,
         ready: it.is_ready(),
+        capacity: it.capacity.map(|rate| f64::from(rate) * ready_endpoints(it) as f64),
     };
     portions.iter().map(arm).collect()
 }
@@ -102,7 +107,18 @@ impl Steered {
         let state = State::declared(&arms(&portions), now)?;
         let tallies = portions.iter().map(|_| Tally::default()).collect();
         let next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
-        Some(Self { split: Arc::clone(split), portions, state, decision: None, since: now, tallies, next })
+        let (realised, heard) = (Vec::new(), None);
+        Some(Self {
+            split: Arc::clone(split),
+            portions,
+            state,
+            decision: None,
+            since: now,
+            tallies,
+            realised,
+            heard,
+            next,
+        })
     }
 
     /// Whether these are the same arms in the same order.
@@ -122,6 +138,8 @@ impl Steered {
             self.state.shares = shares;
             self.since = now;
         }
+        // Who was rolled back may try again once its object is edited.
+        self.state.rolled_back &= self.split.steer == split.steer && self.split.arms == split.arms;
         (self.split, self.portions) = (Arc::clone(split), portions);
     }
 
@@ -152,15 +170,39 @@ impl Steered {
         (self.state, self.decision) = (told.state.clone(), told.decision.clone());
     }
 
+    /// The place of an arm.
+    #[must_use]
+    pub fn place(&self, arm: &ServiceKey) -> Option<usize> {
+        self.portions.iter().position(|it| it.key.service == *arm)
+    }
+
+    /// An arm's part of the requests that were seen in the last step, of which there were some.
+    #[must_use]
+    pub fn realised(&self, arm: usize) -> Option<f64> {
+        let all: f64 = self.realised.iter().sum();
+        self.realised.get(arm).filter(|_| all > 0.0).map(|own| own / all)
+    }
+
+    /// Whether a caller has told of an answer for as long as that counts.
+    #[must_use]
+    pub fn is_heard(&self, now: Timestamp) -> bool {
+        let expiry = self.split.steer.unwrap_or_default().expiry;
+        self.heard.is_some_and(|heard| now.duration_since(heard) <= expiry)
+    }
+
     /// Requests to each arm that have not ended, as callers have told lately.
     pub fn inflight(&self) -> impl Iterator<Item = f64> {
         self.tallies.iter().map(|tally| tally.inflight.values().map(|(_, count)| count).sum())
     }
 
     fn step(&mut self, now: Timestamp) -> bool {
-        let Some(law) = self.split.steer.clone() else { return false };
+        let Some(law) = self.split.steer else { return false };
         self.next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
         let seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
+        if seen.iter().any(Option::is_some) {
+            self.realised = seen.iter().map(|seen| seen.map_or(0.0, |seen| seen.requests)).collect();
+            self.heard = Some(now);
+        }
         let (state, decision) = steer::step(&law, &arms(&self.portions), &self.state, &seen, now);
         let moved = state.shares != self.state.shares;
         if moved {
@@ -285,6 +327,7 @@ impl Builder {
             }
             if let Some(news) = &mut self.news {
                 news.services.insert(root.clone());
+                news.splits = true;
             }
             touched.extend(self.carry_out(&root));
         }
@@ -308,6 +351,7 @@ impl Builder {
             }
             if let Some(news) = &mut self.news {
                 news.services.insert(root);
+                news.splits = true;
             }
         }
         self.publish_all(&touched);

@@ -47,6 +47,10 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
                 Object::Lazy { lazy, problems } => {
                     (None, lazy.as_deref().map(limiter::lazy::explain).unwrap_or_default(), problems)
                 }
+                Object::Split { split, problems } => {
+                    let text = split.as_deref().map(limiter::split::explain).unwrap_or_default();
+                    (None, text.lines().map(str::to_owned).collect(), problems)
+                }
                 Object::Undecodable(problems) => (None, Vec::new(), problems),
                 _ => continue,
             };

@@ -10,7 +10,7 @@ use crds::{Condition, conditions::ConditionType};
 use super::{admin, say};
 use crate::{
     args::{AdminArgs, StatusArgs},
-    status::{LazyReport, ReplicaReport, Status},
+    status::{LazyReport, ReplicaReport, SplitReport, Status},
 };
 
 /// How long a Weir may take to answer.
@@ -67,7 +67,8 @@ fn lines(status: &Status) -> Vec<String> {
         lines.extend(troubles(&policy.status.conditions));
     }
     lines.extend(status.lazies.iter().flat_map(lazy));
-    if status.policies.is_empty() && status.lazies.is_empty() {
+    lines.extend(status.splits.iter().flat_map(split));
+    if status.policies.is_empty() && status.lazies.is_empty() && status.splits.is_empty() {
         lines.push("no policies".to_owned());
     }
     for (origin, problems) in &status.problems {
@@ -78,8 +79,11 @@ fn lines(status: &Status) -> Vec<String> {
 
 /// What a person should hear of conditions: a true one needs no words, and not to limit is normal.
 fn troubles(conditions: &[Condition]) -> impl Iterator<Item = String> {
-    let is_worth =
-        |condition: &&Condition| condition.status == "False" && condition.type_ != ConditionType::Limiting.as_str();
+    let is_worth = |condition: &&Condition| {
+        let is_normal =
+            [ConditionType::Limiting, ConditionType::Degraded].iter().any(|it| it.as_str() == condition.type_);
+        condition.status == "False" && !is_normal
+    };
     let said = |condition: &Condition| format!("  {}: {}: {}", condition.type_, condition.reason, condition.message);
     conditions.iter().filter(is_worth).map(said)
 }
@@ -97,6 +101,33 @@ fn lazy(LazyReport { key, generation, status, .. }: &LazyReport) -> Vec<String> 
         services.saved_bytes / 1_000_000
     );
     [first].into_iter().chain(troubles(&status.conditions)).collect()
+}
+
+fn split(SplitReport { key, generation, status, .. }: &SplitReport) -> Vec<String> {
+    let proxies = status.proxies.unwrap_or_default();
+    let mut lines =
+        vec![format!("{key}  generation {generation}, {} of {} proxies", proxies.programmed, proxies.total)];
+    if let Some(by) = status.declared_by.as_ref().filter(|by| *by != key) {
+        lines.push(format!("  weights are declared by {by}"));
+    }
+    if let (Some(why), Some(message)) = (&status.why, &status.message) {
+        lines.push(format!("  {why}: {message}"));
+    }
+    for arm in &status.arms {
+        let target = arm.target_percent.map(|target| format!(" -> {target}%")).unwrap_or_default();
+        let mut line = format!("  {:<20} {}%{target} (declared {}%)", arm.service, arm.percent, arm.declared_percent);
+        if let (Some(requests), Some(ratio)) = (arm.requests, arm.error_ratio) {
+            let latency = arm.latency_ms.map(|latency| format!(", {latency} ms")).unwrap_or_default();
+            line.push_str(&format!(", {requests} requests seen, {:.1}% failed{latency}", ratio * 100.0));
+        }
+        lines.push(line);
+        lines.extend(arm.message.iter().map(|message| format!("  {:<20} {message}", "")));
+    }
+    let degraded =
+        status.conditions.iter().filter(|it| it.type_ == ConditionType::Degraded.as_str() && it.status == "True");
+    lines.extend(degraded.map(|it| format!("  {}: {}: {}", it.type_, it.reason, it.message)));
+    lines.extend(troubles(&status.conditions));
+    lines
 }
 
 /// Which of several replicas was asked.

@@ -70,6 +70,7 @@ pub fn findings(paths: &[PathBuf]) -> anyhow::Result<(Vec<Finding>, usize)> {
             let problems = match &decoded.object {
                 Object::Policy { problems, .. }
                 | Object::Lazy { problems, .. }
+                | Object::Split { problems, .. }
                 | Object::Gateway(_, problems)
                 | Object::Undecodable(problems) => problems,
                 _ => &Vec::new(),
@@ -106,6 +107,12 @@ fn target_findings(index: &Index, objects: Vec<(PathBuf, usize, crate::index::Ob
                 let (field, message) = warning.split_once(": ").unwrap_or(("spec", warning));
                 let problem = note(field, message.to_owned(), None);
                 Finding { path: path.clone(), line: Some(line), object: Some(key.to_string()), problem, note: true }
+            }));
+        }
+        if let Some(split) = key.split().and_then(|key| index.split(&key)?.newest.as_ref()).filter(|_| whole) {
+            found.extend(admission::split_warnings(split, index).into_iter().map(|(field, message)| {
+                let (problem, object) = (note(field, message, None), Some(key.to_string()));
+                Finding { path: path.clone(), line: Some(line), object, problem, note: true }
             }));
         }
         let ObjectKind::Policy(kind) = key.kind else { continue };

@@ -1,17 +1,20 @@
 //! Gateway API's `Gateway` and `HTTPRoute` (`gateway.networking.k8s.io/v1`): the fields that are carried out, and a problem for
 //! each that is not, since a filter or a timeout that is dropped in silence changes what a route means.
 
+mod grpc;
+
 use std::collections::BTreeMap;
 
 use crds::{ObjectMeta, smart_limiter::RequestMatch as Match};
 use jiff::Timestamp;
 use limiter::{
-    policy::{PathMatch, RequestMatch, weir},
+    policy::{PathMatch, RequestMatch, is_dns_label, weir},
     problem::{Problem, Reason},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
+pub(crate) use self::grpc::GrpcRoute;
 use crate::intent::{DestinationKey, ServiceKey};
 
 /// Group of both kinds.
@@ -54,6 +57,8 @@ pub struct ListenerModel {
 /// An HTTPRoute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteModel {
+    /// `metadata.generation` of the object (0 when the source has none).
+    pub generation: i64,
     /// Decides between routes that are equally precise: the oldest wins.
     pub created: Option<Timestamp>,
     /// The Gateways that it attaches to.
@@ -345,33 +350,74 @@ impl HttpRoute {
         let mut problems = Vec::new();
         let namespace = self.metadata.namespace.unwrap_or_default();
         not_read(&self.spec.rest, "spec", &[], &mut problems);
-        let mut parents = Vec::new();
-        for (position, parent) in self.spec.parent_refs.into_iter().enumerate() {
-            parents.extend(parent.model(&namespace, &format!("spec.parentRefs[{position}]"), &mut problems));
-        }
+        let Parents { gateways: parents, roots } = Parents::of(self.spec.parent_refs, &namespace, &mut problems);
+        // Gateway API: among Services a backend may be anywhere.
+        let anywhere = parents.is_empty() && !roots.is_empty();
         let mut hostnames = Vec::new();
         for (position, text) in self.spec.hostnames.iter().enumerate() {
             hostnames.extend(hostname(text, &format!("spec.hostnames[{position}]"), &mut problems));
         }
         let mut rules = Vec::new();
         for (position, rule) in self.spec.rules.into_iter().enumerate() {
-            rules.extend(rule.model(&namespace, &format!("spec.rules[{position}]"), &mut problems));
+            rules.extend(rule.model(&namespace, anywhere, &format!("spec.rules[{position}]"), &mut problems));
         }
         let created = self.metadata.creation_timestamp.map(|time| time.0);
+        let generation = self.metadata.generation.unwrap_or(0);
         if problems.is_empty() {
-            Ok(RouteModel { created, parents, roots: Vec::new(), hostnames, rules })
+            Ok(RouteModel { generation, created, parents, roots, hostnames, rules })
         } else {
             Err(problems)
         }
     }
 }
 
+/// What a route attaches to.
+#[derive(Default)]
+struct Parents {
+    gateways: Vec<ParentModel>,
+    roots: Vec<RootModel>,
+}
+
+impl Parents {
+    fn of(refs: Vec<ParentRef>, namespace: &str, problems: &mut Vec<Problem>) -> Self {
+        let mut parents = Self::default();
+        for (position, parent) in refs.into_iter().enumerate() {
+            let field = format!("spec.parentRefs[{position}]");
+            if parent.group.as_deref() == Some("") && parent.kind.as_deref() == Some("Service") {
+                parents.roots.extend(parent.root(namespace, &field, problems));
+            } else {
+                parents.gateways.extend(parent.model(namespace, &field, problems));
+            }
+        }
+        parents
+    }
+}
+
+/// What matches every request, as Gateway API writes it.
+fn every_request() -> RequestMatch {
+    RequestMatch { path: Some(PathMatch::Prefix("/".to_owned())), ..RequestMatch::default() }
+}
+
 impl ParentRef {
+    fn root(self, namespace: &str, field: &str, problems: &mut Vec<Problem>) -> Option<RootModel> {
+        if self.section_name.is_some() {
+            let message = "a Service has ports, which have no such names here";
+            problems.push(problem(format!("{field}.sectionName"), Reason::NotYetSupported, message, "write `port`"));
+        }
+        let port = match self.port {
+            None => None,
+            Some(number) => Some(port(number, &format!("{field}.port"), problems)?),
+        };
+        let namespace = self.namespace.unwrap_or_else(|| namespace.to_owned());
+        Some(RootModel { service: ServiceKey { namespace, name: self.name }, port })
+    }
+
     fn model(self, namespace: &str, field: &str, problems: &mut Vec<Problem>) -> Option<ParentModel> {
         let (group, kind) = (self.group.as_deref().unwrap_or(GROUP), self.kind.as_deref().unwrap_or("Gateway"));
         if (group, kind) != (GROUP, "Gateway") {
-            let message = format!("a route attaches to Gateways, not to a {kind} of {group:?}");
-            problems.push(problem(format!("{field}.kind"), Reason::NotYetSupported, message, "name a Gateway"));
+            let message = format!("a route attaches to Gateways and Services, not to a {kind} of {group:?}");
+            let help = "name a Gateway, or a Service with `group: \"\"` and `kind: Service`";
+            problems.push(problem(format!("{field}.kind"), Reason::NotYetSupported, message, help));
             return None;
         }
         let port = match self.port {
@@ -384,7 +430,7 @@ impl ParentRef {
 }
 
 impl Rule {
-    fn model(self, namespace: &str, field: &str, problems: &mut Vec<Problem>) -> Option<RouteRule> {
+    fn model(self, namespace: &str, anywhere: bool, field: &str, problems: &mut Vec<Problem>) -> Option<RouteRule> {
         not_read(&self.rest, field, &[], problems);
         let mut matches = Vec::new();
         for (position, entry) in self.matches.iter().enumerate() {
@@ -394,26 +440,33 @@ impl Rule {
             }
         }
         if matches.is_empty() {
-            let path = Some(PathMatch::Prefix("/".to_owned()));
-            matches.push(RequestMatch { path, ..RequestMatch::default() });
+            matches.push(every_request());
         }
         let mut backends = Vec::new();
         for (position, backend) in self.backend_refs.into_iter().enumerate() {
-            backends.push(backend.model(namespace, &format!("{field}.backendRefs[{position}]"), problems)?);
+            backends.push(backend.model(namespace, anywhere, &format!("{field}.backendRefs[{position}]"), problems)?);
         }
         Some(RouteRule { matches, backends })
     }
 }
 
 impl BackendRef {
-    fn model(self, namespace: &str, field: &str, problems: &mut Vec<Problem>) -> Option<(DestinationKey, u32)> {
+    /// `anywhere`: the Service may be of another namespace.
+    fn model(
+        self,
+        namespace: &str,
+        anywhere: bool,
+        field: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<(DestinationKey, u32)> {
         not_read(&self.rest, field, &[], problems);
         let (group, kind) = (self.group.unwrap_or_default(), self.kind.unwrap_or_else(|| "Service".to_owned()));
         if !group.is_empty() || kind != "Service" {
             let message = format!("requests are sent to Services, not to a {kind} of {group:?}");
             problems.push(problem(format!("{field}.kind"), Reason::NotYetSupported, message, "name a Service"));
         }
-        if let Some(other) = self.namespace.filter(|other| other != namespace) {
+        let of = self.namespace.as_deref().filter(|of| anywhere && is_dns_label(of)).unwrap_or(namespace).to_owned();
+        if let Some(other) = self.namespace.filter(|other| *other != of) {
             let message = format!("namespace {other:?} would need a ReferenceGrant, which Weir does not read");
             let help = "put the HTTPRoute into the Service's namespace and allow it at the Gateway's listener";
             problems.push(problem(format!("{field}.namespace"), Reason::NotYetSupported, message, help));
@@ -430,7 +483,7 @@ impl BackendRef {
             return None;
         };
         let port = port(number, &format!("{field}.port"), problems)?;
-        let service = ServiceKey { namespace: namespace.to_owned(), name: self.name };
+        let service = ServiceKey { namespace: of, name: self.name };
         Some((DestinationKey { service, port }, weight?))
     }
 }

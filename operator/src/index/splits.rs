@@ -191,6 +191,13 @@ impl Index {
         self.splits.groups.get(&service(namespace, name)).map(Vec::as_slice)
     }
 
+    /// Groups that a split names and that are not there.
+    #[must_use]
+    pub fn dangling_groups<'a>(&self, split: &'a Split) -> Vec<&'a str> {
+        let groups = split.groups.iter().map(String::as_str);
+        groups.filter(|group| self.route_group(&split.key.namespace, group).is_none()).collect()
+    }
+
     /// What was decided of the arms of a Service.
     #[must_use]
     pub fn steered(&self, root: &ServiceKey) -> Option<&Steered> {
@@ -251,7 +258,8 @@ impl Index {
     }
 
     /// The Service itself, and those whose proxies call it.
-    fn sharing_out(&self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
+    #[must_use]
+    pub fn sharing_out(&self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
         self.calling(root).cloned().chain(self.gateways_to(root)).chain([root.clone()]).collect()
     }
 

@@ -1,13 +1,14 @@
 //! What a provider measured and the builder has not taken yet.
 //!
-//! A builder that is slow holds up no provider, and memory stays bounded: when much waits, of each pod and kind only the newest value is kept.
+//! A builder that is slow holds up no provider, and memory stays bounded: when much waits, of each pod and kind only the newest value is kept, into
+//! which the counts of older ones are added.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use super::{Kind, PodSample};
+use super::{Histogram, Kind, Measure, PodSample};
 use crate::intent::ServiceKey;
 
 /// So many samples wait before older ones of the same pod and kind are looked for: a builder that keeps up never has them compared.
@@ -37,13 +38,40 @@ impl Waiting {
     }
 
     fn keep_newest(&mut self) {
-        let mut seen: HashSet<(&ServiceKey, Option<&str>, Kind)> = HashSet::new();
-        let newest = self.samples.iter().rev();
-        let newest = newest.map(|one| seen.insert((&one.service, one.pod.as_deref(), one.measure.kind())));
-        let mut newest = newest.collect::<Vec<bool>>().into_iter().rev();
-        self.samples.retain(|_| newest.next() == Some(true));
+        let mut newest: HashMap<(&ServiceKey, Option<&str>, Kind, u16), usize> = HashMap::new();
+        let mut places: Vec<usize> = Vec::with_capacity(self.samples.len());
+        for (at, one) in self.samples.iter().enumerate().rev() {
+            let of = (&*one.service, one.pod.as_deref(), one.measure.kind(), port(&one.measure));
+            places.push(*newest.entry(of).or_insert(at));
+        }
+        let mut samples: Vec<_> = std::mem::take(&mut self.samples).into_iter().map(Some).collect();
+        for (at, place) in places.into_iter().rev().enumerate().filter(|(at, place)| at != place) {
+            if let Some(older) = samples[at].take()
+                && let Some(newer) = &mut samples[place]
+            {
+                add_older(&mut newer.measure, older.measure);
+            }
+        }
+        self.samples.extend(samples.into_iter().flatten());
         self.distinct = self.samples.len();
     }
+}
+
+/// Of what is measured by port; 0 elsewhere.
+const fn port(measure: &Measure) -> u16 {
+    match measure {
+        Measure::Called { port, .. } => *port,
+        Measure::Number(..) | Measure::Errors { .. } | Measure::Latency(_) => 0,
+    }
+}
+
+/// Adds the counts that are told once, which an older sample of the same holds; of the rest the newer is all there is to say.
+fn add_older(newer: &mut Measure, older: Measure) {
+    let Measure::Called { port: _, completed, failed, inflight: _, latency } = newer else { return };
+    let Measure::Called { completed: more, failed: more_failed, latency: before, .. } = older else { return };
+    *completed += more;
+    *failed += more_failed;
+    *latency = Histogram::merged([&before, &*latency]);
 }
 
 impl Outbox {
@@ -79,7 +107,7 @@ mod tests {
     use limiter::metric::Word;
 
     use super::*;
-    use crate::metrics::{Measure, Source};
+    use crate::metrics::Source;
 
     fn sample(pod: usize, value: f64) -> PodSample {
         PodSample {
@@ -101,6 +129,30 @@ mod tests {
         }
         waiting.keep_newest();
         let expected: Vec<_> = (0..1000).map(|pod| sample(pod, 99.0)).collect();
+        assert_eq!(waiting.samples, expected);
+    }
+
+    #[test]
+    fn counts_that_nobody_takes_add_up_by_port() {
+        let called = |caller: usize, port, completed: f64, inflight| PodSample {
+            measure: Measure::Called {
+                port,
+                completed,
+                failed: completed / 2.0,
+                inflight,
+                latency: Histogram { buckets: vec![(1.0, completed)] },
+            },
+            ..sample(caller, 0.0)
+        };
+        let mut waiting = Waiting::default();
+        for turn in 0..20_i32 {
+            waiting.put((0..1000).map(|caller| called(caller, 80, 2.0, f64::from(turn))));
+            waiting.put([called(7, 81, 4.0, 0.0), sample(7, f64::from(turn))]);
+            assert!(waiting.samples.len() <= FEW, "{}", waiting.samples.len());
+        }
+        waiting.keep_newest();
+        let mut expected: Vec<_> = (0..1000).map(|caller| called(caller, 80, 40.0, 19.0)).collect();
+        expected.extend([called(7, 81, 80.0, 0.0), sample(7, 19.0)]);
         assert_eq!(waiting.samples, expected);
     }
 }

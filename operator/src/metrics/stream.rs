@@ -1,9 +1,10 @@
 //! What Envoys stream of their own statistics: `envoy.service.metrics.v3.MetricsService`, on the port of xDS.
 //!
 //! One small task a stream. What it says of its inbound ports counts while a rule of the pod's service reads such words, what it says
-//! of the way out while somebody wants to know whom the service's pods call; all else is skipped undecoded. When the receiver is slow,
-//! the newest values win.
+//! of the way out while somebody wants to know whom the service's pods call, what it says of arms of splits always; all else is skipped
+//! undecoded. When the receiver is slow, the newest values win, and counts add up.
 
+mod arms;
 mod destinations;
 mod families;
 mod window;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::{
+    arms::{Arms, Told},
     destinations::Tally,
     window::Window,
     wire::{
@@ -117,11 +119,12 @@ struct Stream<'a> {
     /// Once something of an inbound port has come.
     standing: Option<Standing>,
     tally: Tally,
+    arms: Arms,
 }
 
 impl<'a> Stream<'a> {
     fn new(sink: &'a Sink, node: NodeKey) -> Self {
-        Self { sink, node, window: Window::default(), standing: None, tally: Tally::default() }
+        Self { sink, node, window: Window::default(), standing: None, tally: Tally::default(), arms: Arms::default() }
     }
 
     fn message(&mut self, message: &StreamMetricsMessage) {
@@ -139,6 +142,9 @@ impl<'a> Stream<'a> {
         } else {
             self.tally = Tally::default();
         }
+        if let Some(told) = self.arms.take(&message.families, at) {
+            self.arms_answered(told, at);
+        }
         if !streamed {
             self.window = Window::default();
             return;
@@ -152,6 +158,19 @@ impl<'a> Stream<'a> {
         sink.outbox.put(measures.into_iter().map(|measure| PodSample {
             service: Arc::clone(&service),
             pod: Some(pod.to_owned()),
+            measure,
+            at,
+            fresh_for_ms,
+            source: Source::Envoy,
+        }));
+    }
+
+    fn arms_answered(&self, told: Told, at: Timestamp) {
+        let caller = format!("{}/{}", self.node.namespace(), self.node.pod());
+        let Told { measures, fresh_for_ms } = told;
+        self.sink.outbox.put(measures.into_iter().map(|(arm, measure)| PodSample {
+            service: Arc::new(arm.service),
+            pod: Some(caller.clone()),
             measure,
             at,
             fresh_for_ms,

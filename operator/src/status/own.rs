@@ -1,6 +1,6 @@
 //! The status of any object of ours, as it stands on an API server.
 
-use crds::{Condition, LazyConfigStatus, SmartLimiterStatus};
+use crds::{Condition, LazyConfigStatus, SmartLimiterStatus, SmartSplitStatus};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,6 +12,8 @@ pub enum OwnStatus {
     Limiter(SmartLimiterStatus),
     /// Of a `LazyConfig`.
     Lazy(LazyConfigStatus),
+    /// Of a split.
+    Split(SmartSplitStatus),
 }
 
 impl From<SmartLimiterStatus> for OwnStatus {
@@ -33,6 +35,7 @@ impl OwnStatus {
         match self {
             Self::Limiter(status) => status.observed_generation,
             Self::Lazy(status) => status.observed_generation,
+            Self::Split(status) => status.observed_generation,
         }
     }
 
@@ -42,6 +45,7 @@ impl OwnStatus {
         match self {
             Self::Limiter(status) => &status.conditions,
             Self::Lazy(status) => &status.conditions,
+            Self::Split(status) => &status.conditions,
         }
     }
 
@@ -49,6 +53,7 @@ impl OwnStatus {
         match self {
             Self::Limiter(status) => &mut status.conditions,
             Self::Lazy(status) => &mut status.conditions,
+            Self::Split(status) => &mut status.conditions,
         }
     }
 
@@ -57,6 +62,7 @@ impl OwnStatus {
         match self {
             Self::Limiter(_) => serde_json::from_value(value).ok().map(Self::Limiter),
             Self::Lazy(_) => serde_json::from_value(value).ok().map(Self::Lazy),
+            Self::Split(_) => serde_json::from_value(value).ok().map(Self::Split),
         }
     }
 }

@@ -25,12 +25,13 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
-    core::{ApiResource, DynamicObject, Status},
+    core::{ApiResource, DynamicObject, GroupVersionKind, Status},
     runtime::events::{Event, Recorder, Reporter},
 };
 use limiter::{
     policy::Kind,
     problem::{Problem, Reason},
+    split,
 };
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -209,12 +210,24 @@ impl Writer {
         let Write { key, uid, status, turns } = write;
         let Some(resource) = resource(key.kind) else { return Outcome::Failed };
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
+        // A report is another object than the one that it speaks of.
+        let uid_of_status = key.kind.is_own().then_some(uid);
         let mut object = json!({
             "apiVersion": resource.api_version, "kind": resource.kind,
-            "metadata": {"name": key.name, "uid": uid}, "status": status,
+            "metadata": {"name": key.name, "uid": uid_of_status}, "status": status,
         });
         self.live.prune(key.kind, &mut object);
-        let written = api.patch_status(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await;
+        let (parameters, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&object));
+        let mut written = api.patch_status(&key.name, &parameters, &patch).await;
+        if let (Err(kube::Error::Api(status)), false) = (&written, key.kind.is_own())
+            && status.code == 404
+        {
+            let report = report(&resource, key, uid);
+            written = match api.patch(&key.name, &parameters, &Patch::Apply(&report)).await {
+                Ok(_) => api.patch_status(&key.name, &parameters, &patch).await,
+                Err(error) => Err(error),
+            };
+        }
         let outcome = match written {
             Ok(object) => Outcome::Written(object.data.get("status").cloned().unwrap_or_default()),
             // Gone, or another object of this name by now: the watch will say so.
@@ -236,7 +249,10 @@ impl Writer {
         let result = if is_written { "written" } else { "conflict" };
         self.meters.writes.get_or_create(&ResultLabel { result }).inc();
         for turn in turns.iter().filter(|_| is_written) {
-            let sent = self.recorders.publish(&turn.event(), &events::regarding(key, uid, &resource)).await;
+            let sent = self
+                .recorders
+                .publish(&turn.event(), &events::regarding(key, uid, &subject(key.kind, &resource)))
+                .await;
             let result = if sent.is_ok() { "written" } else { "failed" };
             self.meters.events.get_or_create(&ResultLabel { result }).inc();
             if let Err(error) = sent {
@@ -296,12 +312,36 @@ fn said(status: &Status) -> String {
     }
 }
 
-/// What a kind of ours is to the API server.
+/// A report without a status yet, which goes with what it is about.
+fn report(resource: &ApiResource, key: &ObjectKey, uid: &str) -> serde_json::Value {
+    let of = subject(key.kind, resource);
+    json!({
+        "apiVersion": resource.api_version, "kind": resource.kind,
+        "metadata": {"name": key.name, "ownerReferences": [
+            {"apiVersion": of.api_version, "kind": of.kind, "name": key.name, "uid": uid, "controller": true},
+        ]},
+        "spec": {},
+    })
+}
+
+/// What a status that stands in `resource` speaks of.
+fn subject(kind: ObjectKind, resource: &ApiResource) -> ApiResource {
+    match kind {
+        ObjectKind::Split(split::Kind::TrafficSplit) => {
+            ApiResource::from_gvk(&GroupVersionKind::gvk("split.smi-spec.io", "v1alpha4", "TrafficSplit"))
+        }
+        _ => resource.clone(),
+    }
+}
+
+/// What a kind of ours is to the API server; of one without a status, the report about it.
 fn resource(kind: ObjectKind) -> Option<ApiResource> {
     match kind {
         ObjectKind::Policy(Kind::SmartLimiter) => Some(ApiResource::erase::<crds::SmartLimiter>(&())),
         ObjectKind::Policy(Kind::ArticleSmartLimiter) => Some(ApiResource::erase::<crds::ArticleSmartLimiter>(&())),
         ObjectKind::Lazy => Some(ApiResource::erase::<crds::LazyConfig>(&())),
+        ObjectKind::Split(split::Kind::SmartSplit) => Some(ApiResource::erase::<crds::SmartSplit>(&())),
+        ObjectKind::Split(split::Kind::TrafficSplit) => Some(ApiResource::erase::<crds::SplitReport>(&())),
         _ => None,
     }
 }

@@ -4,7 +4,10 @@
 
 use std::fmt;
 
-use crds::{ArticleSmartLimiter, LazyConfig, SmartLimiter, WorkloadScope};
+use crds::{
+    ArticleSmartLimiter, LazyConfig, SmartLimiter, SmartSplit, WorkloadScope,
+    smi::{HttpRouteGroup, TrafficSplit},
+};
 use k8s_openapi::api::{
     core::v1::{Pod, Service},
     discovery::v1::EndpointSlice,
@@ -13,6 +16,7 @@ use limiter::{
     lazy,
     policy::{self, Kind},
     problem::{Problem, Reason},
+    split,
 };
 use saphyr::{LoadableYamlNode, MarkedYaml};
 use serde::de::DeserializeOwned;
@@ -20,7 +24,7 @@ use serde_json::Value;
 
 use crate::index::{
     Object, ObjectKey, ObjectKind,
-    gateway::{Gateway, HttpRoute},
+    gateway::{Gateway, GrpcRoute, HttpRoute},
     model::{EndpointSliceModel, PodModel, ServiceModel, owner},
     scope,
 };
@@ -28,16 +32,27 @@ use crate::index::{
 /// Groups in which every kind must be one of ours; a kind of another group is simply not for Weir.
 const OUR_GROUPS: [&str; 2] = ["weir.dev", "microservice.netease.com"];
 /// What is read, as `apiVersion kind`.
-pub(super) const KINDS: [(&str, &str, ObjectKind); 9] = [
+pub(super) const KINDS: [(&str, &str, ObjectKind); 19] = [
     ("v1", "Service", ObjectKind::Service),
     ("discovery.k8s.io/v1", "EndpointSlice", ObjectKind::EndpointSlice),
     ("v1", "Pod", ObjectKind::Pod),
     ("gateway.networking.k8s.io/v1", "Gateway", ObjectKind::Gateway),
     ("gateway.networking.k8s.io/v1", "HTTPRoute", ObjectKind::HttpRoute),
+    ("gateway.networking.k8s.io/v1", "GRPCRoute", ObjectKind::GrpcRoute),
     ("weir.dev/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::SmartLimiter)),
     ("microservice.netease.com/v1alpha1", "SmartLimiter", ObjectKind::Policy(Kind::ArticleSmartLimiter)),
     ("weir.dev/v1alpha1", "LazyConfig", ObjectKind::Lazy),
     ("weir.dev/v1alpha1", "WorkloadScope", ObjectKind::Scope),
+    ("weir.dev/v1alpha1", "SmartSplit", ObjectKind::Split(split::Kind::SmartSplit)),
+    // One kind, in whichever version somebody writes it; the newest is watched.
+    ("split.smi-spec.io/v1alpha4", "TrafficSplit", ObjectKind::Split(split::Kind::TrafficSplit)),
+    ("split.smi-spec.io/v1alpha3", "TrafficSplit", ObjectKind::Split(split::Kind::TrafficSplit)),
+    ("split.smi-spec.io/v1alpha2", "TrafficSplit", ObjectKind::Split(split::Kind::TrafficSplit)),
+    ("split.smi-spec.io/v1alpha1", "TrafficSplit", ObjectKind::Split(split::Kind::TrafficSplit)),
+    ("specs.smi-spec.io/v1alpha4", "HTTPRouteGroup", ObjectKind::RouteGroup),
+    ("specs.smi-spec.io/v1alpha3", "HTTPRouteGroup", ObjectKind::RouteGroup),
+    ("specs.smi-spec.io/v1alpha2", "HTTPRouteGroup", ObjectKind::RouteGroup),
+    ("specs.smi-spec.io/v1alpha1", "HTTPRouteGroup", ObjectKind::RouteGroup),
 ];
 
 /// The kind of objects that has this `apiVersion` and `kind`, if Weir reads it.
@@ -200,7 +215,16 @@ pub(crate) fn object(kind: ObjectKind, value: Value) -> Object {
             Object::Gateway(model, problems)
         }),
         ObjectKind::HttpRoute => typed::<HttpRoute>(value).and_then(HttpRoute::model).map(Object::Route),
-        ObjectKind::GrpcRoute | ObjectKind::Split(_) | ObjectKind::RouteGroup => Err(Vec::new()),
+        ObjectKind::GrpcRoute => typed::<GrpcRoute>(value).and_then(GrpcRoute::model).map(Object::Route),
+        ObjectKind::Split(split::Kind::SmartSplit) => {
+            typed::<SmartSplit>(value).map(|object| split_object(split::weir::split(&object)))
+        }
+        ObjectKind::Split(split::Kind::TrafficSplit) => {
+            typed::<TrafficSplit>(value).map(|object| split_object(split::smi::split(&object)))
+        }
+        ObjectKind::RouteGroup => {
+            typed::<HttpRouteGroup>(value).and_then(|group| split::smi::matches(&group)).map(Object::RouteGroup)
+        }
         ObjectKind::Policy(Kind::SmartLimiter) => {
             typed::<SmartLimiter>(value).map(|object| policy_object(policy::weir::policy(&object)))
         }
@@ -221,6 +245,10 @@ pub(crate) fn object(kind: ObjectKind, value: Value) -> Object {
 
 fn policy_object((policy, problems): (Option<policy::Policy>, Vec<Problem>)) -> Object {
     Object::Policy { policy: policy.map(Box::new), problems }
+}
+
+fn split_object((split, problems): (Option<split::Split>, Vec<Problem>)) -> Object {
+    Object::Split { split: split.map(Box::new), problems }
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Problem>> {

@@ -23,6 +23,8 @@ pub struct LiveObject {
     pub generation: i64,
     /// `status`, as it was last seen; null when there is none.
     pub status: Value,
+    /// Its status stands in an object of its own, which is not seen.
+    pub status_elsewhere: bool,
 }
 
 impl LiveObject {
@@ -31,6 +33,7 @@ impl LiveObject {
             uid: metadata.uid.clone().unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
             status: data.get("status").cloned().unwrap_or_default(),
+            status_elsewhere: false,
         }
     }
 }

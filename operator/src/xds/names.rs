@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    intent::{Called, DestinationKey, Inbound, Outbound, Priority},
+    intent::{Called, DestinationKey, Inbound, Outbound, Priority, ServiceKey},
     xds::NodeKey,
 };
 
@@ -207,16 +207,44 @@ pub fn destination(node: &NodeKey, destination: &DestinationKey) -> String {
     format!("out/{node}/{destination}")
 }
 
-/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`, with `dns` for the namespace of a host outside.
+/// Stat name of such a cluster: `out_<its namespace>_<its name>_<its port>`, with `dns` for the namespace of a host outside; of an arm
+/// of a split `arm_` and the rest.
 #[must_use]
-pub fn destination_stat_name(destination: &DestinationKey) -> String {
+pub fn destination_stat_name(destination: &DestinationKey, is_arm: bool) -> String {
     let DestinationKey { service, port } = destination;
-    let namespace = if destination.is_outside() { "dns" } else { &service.namespace };
-    format!("{DESTINATION_STAT_PREFIX}{namespace}_{}_{port}", service.name)
+    let prefix = if is_arm { ARM_STAT_PREFIX } else { DESTINATION_STAT_PREFIX };
+    let namespace = if destination.is_outside() { OUTSIDE } else { &service.namespace };
+    format!("{prefix}{namespace}_{}_{port}", service.name)
 }
 
-/// What every cluster of the way out has before its stat name.
+/// What a cluster with this stat name leads to, in either spelling of [`destination_stat_name`]; `None`: it is of bytes, or none of the
+/// way out.
+#[must_use]
+pub fn destination_of_stat_name(name: &str) -> Option<DestinationKey> {
+    let rest = DESTINATION_STAT_PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+    let (rest, port) = rest.rsplit_once('_')?;
+    let (namespace, name) = rest.split_once('_')?;
+    let port = port.parse().ok()?;
+    let is_label = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    match namespace {
+        // No Service has a dot in its name, and hosts outside have one.
+        OUTSIDE if !is_label => Some(DestinationKey::outside(name, port)),
+        "" => None,
+        _ => is_label.then(|| {
+            let service = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+            DestinationKey { service, port }
+        }),
+    }
+}
+
+/// What a cluster of the way out has before its stat name, unless it is an arm's.
 pub const DESTINATION_STAT_PREFIX: &str = "out_";
+/// What the cluster of an arm of a split has there: more is counted of it.
+pub const ARM_STAT_PREFIX: &str = "arm_";
+/// Either.
+pub const DESTINATION_STAT_PREFIXES: [&str; 2] = [DESTINATION_STAT_PREFIX, ARM_STAT_PREFIX];
+/// Stands for the namespace of a host outside.
+const OUTSIDE: &str = "dns";
 
 /// Name of the cluster of connections that are not HTTP, by what they are for: `out/<namespace>/<service>/<pod>/` and that.
 #[must_use]
@@ -248,7 +276,7 @@ pub fn stream_stat_name(called: &Called) -> String {
     match called {
         Called::Name(name, port) => format!("{DESTINATION_STAT_PREFIX}sni_{name}_{port}"),
         Called::Address(address) => format!("{DESTINATION_STAT_PREFIX}tcp_{}_{}", address.ip(), address.port()),
-        Called::Destination(key) => destination_stat_name(key),
+        Called::Destination(key) => destination_stat_name(key, false),
         Called::Host(host) => format!("{DESTINATION_STAT_PREFIX}dns_{host}"),
     }
 }
@@ -326,65 +354,4 @@ pub const NO_FLAGS: &str = "-";
 pub const WEIR_CLUSTER: &str = "weir";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::intent::Protocol;
-
-    #[test]
-    fn types_are_pushed_clusters_endpoints_listeners_routes() {
-        let mut sorted = ResourceType::ALL;
-        sorted.sort();
-        assert_eq!(sorted, ResourceType::ALL);
-        let labels: Vec<_> = ResourceType::ALL.iter().map(|t| t.label()).collect();
-        assert_eq!(labels, ["runtime", "cluster", "endpoints", "extension", "listener", "route", "virtual_host"]);
-        for (position, t) in ResourceType::ALL.into_iter().enumerate() {
-            assert_eq!(t.index(), position);
-            assert_eq!(ResourceType::from_type_url(t.type_url()), Some(t));
-        }
-        assert_eq!(ResourceType::from_type_url("type.googleapis.com/envoy.config.core.v3.Node"), None);
-    }
-
-    #[test]
-    fn names_carry_the_pod_and_the_port_of_the_listener() {
-        let port = Inbound {
-            listener: ([10, 0, 0, 1], 15080).into(),
-            application: ([127, 0, 0, 1], 8080).into(),
-            protocol: Protocol::Http,
-        };
-        assert_eq!(
-            inbound(&NodeKey::new("ns-a", "checkout", "checkout-0"), &port),
-            "in/ns-a/checkout/checkout-0/15080"
-        );
-        assert_eq!(inbound_stat_prefix(&port), "in_15080");
-        let node = NodeKey::new("ns-a", "checkout", "checkout-0");
-        assert_eq!(extension(&node), "limits/ns-a/checkout/checkout-0");
-        assert_eq!(extension_node(&extension(&node)), Some(node.clone()));
-        let rc = "out/ns-a/checkout/checkout-0/15001";
-        for text in ["@10.96.0.10:5432", "@[::1]:80", "+api.stripe.example:443"] {
-            let what: Called = text.parse().expect("something that is called");
-            assert_eq!(what.to_string(), text);
-            assert_eq!(asked_stream(&node, &stream(&node, &what)), Some(what.clone()));
-            assert_eq!(asked_stream(&NodeKey::new("ns-a", "checkout", "other"), &stream(&node, &what)), None);
-        }
-        for text in ["@", "@cart:80", "+cart", "+cart:x"] {
-            assert_eq!(text.parse::<Called>().ok(), None, "{text}");
-        }
-        for text in ["b/cart/80", "/api.stripe.example/443", "/[::1]/80", "=cart:80", "="] {
-            let what: Called = text.parse().expect("something that is called");
-            assert_eq!(what.to_string(), text);
-            let name = virtual_host(rc, text);
-            assert_eq!(name.rsplit_once('/').map(|(configuration, _)| configuration), Some(rc));
-            assert_eq!(called(&node, ResourceType::VirtualHost, &name), Some(what.clone()));
-            if let Called::Destination(key) = what {
-                let what = Some(Called::Destination(key.clone()));
-                assert_eq!(called(&node, ResourceType::Cluster, &destination(&node, &key)), what);
-            }
-        }
-        assert_eq!(called(&NodeKey::new("ns-a", "checkout", "other"), ResourceType::VirtualHost, rc), None);
-        assert_eq!(asked(&node, &format!("{rc}/a/b")), Some((15001, "a/b")));
-        assert_eq!(asked(&node, "out/ns-a/checkout/checkout-1/15001/a"), None);
-        assert_eq!(round(&version_of_round("x", 7)), Some(7));
-        assert_eq!(runtime(&NodeKey::new("ns-a", "checkout", "checkout-0")), "rt/ns-a/checkout/checkout-0");
-        assert_eq!(max_requests_runtime_key("in/a", Priority::High), "circuit_breakers.in/a.high.max_requests");
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "everything here runs in a test")]
 
+mod arms; // what real Envoys tell of how the arms of a split answer, and what counts as a failure
 mod ask; // explain --at, status --watch: numbers that are supposed, a Weir that comes and goes
 mod calls; // what real Envoys tell of calls: which destinations are used, which hosts nothing is known of
 mod cli; // what a person types: help, exit codes, the words of every mistake, SIGTERM

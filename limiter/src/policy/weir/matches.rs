@@ -177,7 +177,7 @@ fn parse(text: &str) -> Result<Hir, Box<regex_syntax::Error>> {
 
 /// Whether `text` is a regular expression that Envoy's engine, RE2, can be expected to take. Look-around and
 /// back-references are in neither syntax.
-fn regex(text: &str, field: &str, problems: &mut Problems) -> bool {
+pub(crate) fn regex(text: &str, field: &str, problems: &mut Problems) -> bool {
     if text.is_empty() {
         problems.invalid(field, "the regular expression is empty");
         return false;

@@ -27,7 +27,7 @@ struct World {
 }
 
 fn arm(weight: u64) -> Arm {
-    Arm { weight, bounds: Bounds::default(), ready: true }
+    Arm { weight, bounds: Bounds::default(), ready: true, capacity: None }
 }
 
 impl World {
@@ -214,5 +214,87 @@ fn a_step_too_early_remembers_and_moves_nothing() {
 fn the_quantile_is_right_where_it_is_used() {
     for (probability, expected) in [(0.5, 0.0), (0.9, 1.2816), (0.95, 1.6449), (0.99, 2.3263), (0.999, 3.0902)] {
         assert!((quantile(probability) - expected).abs() < 0.02, "{probability}: {}", quantile(probability));
+    }
+}
+
+#[test]
+fn who_is_to_grow_grows_to_its_cap_and_falls_back_for_good_when_it_is_harmful() {
+    let mut world = World::new(&[100, 0], 200.0);
+    world.law.ramp = Some(Ramp { arm: 1, to: 5000 });
+    let first = world.step(&[Some(WELL), Some(WELL)]);
+    assert_eq!(first.shares, [9700, 300], "it begins with what probes it");
+    assert_eq!(world.steps(30, &[Some(WELL), Some(WELL)]).shares, [5000, 5000]);
+    assert_eq!(world.steps(10, &[Some(WELL), Some(WELL)]).shares, [5000, 5000], "and no further");
+    let mut steps = 0;
+    while world.state.shares[1] > 0 {
+        world.step(&[Some(WELL), Some(BAD)]);
+        steps += 1;
+        assert!(steps < 6, "{:?}", world.state);
+    }
+    assert!(world.state.rolled_back);
+    assert_eq!(world.steps(100, &[Some(WELL), None]).shares, [10_000, 0]);
+}
+
+#[test]
+fn nobody_gets_more_than_it_can_serve_while_others_can() {
+    let mut world = World::new(&[50, 50], 100.0);
+    world.arms[1].capacity = Some(20.0);
+    world.arms[0].capacity = Some(1000.0);
+    let decision = world.steps(60, &[Some(WELL), Some(WELL)]);
+    let rate = 100.0 * f64::from(decision.shares[1]) / f64::from(TOTAL);
+    assert!((15.0..=23.0).contains(&rate), "within the dead band: {rate} requests a second: {decision:?}");
+    world.arms[0].capacity = Some(10.0);
+    let decision = world.steps(60, &[Some(WELL), Some(WELL)]);
+    assert!(decision.shares[1] > 4500, "together they cannot: as declared {decision:?}");
+}
+
+#[test]
+fn another_run_holds_as_long_as_this_would() {
+    let mut world = World::new(&[50, 50], 200.0);
+    world.steps(10, &[Some(WELL), Some(BAD)]);
+    let held = world.state.shares.clone();
+    // Weir was away for an hour.
+    world.now += SignedDuration::from_hours(1);
+    world.state = world.state.clone().resume(world.now);
+    let decision = world.steps(40, &[None, None]);
+    assert_eq!((decision.why, decision.shares), (Why::Held, held));
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Whatever is declared, seen and ready: all of the total, each within its bounds once nothing forces it out of them, no panic.
+        #[test]
+        fn shares_are_always_whole_and_all(
+            arms in proptest::collection::vec((0_u64..1_000_001, 0_u32..2000, 5000_u32..10_001, any::<bool>()), 1..12),
+            seen in proptest::collection::vec((0.0_f64..1e5, 0.0_f64..1.0, proptest::option::of(0.0_f64..1e4)), 12),
+            heard in proptest::collection::vec(any::<bool>(), 12),
+            ramp in proptest::option::of((0_usize..12, 0_u32..10_001)),
+            steps in 1_usize..20,
+        ) {
+            let count = arms.len();
+            let arms: Vec<Arm> = arms.into_iter().map(|(weight, least, most, ready)| Arm {
+                weight, bounds: Bounds { least, most }, ready, capacity: (weight % 3 == 0).then_some(weight as f64),
+            }).collect();
+            let now = Timestamp::UNIX_EPOCH;
+            let Some(mut state) = State::declared(&arms, now) else { return Ok(()) };
+            let ramp = ramp.filter(|(arm, _)| *arm < count).map(|(arm, to)| Ramp { arm, to });
+            let law = Law { by_latency: count % 2 == 0, ramp, ..Law::default() };
+            let mut now = now;
+            for number in 0..steps {
+                now += law.every;
+                let told: Vec<Option<Seen>> = (0..count).map(|place| {
+                    let (requests, bad, latency_ms) = seen[(place + number) % 12];
+                    heard[(place * 7 + number) % 12].then_some(Seen { requests, bad: requests * bad, latency_ms })
+                }).collect();
+                let (next, decision) = step(&law, &arms, &state, &told, now);
+                prop_assert_eq!(decision.shares.iter().sum::<u32>(), TOTAL, "{:?}", decision);
+                prop_assert_eq!(decision.shares.len(), count);
+                state = next;
+            }
+        }
     }
 }

@@ -86,3 +86,17 @@ fn what_was_called_least_lately_goes_first() {
     uses.take(many(4 * MOST_DESTINATIONS, 3));
     assert_eq!(uses.destinations.len(), MOST_DESTINATIONS, "also when all are as old");
 }
+
+#[test]
+fn an_arm_is_used_under_either_name() {
+    let mut builder = Builder::new(Table::new()).with_calls();
+    builder.apply(changes(CALLERS), at(0));
+    let cart: DestinationKey = DestinationKey { service: "shop/cart".parse().unwrap(), port: 80 };
+    let used = |builder: &Builder| builder.uses(&caller(0)).unwrap().of(&cart);
+    builder.hear_calls(vec![told(0, 1, &[("out_shop_cart_80", [3, 1, 2]), ("out_shop_cart_81", [1, 1, 1])])], at(1));
+    assert_eq!(used(&builder), Some(Use { last: Some(at(1)), active: 2 }));
+    builder.hear_calls(vec![told(0, 2, &[("arm_shop_cart_80", [1, 1, 4])])], at(2));
+    assert_eq!(used(&builder), Some(Use { last: Some(at(2)), active: 6 }));
+    builder.hear_calls(vec![told(0, 3, &[("out_shop_cart_80", [0, 0, 0])])], at(3));
+    assert_eq!(used(&builder), Some(Use { last: Some(at(2)), active: 4 }));
+}

@@ -132,7 +132,7 @@ impl Destination {
 /// `cluster.<destination>.<statistic>`; names of hosts outside have dots.
 fn place(name: &str) -> Option<(&str, Stat)> {
     let (destination, stat) = name.strip_prefix("cluster.")?.rsplit_once('.')?;
-    destination.strip_prefix(names::DESTINATION_STAT_PREFIX)?;
+    names::DESTINATION_STAT_PREFIXES.iter().find_map(|prefix| destination.strip_prefix(prefix))?;
     let stat = match stat {
         "upstream_rq_total" => Stat::Requests,
         "upstream_cx_total" => Stat::Connections,

@@ -182,7 +182,7 @@ pub(super) fn value(metric: &Metric) -> f64 {
     if value.is_finite() { value.max(0.0) } else { 0.0 }
 }
 
-fn histogram(seen: &Buckets) -> Histogram {
+pub(super) fn histogram(seen: &Buckets) -> Histogram {
     let mut buckets: Vec<(f64, f64)> = Vec::new();
     let mut below = 0;
     let bounds = seen.buckets.iter().map(|bucket| (seconds(bucket.upper_bound), bucket.cumulative_count));

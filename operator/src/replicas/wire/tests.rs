@@ -81,7 +81,7 @@ fn what_is_said_is_heard() {
 }
 
 fn told_split() -> ToldSplit {
-    let arm = |weight| steer::Arm { weight, bounds: Bounds::default(), ready: true };
+    let arm = |weight| steer::Arm { weight, bounds: Bounds::default(), ready: true, capacity: None };
     let (law, arms) = (steer::Law::default(), [arm(90), arm(10)]);
     let state = steer::State::declared(&arms, at()).unwrap();
     let seen = Some(steer::Seen { requests: 100.0, bad: 3.0, latency_ms: Some(4.0) });

@@ -62,6 +62,7 @@ fn turned(before: Option<&Condition>, after: &Condition) -> Option<Turn> {
             // Proxies come and go here, too.
             ("Limit", false, (holds || held) && !(held && after.reason == "NotEnforced"))
         }
+        ConditionType::Degraded => ("Split", holds, holds || before.is_some_and(|before| before.status == "True")),
     };
     (!same && is_worth).then(|| Turn {
         is_warning,

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crds::{
     conditions::ConditionReason as Reason,
     lazy_config::{LazyProxies, LazyServices},
+    smart_split::SplitProxies,
     status::{ClassStatus, ProxyCounts, RulePhase, RuleStatus},
 };
 use jiff::Timestamp;
@@ -192,9 +193,12 @@ impl Object {
     fn standing(&self, wanted: &OwnStatus, live: &LiveObject, now: Timestamp) -> Option<OwnStatus> {
         if let Some(written) = &self.written
             && written.uid == live.uid
-            && (is_within(written.at, SEEN, now) || written.answer == live.status)
+            && (live.status_elsewhere || is_within(written.at, SEEN, now) || written.answer == live.status)
         {
             return Some(written.status.clone());
+        }
+        if live.status_elsewhere {
+            return None;
         }
         // What cannot be read is another's, and is written over.
         wanted.read_alike(live.status.clone())
@@ -238,7 +242,7 @@ fn cause(status: &OwnStatus) -> (Option<i64>, Vec<ConditionCause<'_>>, Vec<RuleC
     });
     let rules = match status {
         OwnStatus::Limiter(status) => status.rules.as_slice(),
-        OwnStatus::Lazy(_) => &[],
+        OwnStatus::Lazy(_) | OwnStatus::Split(_) => &[],
     };
     let rules = rules.iter().map(|rule| (rule.name.as_str(), rule.target.as_str(), rule.phase, rule.limit.is_some()));
     (status.observed_generation(), conditions.collect(), rules.collect())
@@ -251,6 +255,7 @@ type RuleNumbers<'a> = (Option<&'a str>, Option<&'a str>, Option<i64>, Option<f6
 enum Numbers<'a> {
     Limiter(Option<ProxyCounts>, Vec<RuleNumbers<'a>>),
     Lazy(Option<i64>, Option<LazyProxies>, Option<LazyServices>),
+    Split(Option<SplitProxies>, Option<&'a str>, Option<&'a str>),
 }
 
 fn numbers<'a>(status: &'a OwnStatus) -> Numbers<'a> {
@@ -261,6 +266,7 @@ fn numbers<'a>(status: &'a OwnStatus) -> Numbers<'a> {
     match status {
         OwnStatus::Limiter(status) => Numbers::Limiter(status.proxies, status.rules.iter().map(of_rule).collect()),
         OwnStatus::Lazy(status) => Numbers::Lazy(status.workloads, status.proxies, status.services),
+        OwnStatus::Split(status) => Numbers::Split(status.proxies, status.shares.as_deref(), status.why.as_deref()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::xds::names::{DESTINATION_STAT_PREFIX, WEIR_CLUSTER};
+use crate::xds::names::{ARM_STAT_PREFIX, DESTINATION_STAT_PREFIX, WEIR_CLUSTER};
 
 /// The `stats_flush_interval`.
 pub(super) fn flush_interval(interval: Duration) -> Value {
@@ -59,6 +59,7 @@ pub(super) fn config() -> Value {
             prefix(&format!("cluster.{WEIR_CLUSTER}.http2.")),
             prefix(&format!("cluster.{WEIR_CLUSTER}.circuit_breakers.")),
             json!({"safe_regex": {"regex": of_destinations()}}),
+            json!({"safe_regex": {"regex": of_arms()}}),
         ]}},
         "histogram_bucket_settings": [{"match": suffix(".upstream_rq_time"), "buckets": latency_bounds()}],
     })
@@ -68,12 +69,25 @@ pub(super) fn config() -> Value {
 /// thousands, and each had a hundred statistics, in Envoy's memory and, once it was called, in every message. Their stat names end
 /// with a port; those of hosts outside have dots.
 fn of_destinations() -> String {
-    const WHOLE: &str = "assignment_|bind_|circuit_breakers[.]|default[.]|external[.]|http[123][.]|internal[.]|lb_|max_|membership_|\
-                         original_|outlier_|retry_|ssl[.]|tls_|update_|version|warming_|upstream_flow_|upstream_http|upstream_internal_|upstream_queue_";
     // All but `_total` and `_active`.
     const PARTS: &str = "upstream_cx_[^at]|upstream_cx_tx_|upstream_rq_[^at]|upstream_rq_active_|upstream_rq_t[^o]";
-    format!("cluster[.]{DESTINATION_STAT_PREFIX}.*_[0-9]+[.]({WHOLE}|{PARTS}).*")
+    format!("cluster[.]{DESTINATION_STAT_PREFIX}.*_[0-9]+[.]({OF_NO_DESTINATION}|{PARTS}).*")
 }
+
+/// What is left out of the clusters of arms, of which there are few: all but what other services have, and what `metrics::stream` makes
+/// of how they answer.
+fn of_arms() -> String {
+    // All but `_total`, `_active` and `_none_healthy` of connections, and of requests but those, `_active_overflow`, `_cancelled`,
+    // `_completed`, `_5xx`, `_time`, `_pending_active`, `_pending_failure_eject` and `_pending_overflow`.
+    const PARTS: &str = "upstream_cx_[^ant]|upstream_cx_tx_|upstream_rq_[^5acpt]|upstream_rq_5[0-9]|upstream_rq_per_|\
+                         upstream_rq_pending_t|upstream_rq_timeo|upstream_rq_tx_";
+    format!("cluster[.]{ARM_STAT_PREFIX}.*_[0-9]+[.]({OF_NO_DESTINATION}|{PARTS}).*")
+}
+
+/// What nothing on the way out needs, by how it begins.
+const OF_NO_DESTINATION: &str = "assignment_|bind_|circuit_breakers[.]|default[.]|external[.]|http[123][.]|internal[.]|lb_|max_|membership_|\
+                                 original_|outlier_|retry_|ssl[.]|tls_|update_|version|warming_|upstream_flow_|upstream_http|\
+                                 upstream_internal_|upstream_queue_";
 
 /// Bounds of latencies in milliseconds, each at most a tenth above the one before from 10 ms on, to 100 s.
 ///

@@ -53,7 +53,7 @@ pub(super) fn build(name: &str, inbound: &Inbound) -> Cluster {
 /// The cluster of another service's port.
 /// Its idle connections are closed after `idle` seconds, if that is given.
 pub(super) fn destination(name: &str, destination: &Destination, idle: Option<u32>) -> Cluster {
-    let stat_name = names::destination_stat_name(&destination.key);
+    let stat_name = names::destination_stat_name(&destination.key, destination.is_arm);
     let mut built = eds(name, stat_name, destination.protocol, CONNECT_ELSEWHERE_SECONDS);
     built.typed_extension_protocol_options = protocol_options(destination.protocol, idle);
     built.common_lb_config = by_share(destination);

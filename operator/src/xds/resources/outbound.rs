@@ -53,6 +53,10 @@ impl Builder {
         for destination in &pod.destinations {
             let name: Arc<str> = names::destination(node, &destination.key).into();
             let of_cluster = match (&destination.dns, idle) {
+                (dns, idle) if destination.is_arm => {
+                    let Destination { protocol, original, shares, .. } = &**destination;
+                    version(&(GENERATOR, "arm", protocol, dns, idle, original, !shares.is_empty()))
+                }
                 _ if destination.original => version(&(GENERATOR, "original", idle)),
                 _ if !destination.shares.is_empty() => version(&(GENERATOR, "shared destination", idle)),
                 (None, None) => version(&(GENERATOR, "destination", destination.protocol)),

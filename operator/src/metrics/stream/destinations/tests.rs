@@ -79,10 +79,12 @@ fn only_the_way_out_counts_and_what_makes_no_sense_does_not() {
         counter("cluster.out_a_b_1.upstream_rq_5xx", 5.0),
         counter("cluster.out_a_b_1.circuit_breakers.default.upstream_rq_open", 5.0),
         counter("cluster.out_a_b_1.upstream_rq_total", f64::NAN),
+        counter("cluster.arm_a_b_1.upstream_rq_total", 5.0),
+        counter("cluster.arm_a_b_1.upstream_rq_completed", 5.0),
         counter(&long, 5.0),
         bytes::Bytes::from_static(b"\xff\xff\xff"),
     ];
-    assert_eq!(tally.take(&families, at(0)), Some(vec![used("out_a_b_1", 0, 0, 0)]));
+    assert_eq!(tally.take(&families, at(0)), Some(vec![used("arm_a_b_1", 0, 0, 0), used("out_a_b_1", 0, 0, 0)]));
 }
 
 #[test]

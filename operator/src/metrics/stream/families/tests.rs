@@ -30,7 +30,7 @@ pub(in crate::metrics::stream) fn gauge(name: &str, value: f64) -> Bytes {
     family(name, Metric { gauge: Some(Value { value }), ..Metric::default() })
 }
 
-fn histogram(name: &str, count: u64, buckets: &[(f64, u64)]) -> Bytes {
+pub(in crate::metrics::stream) fn histogram(name: &str, count: u64, buckets: &[(f64, u64)]) -> Bytes {
     let bucket = |&(upper_bound, cumulative_count): &(f64, u64)| Bucket { cumulative_count, upper_bound };
     let histogram = Buckets { count, buckets: buckets.iter().map(bucket).collect() };
     family(name, Metric { histogram: Some(histogram), ..Metric::default() })
