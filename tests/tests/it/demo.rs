@@ -82,7 +82,8 @@ fn a_bad_version_is_drained_and_a_good_one_grows() {
     assert_eq!(code, Some(0), "{text}");
     let words = [
         "steer: prefer lower errors and p99 latency",
-        "40/40 s  v3 is bad  shares",
+        "/40 s  all well   shares 60.0 20.0 20.0 %",
+        "/40 s  v3 is bad  shares",
         "ok     client: while all are well: 2600 of 2600 requests answered",
         "ok     reviews-v3: turned bad, and was left 3 % of the requests after",
         "ok     reviews-v3: received",

@@ -105,7 +105,7 @@ async fn answer(State(shared): State<Arc<Shared>>) -> Response {
         return (StatusCode::INTERNAL_SERVER_ERROR, "broken\n").into_response();
     }
     sleep(shared.time).await;
-    shared.name.into_response()
+    format!("{}\n", shared.name).into_response()
 }
 
 async fn set_errors(State(shared): State<Arc<Shared>>, percent: String) -> Response {
@@ -145,7 +145,7 @@ mod tests {
         // Where it listens is not known then, so a port that was free is taken.
         let at = tokio::net::TcpListener::bind::<std::net::SocketAddr>(at).await.unwrap().local_addr().unwrap();
         let arm = Arm::start("reviews-v9", at, Duration::from_millis(1)).await.unwrap();
-        assert_eq!(get(at, "/", PATIENCE).await.unwrap(), (200, "reviews-v9".to_owned()));
+        assert_eq!(get(at, "/", PATIENCE).await.unwrap(), (200, "reviews-v9\n".to_owned()));
         arm.count_from(Instant::now());
         let put = async |text: &str| send(at, Method::PUT, "/errors", text.to_owned(), PATIENCE).await.unwrap().0;
         assert_eq!((put("101").await, put("x").await, put("100").await), (400, 400, 200));

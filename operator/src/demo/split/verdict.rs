@@ -129,7 +129,10 @@ mod tests {
                     it.client.seconds[3].ok -= 1;
                     it.client.seconds[3].timeouts += 1;
                 },
-                &["client: while all are well: 3999 of 4000", "client: 199 of 12000 requests failed, and reviews-v3 answered 198"],
+                &[
+                    "client: while all are well: 3999 of 4000",
+                    "client: 199 of 12000 requests failed, and reviews-v3 answered 198",
+                ],
             ),
             (
                 |it| it.shares.iter_mut().filter(|(at, _)| *at < 36.0).for_each(|(_, shares)| shares[2] = 16.0),
@@ -152,7 +155,10 @@ mod tests {
                 },
                 &["client: in the last seconds 5.0 % of the requests failed"],
             ),
-            (|it| it.received[0][30].failed = 1, &["client: 198 of 12000 requests failed, and reviews-v3 answered 198"]),
+            (
+                |it| it.received[0][30].failed = 1,
+                &["client: 198 of 12000 requests failed, and reviews-v3 answered 198"],
+            ),
             (
                 |it| {
                     it.received[0].iter_mut().for_each(|second| second.requests -= 10);
