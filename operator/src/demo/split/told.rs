@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::demo::{cast::NAMESPACE, get};
 
-/// Why the shares are what they are, in a sentence, and what is thought of each version. Absent: it does not answer, or says nothing.
+/// What is wrong with versions, or if nothing is, why the shares are what they are. Absent: it does not answer, or says nothing.
 pub(super) async fn fetch(admin: SocketAddr, split: &str) -> Option<String> {
     let (status, text) = get(admin, "/status", Duration::from_secs(1)).await.ok()?;
     if status != 200 {
@@ -21,13 +21,12 @@ fn parse(page: &Value, split: &str) -> Option<String> {
     let status = found.get("status").unwrap_or(found);
     let message = status["message"].as_str().or_else(|| status["why"].as_str());
     let verdict = |arm: &Value| -> Option<String> {
-        let (service, verdict) = (arm["service"].as_str()?, arm["verdict"].as_str()?);
+        let (service, words) = (arm["service"].as_str()?, arm["message"].as_str()?);
         let version = service.strip_prefix(split).map_or(service, |rest| rest.trim_start_matches('-'));
-        (verdict != "Well").then(|| format!("{version} {verdict}"))
+        Some(format!("{version}: {words}"))
     };
     let verdicts: Vec<String> = status["arms"].as_array().into_iter().flatten().filter_map(verdict).collect();
-    let words: Vec<String> = message.map(str::to_owned).into_iter().chain(verdicts).collect();
-    (!words.is_empty()).then(|| words.join("; "))
+    if verdicts.is_empty() { message.map(str::to_owned) } else { Some(verdicts.join("; ")) }
 }
 
 #[cfg(test)]
@@ -38,15 +37,19 @@ mod tests {
 
     #[test]
     fn reads_the_words_and_bears_what_is_missing() {
-        let arms = json!([{"service": "reviews-v1", "verdict": "Well"}, {"service": "reviews-v3", "verdict": "WorseThanPeer"}]);
-        let status = json!({"why": "Steered", "message": "v3 fails more", "arms": arms});
+        let why = |arms| json!({"why": "Steered", "message": "the shares follow", "arms": arms});
+        let arms = json!([{"service": "reviews-v1", "verdict": "Well"}, {"service": "reviews-v3", "message": "it fails"}]);
+        let status = why(arms);
         let mut flat = status.clone();
         flat["key"] = json!("smartsplits.weir.dev/demo/reviews");
         let nested = json!({"key": "smartsplits.weir.dev/demo/reviews", "status": status});
         for split in [flat, nested] {
             let words = parse(&json!({"splits": [{"key": "other"}, split]}), "reviews").unwrap();
-            assert_eq!(words, "v3 fails more; v3 WorseThanPeer");
+            assert_eq!(words, "v3: it fails");
         }
+        let mut well = why(json!([{"service": "reviews-v1", "verdict": "Well"}]));
+        well["key"] = json!("smartsplits.weir.dev/demo/reviews");
+        assert_eq!(parse(&json!({"splits": [well]}), "reviews").unwrap(), "the shares follow");
         let bare = json!({"splits": [{"key": "smartsplits.weir.dev/demo/reviews", "why": "Declared"}]});
         assert_eq!(parse(&bare, "reviews").unwrap(), "Declared");
         assert_eq!(parse(&json!({"splits": 3}), "reviews"), None);
