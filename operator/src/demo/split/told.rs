@@ -38,7 +38,8 @@ mod tests {
     #[test]
     fn reads_the_words_and_bears_what_is_missing() {
         let why = |arms| json!({"why": "Steered", "message": "the shares follow", "arms": arms});
-        let arms = json!([{"service": "reviews-v1", "verdict": "Well"}, {"service": "reviews-v3", "message": "it fails"}]);
+        let arms =
+            json!([{"service": "reviews-v1", "verdict": "Well"}, {"service": "reviews-v3", "message": "it fails"}]);
         let status = why(arms);
         let mut flat = status.clone();
         flat["key"] = json!("smartsplits.weir.dev/demo/reviews");

@@ -136,7 +136,7 @@ mod tests {
             ),
             (
                 |it| it.shares.iter_mut().filter(|(at, _)| *at < 36.0).for_each(|(_, shares)| shares[2] = 16.0),
-                &["reviews-v3: turned bad, and was left 3 % of the requests after 16.0 s", "shares: "],
+                &["reviews-v3: turned bad, and was left 3 % of the requests after 16.0 s"],
             ),
             (
                 |it| it.shares.push((60.0, [40.0, 40.0, 20.0])),
