@@ -104,7 +104,10 @@ pub struct HttpMatch {
 
 /// Headers with regular expressions: SMI's text says one object, its definition a list of objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected headers with regular expressions, which are text (quote numbers), as one object or a list of objects"
+)]
 pub enum Headers {
     /// One object.
     Map(BTreeMap<String, String>),

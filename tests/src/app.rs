@@ -63,6 +63,8 @@ struct State {
     answers: (u16, Duration),
     /// `grpc-status` of these answers.
     grpc_status: Option<u8>,
+    /// Every so manieth of them is 500 instead.
+    fails_every: Option<u64>,
 }
 
 impl State {
@@ -90,6 +92,7 @@ impl App {
             held: 0,
             answers: (200, Duration::ZERO),
             grpc_status: None,
+            fails_every: None,
         };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
@@ -135,6 +138,11 @@ impl App {
     /// From now on answers have this `grpc-status`.
     pub fn grpc_status(&self, status: Option<u8>) {
         self.state.lock().grpc_status = status;
+    }
+
+    /// From now on every `nth` answer is 500; 0: none is.
+    pub fn fails_every(&self, nth: u64) {
+        self.state.lock().fails_every = (nth > 0).then_some(nth);
     }
 
     /// Requests that were answered, reads of `/metrics` left out.
@@ -204,7 +212,9 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
             let ((answers, after), grpc_status) = {
                 let mut state = state.lock();
                 state.served += 1;
-                (state.answers, state.grpc_status)
+                let fails = state.fails_every.is_some_and(|nth| state.served.is_multiple_of(nth));
+                let (status, after) = state.answers;
+                ((if fails { 500 } else { status }, after), state.grpc_status)
             };
             if !after.is_zero() {
                 // Nothing else to wait for: this is the time that the work takes.

@@ -18,14 +18,15 @@ pub struct Condition {
 }
 
 impl View {
-    /// The policy with this key, as far as it is there.
+    /// The policy or split with this key, as far as it is there.
     ///
     /// # Errors
     ///
     /// The keys that are there instead.
     pub fn policy(&self, key: &str) -> Result<&Value, String> {
-        let policies = self.0["policies"].as_array().map_or(&[][..], Vec::as_slice);
-        policies.iter().find(|policy| policy["key"] == key).ok_or_else(|| {
+        let list = |name: &str| self.0[name].as_array().into_iter().flatten();
+        let policies: Vec<&Value> = list("policies").chain(list("splits")).collect();
+        policies.iter().copied().find(|policy| policy["key"] == key).ok_or_else(|| {
             format!("no {key} among {:?}", policies.iter().map(|policy| &policy["key"]).collect::<Vec<_>>())
         })
     }
@@ -56,6 +57,27 @@ impl View {
         } else {
             Err(format!("{name}: {condition:?}"))
         }
+    }
+
+    /// An arm of a split.
+    ///
+    /// # Errors
+    ///
+    /// The split as it is instead.
+    pub fn arm(&self, key: &str, arm: &str) -> Result<&Value, String> {
+        let split = self.policy(key)?;
+        let arms = split["status"]["arms"].as_array().map_or(&[][..], Vec::as_slice);
+        arms.iter().find(|one| one["service"] == arm).ok_or_else(|| format!("{key} has no arm {arm}: {split}"))
+    }
+
+    /// What an arm of a split has, in percent.
+    ///
+    /// # Errors
+    ///
+    /// The split as it is instead.
+    pub fn percent(&self, key: &str, arm: &str) -> Result<f64, String> {
+        let arm = self.arm(key, arm)?;
+        arm["percent"].as_f64().ok_or_else(|| arm.to_string())
     }
 
     /// A rule of a policy, on its first target.

@@ -201,6 +201,14 @@ impl State {
         Some((state.requests, posterior(state).0, state.latency_ms))
     }
 
+    /// Who was to grow and fell back may try again, as if nothing had been seen of it.
+    pub fn retry(&mut self, law: &Law) {
+        self.rolled_back = false;
+        if let Some(arm) = law.ramp.and_then(|ramp| self.arms.get_mut(ramp.arm)) {
+            *arm = ArmState::default();
+        }
+    }
+
     /// Goes on at `now` from where another run was: what it saw last counts as seen now, so that the shares hold as long as they would.
     #[must_use]
     pub fn resume(mut self, now: Timestamp) -> Self {
@@ -216,6 +224,16 @@ fn declared(arms: &[Arm]) -> Option<Vec<u32>> {
     let weights: Vec<u64> = arms.iter().map(|arm| arm.weight).collect();
     let bounds: Vec<Bounds> = arms.iter().map(|arm| arm.bounds).collect();
     apportion_within(&weights, &bounds)
+}
+
+/// Where the shares go without metrics: to the declared ones, but for who was rolled back.
+fn at_rest(law: &Law, arms: &[Arm], state: &State) -> Option<Vec<u32>> {
+    let mut arms = arms.to_vec();
+    if let Some(arm) = law.ramp.filter(|_| state.rolled_back).and_then(|ramp| arms.get_mut(ramp.arm)) {
+        arm.weight = 0;
+        arm.bounds.most = arm.bounds.least;
+    }
+    declared(&arms)
 }
 
 /// One step at `now`. `seen` and the state are of the same arms in the same order; `None`: nothing was heard of that arm.
@@ -242,7 +260,7 @@ pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: 
         state.arms.iter().zip(&state.shares).filter(|(_, share)| **share > 0).map(|(arm, _)| arm.seen).max();
     let blind_for = last_seen.flatten().map_or(SignedDuration::MAX, |last| now.duration_since(last));
     let (aims, why) = match blind_for {
-        blind if blind > law.expiry.saturating_add(law.hold) => (declared(arms), Why::Gliding),
+        blind if blind > law.expiry.saturating_add(law.hold) => (at_rest(law, arms, &state), Why::Gliding),
         blind if blind > law.expiry => return stay(state, verdicts, Why::Held),
         _ if all_alike(&verdicts) => return stay(state, verdicts, Why::AllAlike),
         _ => {

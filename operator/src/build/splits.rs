@@ -139,7 +139,10 @@ impl Steered {
             self.since = now;
         }
         // Who was rolled back may try again once its object is edited.
-        self.state.rolled_back &= self.split.steer == split.steer && self.split.arms == split.arms;
+        let is_edited = self.split.steer != split.steer || self.split.arms != split.arms;
+        if let Some(law) = split.steer.as_ref().filter(|_| is_edited && self.state.rolled_back) {
+            self.state.retry(law);
+        }
         (self.split, self.portions) = (Arc::clone(split), portions);
     }
 

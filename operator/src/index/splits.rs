@@ -111,7 +111,7 @@ impl Splits {
     }
 
     /// Of `splits`, the oldest first, those that declare: for some requests, then for all.
-    fn declaring<'a>(splits: Vec<&'a Arc<Split>>) -> Vec<&'a Arc<Split>> {
+    fn declaring(splits: Vec<&Arc<Split>>) -> Vec<&Arc<Split>> {
         let (all, mut some): (Vec<_>, Vec<_>) = splits.into_iter().partition(|split| split.groups.is_empty());
         let mut named = BTreeSet::new();
         // One whose groups all stand before it gets nothing.

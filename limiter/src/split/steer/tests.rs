@@ -1,5 +1,7 @@
 //! The hazards that a steered split must bear, each with what must come of it.
 
+mod hazards;
+
 use super::*;
 use crate::split::shares::TOTAL;
 
@@ -232,7 +234,9 @@ fn who_is_to_grow_grows_to_its_cap_and_falls_back_for_good_when_it_is_harmful() 
         assert!(steps < 6, "{:?}", world.state);
     }
     assert!(world.state.rolled_back);
-    assert_eq!(world.steps(100, &[Some(WELL), None]).shares, [10_000, 0]);
+    assert_eq!(world.steps(4, &[Some(WELL), None]).shares, [10_000, 0]);
+    world.state.retry(&world.law.clone());
+    assert_eq!(world.step(&[Some(WELL), None]).shares, [9700, 300], "edited, it begins again");
 }
 
 #[test]

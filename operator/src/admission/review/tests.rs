@@ -135,3 +135,20 @@ fn a_lazy_config_is_judged_as_a_limiter_is() {
     assert!(matches!(&verdict, Verdict::Good(Sound::Lazy(lazy)) if lazy.key.name == "cart"), "{verdict:?}");
     assert_eq!(answer(&good, &verdict, Vec::new()).1, "allowed");
 }
+
+#[test]
+fn a_smart_split_is_judged_as_a_limiter_is() {
+    let request = |steer: &str| {
+        let object = json!({
+            "apiVersion": "weir.dev/v1alpha1", "kind": "SmartSplit", "metadata": {"name": "cart", "namespace": "a"},
+            "spec": {"targetRefs": [{"kind": "Service", "name": "cart"}], "backendRefs": [{"name": "v1"}, {"name": "v2"}], "steer": steer},
+        });
+        asked("weir.dev", "SmartSplit", "CREATE", object, None)
+    };
+    let said = answered(&request("ramp up v3")).result.message;
+    assert!(said.starts_with("SmartSplit \"cart\" has a mistake\nerror: spec.steer: "), "{said}");
+    assert_eq!(
+        answer(&request("ramp up v2"), &judge(&request("ramp up v2"), &Tenants::default()), Vec::new()).1,
+        "allowed"
+    );
+}

@@ -65,7 +65,9 @@ async fn every_example_is_accepted() {
     let mut kinds = BTreeSet::new();
     for file in tidy::files(&project_root()).iter().filter(|file| file.path.starts_with("examples/")) {
         for mut object in serde_saphyr::from_multiple::<Value>(&file.text).unwrap_or_default() {
-            if object["kind"] != "SmartLimiter" && object["kind"] != "LazyConfig" {
+            if !["SmartLimiter", "LazyConfig", "SmartSplit", "TrafficSplit", "HTTPRouteGroup"]
+                .contains(&object["kind"].as_str().unwrap_or_default())
+            {
                 continue;
             }
             object["metadata"]["namespace"] = namespace.as_str().into();
@@ -75,7 +77,68 @@ async fn every_example_is_accepted() {
             }
         }
     }
-    assert_eq!(kinds.len(), 3, "examples of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 8, "examples of each kind, in each version that others write: {kinds:?}");
+}
+
+#[tokio::test]
+async fn a_split_that_cannot_be_meant_is_refused_by_the_definition() {
+    let cluster = Cluster::shared().await;
+    cluster.install_crds().await;
+    let namespace = cluster.namespace("splits").await;
+    let split = |change: Value| {
+        let mut spec = json!({
+            "targetRefs": [{"kind": "Service", "name": "a"}],
+            "backendRefs": [{"name": "v1", "weight": 3, "minPercent": 0.5}, {"name": "v2", "maxPercent": 50}],
+        });
+        spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        json!({"apiVersion": "weir.dev/v1alpha1", "kind": "SmartSplit", "metadata": {"name": "a"}, "spec": spec})
+    };
+    let read = tried(cluster, &namespace, &split(json!({}))).await.unwrap();
+    assert_eq!((&read["spec"]["backendRefs"][1]["weight"], &read["spec"]["mode"]), (&json!(1), &json!("Enforce")));
+    for (change, said) in [
+        (json!({"targetRefs": []}), "should have at least 1 items"),
+        (json!({"backendRefs": []}), "should have at least 1 items"),
+        (json!({"backendRefs": [{"name": "v1"}, {"name": "v1"}]}), "duplicate"),
+        (json!({"backendRefs": [{"name": "v1", "weight": -1}]}), "greater than or equal to 0"),
+        (
+            json!({"backendRefs": [{"name": "v1", "minPercent": 60, "maxPercent": 50}]}),
+            "minPercent is at most maxPercent",
+        ),
+        (json!({"sticky": {"type": "ClientIP", "name": "x"}}), "ClientIP has none"),
+        (json!({"sticky": {"type": "Cookie"}}), "ClientIP has none"),
+        (json!({"mode": "Loud"}), "supported values"),
+        (json!({"steering": "x"}), "steering"),
+    ] {
+        let refused = tried(cluster, &namespace, &split(change.clone())).await.expect_err(&change.to_string());
+        assert!(refused.contains(said), "{change}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_traffic_split_is_read_in_every_version_as_it_was_written_in_one() {
+    let cluster = Cluster::shared().await;
+    cluster.install_crds().await;
+    let namespace = cluster.namespace("smi").await;
+    for (written, weight) in [("v1alpha1", json!("500m")), ("v1alpha2", json!(10)), ("v1alpha4", json!(10))] {
+        let spec = json!({
+            "service": "web",
+            "matches": [{"kind": "HTTPRouteGroup", "name": "g"}],
+            "backends": [{"service": "v1", "weight": weight}],
+        });
+        let object = json!({
+            "apiVersion": format!("split.smi-spec.io/{written}"), "kind": "TrafficSplit",
+            "metadata": {"name": written, "namespace": namespace}, "spec": spec,
+        });
+        cluster.apply(&object.to_string()).await.unwrap();
+        for read in ["v1alpha1", "v1alpha2", "v1alpha3", "v1alpha4"] {
+            let name = format!("trafficsplits.{read}.split.smi-spec.io/{written}");
+            let text = cluster.kubectl(&["get", &name, "--namespace", &namespace, "--output=json"]).await.unwrap();
+            let found: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!((&found["spec"], &found["apiVersion"]), (&spec, &json!(format!("split.smi-spec.io/{read}"))));
+        }
+    }
+    let listed = cluster.kubectl(&["get", "ts", "--namespace", &namespace]).await.unwrap();
+    assert!(listed.starts_with("NAME") && listed.contains("SERVICE") && listed.contains("web"), "{listed}");
 }
 
 fn limiter(spec: &Value) -> Value {

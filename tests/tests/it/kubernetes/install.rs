@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(60);
 const USER: &str = "system:serviceaccount:weir-system:weir";
 
 /// Rights that are granted and that this test does not see used, each for a reason.
-const UNUSED: [(&[&str], &[&str]); 6] = [
+const UNUSED: [(&[&str], &[&str]); 8] = [
     // The chart makes the Lease; one that somebody deletes is made again.
     (&["create"], &["leases.coordination.k8s.io"]),
     // An API server before 1.32 streams no lists: there they are read, then watched.
@@ -35,15 +35,28 @@ const UNUSED: [(&[&str], &[&str]); 6] = [
             "endpointslices.discovery.k8s.io",
             "gateways.gateway.networking.k8s.io",
             "httproutes.gateway.networking.k8s.io",
+            "grpcroutes.gateway.networking.k8s.io",
+            "trafficsplits.split.smi-spec.io",
+            "httproutegroups.specs.smi-spec.io",
             "smartlimiters.weir.dev",
             "smartlimiters.microservice.netease.com",
             "lazyconfigs.weir.dev",
+            "smartsplits.weir.dev",
             "workloadscopes.weir.dev",
         ],
     ),
     // No proxy of the page starts with less than everything.
     (&["create", "delete"], &["workloadscopes.weir.dev"]),
     (&["patch"], &["workloadscopes/status.weir.dev"]),
+    // Nothing of the page is shared out.
+    (&["create", "patch"], &["splitreports.weir.dev"]),
+    (
+        &["patch"],
+        &[
+            "smartsplits/status.weir.dev",
+            "splitreports/status.weir.dev",
+        ],
+    ),
     // Nobody reads /metrics or /status here.
     (&["create"], &["subjectaccessreviews.authorization.k8s.io"]),
     // No policy of the page is of Weir's own kind.

@@ -197,8 +197,10 @@ async fn a_right_that_is_missing_costs_its_kind_alone_until_it_is_granted() {
     .await;
     let rest = rule("discovery.k8s.io", "endpointslices")
         + &rule("microservice.netease.com", "smartlimiters")
-        + &rule("weir.dev", "lazyconfigs, workloadscopes")
-        + &rule("gateway.networking.k8s.io", "gateways, httproutes");
+        + &rule("weir.dev", "lazyconfigs, workloadscopes, smartsplits")
+        + &rule("split.smi-spec.io", "trafficsplits")
+        + &rule("specs.smi-spec.io", "httproutegroups")
+        + &rule("gateway.networking.k8s.io", "gateways, httproutes, grpcroutes");
     cluster.apply(&role(&(some + &rest))).await.unwrap();
     weir.until(RETRIED, "what is granted is watched", |status| {
         watches_are_well(status)?;

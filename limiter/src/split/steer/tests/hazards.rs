@@ -1,0 +1,135 @@
+//! Rows of the table of hazards that change what is declared, or who is heard, on the way.
+
+use super::*;
+use crate::split::shares::apportion;
+
+#[test]
+fn what_is_declared_anew_is_followed_within_its_bounds() {
+    let mut world = World::new(&[50, 50], 200.0);
+    world.steps(10, &[Some(WELL), Some(WELL)]);
+    // Somebody else writes weights while it steers: no fight, the new ones are where it goes.
+    for (weights, expected) in [([90, 10], [9000, 1000]), ([20, 80], [2000, 8000]), ([1, 0], [10_000, 0])] {
+        (world.arms[0].weight, world.arms[1].weight) = (weights[0], weights[1]);
+        let mut before = world.state.shares[1];
+        for _ in 0..40 {
+            let after = world.step(&[Some(WELL), Some(WELL)]).shares[1];
+            assert!(after.abs_diff(before) <= world.law.up, "from {before} to {after}");
+            before = after;
+        }
+        let within = f64::from(before.abs_diff(expected[1])) <= world.law.dead_band * f64::from(expected[1].max(1000));
+        assert!(within, "{weights:?}: {:?}", world.state.shares);
+    }
+}
+
+#[test]
+fn who_alone_is_not_heard_is_not_judged_by_that() {
+    let mut world = World::new(&[50, 50], 200.0);
+    world.steps(10, &[Some(WELL), Some(WELL)]);
+    let decision = world.steps(100, &[Some(WELL), None]);
+    assert_eq!(decision.verdicts, [Verdict::Well, Verdict::Unseen]);
+    assert_eq!(decision.shares, [5000, 5000], "missing numbers are no failure");
+}
+
+#[test]
+fn counters_that_begin_anew_move_nothing() {
+    let mut world = World::new(&[50, 50], 200.0);
+    world.steps(10, &[Some(WELL), Some(WELL)]);
+    // A proxy that restarts counts from 0: what is seen is nothing, or less than nothing.
+    for (requests, bad) in [(0.0, 0.0), (-1000.0, -1.0), (10.0, 1e12), (0.0, f64::NAN)] {
+        world.now += world.law.every;
+        let seen = Some(Seen { requests, bad, latency_ms: None });
+        let (state, decision) = step(&world.law, &world.arms, &world.state, &[seen, seen], world.now);
+        assert_eq!(decision.shares, [5000, 5000], "{requests} {bad}");
+        world.state = state;
+    }
+}
+
+#[test]
+fn what_both_suffer_from_does_not_roll_back_who_is_to_grow() {
+    let mut world = World::new(&[90, 10], 200.0);
+    world.law.ramp = Some(Ramp { arm: 1, to: 5000 });
+    world.steps(3, &[Some(WELL), Some(WELL)]);
+    let before = world.state.shares.clone();
+    let decision = world.steps(1, &[Some(BAD), Some(BAD)]);
+    let decision = if decision.why == Why::AllAlike { decision } else { world.steps(5, &[Some(BAD), Some(BAD)]) };
+    assert_eq!((decision.why, world.state.rolled_back), (Why::AllAlike, false), "{before:?} {decision:?}");
+}
+
+#[test]
+fn who_was_rolled_back_stays_so_whatever_is_seen_or_not_seen() {
+    let mut world = World::new(&[90, 10], 200.0);
+    world.law.ramp = Some(Ramp { arm: 1, to: 5000 });
+    world.steps(10, &[Some(WELL), Some(BAD)]);
+    assert_eq!(world.state.shares, [10_000, 0]);
+    assert_eq!(world.steps(50, &[Some(WELL), Some(WELL)]).shares, [10_000, 0], "it is well again");
+    let decision = world.steps(100, &[None, None]);
+    assert_eq!((decision.why, &decision.shares[..]), (Why::Gliding, &[10_000, 0][..]), "metrics are away for long");
+}
+
+#[test]
+fn users_move_to_the_arm_that_grows_alone() {
+    // Where a user's hash falls on the total, and whose it is.
+    let whose = |shares: &[u32], point: u32| {
+        let mut border = 0;
+        shares.iter().position(|share| {
+            border += share;
+            point < border
+        })
+    };
+    let mut world = World::new(&[90, 10], 1000.0);
+    world.law.ramp = Some(Ramp { arm: 1, to: 5000 });
+    for _ in 0..20 {
+        let before = world.state.shares.clone();
+        let after = world.step(&[Some(WELL), Some(WELL)]).shares;
+        for point in 0..TOTAL {
+            let (old, new) = (whose(&before, point), whose(&after, point));
+            assert!(old == new || new == Some(1), "{point}: from {old:?} to {new:?}");
+        }
+    }
+    assert_eq!(world.state.shares, [5000, 5000]);
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn who_has_more_weight_has_no_less(weights in prop::collection::vec(0..u64::MAX, 2..20)) {
+            prop_assume!(weights.iter().any(|weight| *weight > 0));
+            let shares = apportion(&weights).unwrap();
+            for (one, other) in (0..weights.len()).flat_map(|one| (0..weights.len()).map(move |other| (one, other))) {
+                prop_assert!(weights[one] <= weights[other] || shares[one] >= shares[other]);
+            }
+        }
+
+        /// While all are ready and can serve what comes, no sequence of what is seen takes an arm out of its bounds.
+        #[test]
+        fn bounds_hold_in_every_step(
+            arms in prop::collection::vec((0..1_000_001_u64, 0..=TOTAL, 0..=TOTAL), 1..10),
+            seen in prop::collection::vec(prop::collection::vec(prop::option::of((0.0..1e4_f64, 0.0..1.0_f64, 0.1..1e3_f64)), 10), 1..40),
+            by_latency in any::<bool>(),
+            ramp in prop::option::of((0..10_usize, 0..=TOTAL)),
+        ) {
+            let bounds = |a: u32, b: u32| Bounds { least: a.min(b), most: a.max(b) };
+            let arms: Vec<Arm> =
+                arms.into_iter().map(|(weight, a, b)| Arm { bounds: bounds(a, b), ..arm(weight) }).collect();
+            let mut now = Timestamp::UNIX_EPOCH;
+            let Some(mut state) = State::declared(&arms, now) else { return Ok(()) };
+            let ramp = ramp.filter(|(place, _)| *place < arms.len());
+            let law = Law { by_latency, ramp: ramp.map(|(arm, to)| Ramp { arm, to }), ..Law::default() };
+            for told in seen {
+                now += law.every;
+                let tell = |(requests, part, latency)| Seen { requests, bad: requests * part, latency_ms: Some(latency) };
+                let told: Vec<_> = told.into_iter().take(arms.len()).map(|one| one.map(tell)).collect();
+                let (next, decision) = step(&law, &arms, &state, &told, now);
+                prop_assert_eq!(decision.shares.iter().sum::<u32>(), TOTAL);
+                for (share, arm) in decision.shares.iter().zip(&arms) {
+                    prop_assert!((arm.bounds.least..=arm.bounds.most).contains(share), "{:?} {:?}", decision, arms);
+                }
+                state = next;
+            }
+        }
+    }
+}
