@@ -37,7 +37,7 @@ endif
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: envoy ## A limit, then one that steers itself, on real Envoys, a minute each (ARGS=limit, ARGS="adapt --keep", ARGS=lazy)
+demo: envoy ## A limit, then one that steers itself, on real Envoys, a minute each (ARGS=limit, ARGS="adapt --keep", ARGS=lazy, ARGS=split)
 ifeq ($(ARGS),)
 	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo limit
 	cargo run --locked --profile $(DEMO_PROFILE) -p operator --bin weir -- demo adapt --out weir-demo-adapt.html

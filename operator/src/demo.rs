@@ -21,6 +21,7 @@ mod random;
 pub mod scenario;
 mod screen;
 pub mod service;
+mod split;
 mod stage;
 mod status;
 mod summary;
@@ -76,6 +77,7 @@ async fn perform(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Resul
         Scenario::Limit(args) => limit::perform(args, stop).await,
         Scenario::Adapt(args) => adapt::perform(args, stop).await,
         Scenario::Lazy(args) => lazy::perform(args, stop).await,
+        Scenario::Split(args) => split::perform(args, stop).await,
     }
 }
 
@@ -118,9 +120,25 @@ pub(crate) async fn get(address: SocketAddr, path: &str, patience: Duration) -> 
     send(address, Method::GET, path, String::new(), patience).await
 }
 
+/// As [`get`], of this host.
+async fn get_as(address: SocketAddr, host: &str, path: &str, patience: Duration) -> anyhow::Result<(u16, String)> {
+    exchange(address, host, Method::GET, path, String::new(), patience).await
+}
+
 /// A request over plain HTTP/1.1: status and text (at most 64 MiB).
 async fn send(
     address: SocketAddr,
+    method: Method,
+    path: &str,
+    body: String,
+    patience: Duration,
+) -> anyhow::Result<(u16, String)> {
+    exchange(address, &address.to_string(), method, path, body, patience).await
+}
+
+async fn exchange(
+    address: SocketAddr,
+    host: &str,
     method: Method,
     path: &str,
     body: String,
@@ -130,7 +148,7 @@ async fn send(
         let stream = TcpStream::connect(address).await.with_context(|| format!("cannot reach {address}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(http::header::HOST, address.to_string());
+        let request = Request::builder().method(method).uri(path).header(http::header::HOST, host);
         let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), 64 << 20).collect().await.map_err(anyhow::Error::from_boxed)?;

@@ -26,6 +26,8 @@ pub enum Scenario {
     Adapt(LoadArgs),
     /// A proxy that starts with nothing and gets what its application calls, beside one that has everything: half a minute.
     Lazy(LazyArgs),
+    /// Three versions of a service: one that answers sooner grows, one that turns bad is drained, and nobody edits anything.
+    Split(SplitArgs),
 }
 
 /// `weir demo limit` and `weir demo adapt`.
@@ -51,6 +53,23 @@ pub struct LazyArgs {
     /// Services of the mesh, from 100 to 5000. Twenty of them are called.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(100..=5000), value_name = "N")]
     pub services: u16,
+    /// What is left at the end.
+    #[command(flatten)]
+    pub end: EndArgs,
+}
+
+/// `weir demo split`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SplitArgs {
+    /// Leave out what steers, to see what happens then; the demo then fails with exit code 1.
+    #[arg(long)]
+    pub without_steering: bool,
+    /// Length of the whole load, in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(40..=3600), value_name = "N")]
+    pub seconds: u64,
+    /// One plain line a second, even on a terminal.
+    #[arg(long)]
+    pub plain: bool,
     /// What is left at the end.
     #[command(flatten)]
     pub end: EndArgs,

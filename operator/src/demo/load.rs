@@ -148,6 +148,7 @@ pub async fn run(plan: Plan, live: watch::Sender<Live>, stop: CancellationToken)
             }
         }
     }
+    lanes.iter().for_each(|lane| lane.count_closed());
     let report = |lane: &Arc<Lane>| TargetReport { name: lane.name.clone(), seconds: lane.seconds.lock().clone() };
     Report { targets: lanes.iter().map(report).collect() }
 }
@@ -219,7 +220,7 @@ impl Lane {
     }
 
     async fn request(self: Arc<Self>, due: Duration, moment: Instant) {
-        let outcome = tokio::time::timeout(self.timeout, self.exchange()).await.unwrap_or(Outcome::Timeout);
+        let outcome = tokio::time::timeout(self.timeout, self.exchange(due)).await.unwrap_or(Outcome::Timeout);
         let latency = moment.elapsed();
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.ended(Exchange { due, latency, outcome });
@@ -246,7 +247,7 @@ impl Lane {
     }
 
     /// One request and its whole answer. A connection that fails or is not given back is closed.
-    async fn exchange(&self) -> Outcome {
+    async fn exchange(&self, due: Duration) -> Outcome {
         loop {
             let kept = self.idle.lock().pop();
             let reused = kept.is_some();
@@ -258,6 +259,7 @@ impl Lane {
             // The server may have closed a kept connection in the meantime: that is no failure of this request.
             if connection.ready().await.is_err() {
                 if reused {
+                    self.count(due, |second| second.closed += 1);
                     continue;
                 }
                 return Outcome::Error;
@@ -268,6 +270,7 @@ impl Lane {
                 Err(mut error) => {
                     // Given back unsent: the connection closed first.
                     if reused && error.take_message().is_some() {
+                        self.count(due, |second| second.closed += 1);
                         continue;
                     }
                     return Outcome::Error;
@@ -291,6 +294,12 @@ impl Lane {
         // Ends when the sender is dropped.
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    /// Counts those of the connections without a request that are closed by now.
+    fn count_closed(&self) {
+        let closed = self.idle.lock().iter().filter(|connection| connection.is_closed()).count() as u64;
+        self.count(Duration::MAX, |second| second.closed += closed);
     }
 
     fn count(&self, due: Duration, change: impl FnOnce(&mut Second)) {

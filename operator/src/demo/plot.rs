@@ -53,7 +53,7 @@ pub fn page(run: Run<'_>) -> String {
         points: vec![(0.0, Some(value)), (whole, Some(value))],
     };
     let surge = run.timeline.before..run.timeline.before + run.timeline.surge;
-    let axis = Axis { seconds: run.timeline.seconds(), shaded: vec![surge] };
+    let axis = Axis { seconds: run.timeline.seconds(), shaded: vec![surge], marks: Vec::new() };
     let rates = plot(
         &axis,
         "Requests per second, three replicas together",

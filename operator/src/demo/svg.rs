@@ -10,6 +10,14 @@ pub(super) struct Axis {
     pub(super) seconds: usize,
     /// Stretches with a grey ground.
     pub(super) shaded: Vec<std::ops::Range<usize>>,
+    /// Moments at which something happens.
+    pub(super) marks: Vec<Mark>,
+}
+
+/// A moment, by seconds from the start, and what happens then.
+pub(super) struct Mark {
+    pub(super) at: f64,
+    pub(super) words: &'static str,
 }
 
 const WIDTH: f64 = 960.0;
@@ -142,6 +150,17 @@ pub(super) fn plot(axis: &Axis, title: &str, unit: &str, lines: &[Line]) -> Stri
         HEIGHT - 8.0,
         (TOP + HEIGHT - BOTTOM) / 2.0
     );
+    for Mark { at, words } in &axis.marks {
+        let at = x(*at);
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke=\"{GREY}\" stroke-dasharray=\"2 3\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\">{words}</text>",
+            HEIGHT - BOTTOM,
+            at + 4.0,
+            TOP + 12.0
+        );
+    }
     let mut legend = LEFT;
     for line in lines {
         let dash = if line.dashed { " stroke-dasharray=\"6 4\"" } else { "" };

@@ -73,6 +73,56 @@ fn a_lazy_proxy_gets_what_is_called_forgets_it_and_bears_a_restart() {
     assert!(page.contains("<title>Weir demo: passed</title>"), "{page}");
 }
 
+#[test]
+fn a_bad_version_is_drained_and_a_good_one_grows() {
+    let _alone = ALONE.blocking_lock();
+    let home = temp_dir();
+    let page = home.path().join("page.html");
+    let (code, text) = said(demo(home.path(), &["split", "--seconds", "40", "--out"]).arg(&page));
+    assert_eq!(code, Some(0), "{text}");
+    let words = [
+        "steer: prefer lower errors and p99 latency",
+        "/40 s  all well   shares 60.0 20.0 20.0 %",
+        "/40 s  v3 is bad  shares",
+        "ok     client: while all are well: 2600 of 2600 requests answered",
+        "ok     reviews-v3: turned bad, and was left 3 % of the requests after",
+        "ok     reviews-v3: received",
+        "ok     reviews-v2: has grown from 20.0 %",
+        "ok     client: in the last seconds",
+        " of 8000 requests failed, and reviews-v3 answered",
+        "ok     shares: while they stood still",
+        "ok     envoy: closed 0 connections of the client, and its listeners are the same",
+        "PASSED: shares of",
+    ];
+    for words in words {
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+    }
+    assert!(!text.contains("FAILED") && !text.contains('\u{1b}'), "{text}");
+    assert_eq!((left(home.path()), running(home.path())), (vec!["page.html".to_owned()], vec![]));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<title>Weir demo: passed</title>") && page.contains("v3 turns bad"), "{page}");
+}
+
+#[test]
+fn without_steering_a_bad_version_keeps_its_share_and_the_demonstration_fails() {
+    let _alone = ALONE.blocking_lock();
+    let home = temp_dir();
+    let page = home.path().join("page.html");
+    let (code, text) = said(demo(home.path(), &["split", "--without-steering", "--seconds", "40", "--out"]).arg(&page));
+    assert_eq!(code, Some(1), "{text}");
+    let words = [
+        "FAILED reviews-v3: turned bad, and was left 3 % of the requests never",
+        "FAILED reviews-v2: has grown from 20.0 % to 20.0 %",
+        "FAILED client: in the last seconds",
+        "ok     shares: while they stood still",
+        "FAILED, as it must when nothing steers",
+    ];
+    for words in words {
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+    }
+    assert_eq!((left(home.path()), running(home.path())), (vec!["page.html".to_owned()], vec![]));
+}
+
 #[tokio::test]
 async fn an_interrupted_demonstration_leaves_nothing_behind() {
     let _alone = ALONE.lock().await;
@@ -100,6 +150,8 @@ fn what_a_demonstration_cannot_do_is_said() {
         (&["lazy", "--services", "99"][..], "99 is not in 100..=5000"),
         (&["lazy", "--without-limit"], "'--without-limit'"),
         (&["adapt", "--services", "200"], "'--services'"),
+        (&["split", "--without-limit"], "'--without-limit'"),
+        (&["split", "--seconds", "39"], "39 is not in 40..=3600"),
         (&["lasy"], "'lazy'"),
     ] {
         let (code, text) = said(&mut demo(home.path(), arguments));
@@ -109,7 +161,9 @@ fn what_a_demonstration_cannot_do_is_said() {
     assert!(code == Some(2) && text.contains("ENVOY_BIN is /no/such/envoy, which is not a file"), "{text}");
     assert_eq!(left(home.path()), Vec::<String>::new());
 
-    for (scenario, option) in [("limit", "--without-limit"), ("adapt", "--seconds"), ("lazy", "--services")] {
+    let options =
+        [("limit", "--without-limit"), ("adapt", "--seconds"), ("lazy", "--services"), ("split", "--without-steering")];
+    for (scenario, option) in options {
         let (code, text) = said(&mut demo(home.path(), &[scenario, "--help"]));
         assert!(code == Some(0) && text.contains(option) && text.contains("--keep"), "{scenario}: {text}");
     }

@@ -71,6 +71,7 @@ pub(super) fn page(
     let axis = Axis {
         seconds: timeline.seconds(),
         shaded: timeline.0.iter().filter(|act| act.offered > act.capacity()).map(|act| act.begin..act.end).collect(),
+        marks: Vec::new(),
     };
     let rates = plot(
         &axis,

@@ -48,7 +48,7 @@ pub(super) fn page(findings: &Findings, verdict: &Verdict) -> String {
         findings.history.iter().map(|(at, clusters)| (*at, Some(*clusters as f64))).collect();
     let whole = points.last().map_or(1.0, |(at, _)| at.ceil().max(1.0));
     let called = findings.called.len() as f64;
-    let axis = Axis { seconds: whole as usize, shaded: Vec::new() };
+    let axis = Axis { seconds: whole as usize, shaded: Vec::new(), marks: Vec::new() };
     let clusters = plot(
         &axis,
         "Services that the lazy proxy has clusters of",

@@ -23,6 +23,8 @@ pub struct Second {
     pub errors: u64,
     /// Not sent, because too many requests were waiting already.
     pub dropped: u64,
+    /// Kept connections that the server had closed when they were needed again, or at the end. No request fails by that.
+    pub closed: u64,
     /// Latency of the 2xx answers in microseconds, from the moment they were due.
     pub latency_us: Histogram<u32>,
 }
@@ -39,6 +41,7 @@ impl Default for Second {
             timeouts: 0,
             errors: 0,
             dropped: 0,
+            closed: 0,
             latency_us,
         }
     }
@@ -63,6 +66,8 @@ pub struct Summary {
     pub other: u64,
     /// Of these, 503: what an Envoy says that sheds load without a rate limit.
     pub unavailable: u64,
+    /// Kept connections that the server closed.
+    pub closed: u64,
     /// Median latency of 2xx answers.
     pub p50: Option<Duration>,
     /// 99th percentile of the latency of 2xx answers.
@@ -133,7 +138,7 @@ impl Report {
 pub(super) fn summarise(seconds: &[Second]) -> Summary {
     let mut latency = Second::default().latency_us;
     let mut sum = Summary::default();
-    for Second { offered, ok, good, limited, other, timeouts, errors, dropped, latency_us } in seconds {
+    for Second { offered, ok, good, limited, other, timeouts, errors, dropped, closed, latency_us } in seconds {
         sum.unavailable += other.get(&503).copied().unwrap_or(0);
         let other: u64 = other.values().sum();
         sum.offered += offered;
@@ -143,6 +148,7 @@ pub(super) fn summarise(seconds: &[Second]) -> Summary {
         sum.timeouts += timeouts;
         sum.other += other;
         sum.failed += other + timeouts + errors + dropped;
+        sum.closed += closed;
         latency.add(latency_us).expect("all histograms have the same bounds");
     }
     if sum.ok > 0 {
