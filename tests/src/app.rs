@@ -167,11 +167,16 @@ impl App {
     pub fn reads(&self) -> u64 {
         self.state.lock().reads
     }
+
+    /// Ends it, as dropping it does, and keeps what it has counted.
+    pub fn stop(&self) {
+        self.task.abort();
+    }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
-        self.task.abort();
+        self.stop();
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! All of it runs in a network namespace that `scripts/in-namespace` makes. A test takes [`Cluster::shared`] and a namespace
 //! of its own; one that breaks servers takes a whole [`Cluster::start`]. Pods are objects without containers ([`pods`]), which
-//! stand for processes that the test itself runs, or, where there is a [`node`], run as processes of this machine.
+//! stand for processes that the test itself runs ([`stand_ins`] for those that controllers make), or, where there is a [`node`], run
+//! as processes of this machine.
 
 pub mod audit;
 mod binaries;
@@ -13,6 +14,7 @@ mod network;
 pub mod node;
 pub mod pods;
 mod server;
+pub mod stand_ins;
 mod tools;
 
 use std::{
@@ -113,6 +115,15 @@ impl Cluster {
         self.programs.join(name)
     }
 
+    /// Where a program is that not every cluster needs: `flagger`. Built if it is not there.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be built.
+    pub async fn part(&self, name: &str) -> PathBuf {
+        binaries::find(self.programs, name).await
+    }
+
     /// A client with the administrator's rights. Each test makes its own: a client lives in the runtime that made it.
     ///
     /// # Panics
@@ -164,6 +175,25 @@ impl Cluster {
             }
         };
         self.definitions.get_or_init(install).await;
+    }
+
+    /// Applies what a project other than Weir brings to a cluster, `flagger` or `gateway-api`, and waits until kubectl knows its kinds.
+    ///
+    /// # Panics
+    ///
+    /// When the API server refuses them.
+    pub async fn install_manifests(&self, of: &str) {
+        let folder = self.part(&format!("manifests/{of}")).await;
+        let folder = folder.to_str().expect("the project's path is UTF-8");
+        let apply = ["apply", "--server-side", "--filename", folder, "--output=name"];
+        let applied = self.kubectl(&apply).await.expect("accepted");
+        for definition in applied.lines().filter_map(|line| line.strip_prefix("customresourcedefinition")) {
+            let (_, kind) = definition.split_once('/').expect("kubectl prints types and names");
+            eventually(START, &format!("kubectl knows {kind}"), async || {
+                self.kubectl(&["get", kind, "--namespace", "default"]).await
+            })
+            .await;
+        }
     }
 
     /// Ends a server with SIGKILL.
@@ -287,7 +317,7 @@ impl Drop for Cluster {
 }
 
 /// The last lines of a log.
-fn tail(log: &str) -> &str {
+pub(crate) fn tail(log: &str) -> &str {
     let start = log.rmatch_indices('\n').nth(20).map_or(0, |(at, _)| at + 1);
     &log[start..]
 }

@@ -33,6 +33,20 @@ pub(super) async fn folder() -> &'static Path {
     FOLDER.get_or_init(find).await
 }
 
+/// Where something of these programs' kind is that no cluster needs to start: with them, or in the project's own folder.
+///
+/// # Panics
+///
+/// When it cannot be built.
+pub(super) async fn find(programs: &Path, name: &str) -> PathBuf {
+    let own = project_root().join(".cache/control-plane");
+    let there = || [programs, &own].map(|folder| folder.join(name)).into_iter().find(|path| path.exists());
+    if there().is_none() {
+        build().await;
+    }
+    there().unwrap_or_else(|| panic!("`make control-plane` makes no {name}"))
+}
+
 fn complete(folder: &Path) -> bool {
     PROGRAMS.iter().all(|program| folder.join(program).is_file())
 }

@@ -22,7 +22,7 @@ use crate::{eventually, mesh::Service};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The node that all of them are on; the EndpointSlice controller leaves out a pod whose node is not there.
-const NODE: &str = "host";
+pub(super) const NODE: &str = "host";
 
 /// A pod that is only an object.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,8 +51,13 @@ impl Cluster {
     /// When the API server refuses it.
     pub async fn put_pod(&self, pod: &Pod) {
         let client = self.client().await;
-        self.node.get_or_init(async || put_node(&client).await).await;
+        self.need_node().await;
         put_pod(&client, pod).await;
+    }
+
+    /// Makes the node, if it is not there.
+    pub(super) async fn need_node(&self) {
+        self.node.get_or_init(async || put_node(&self.client().await).await).await;
     }
 
     /// Makes a Service and its pods what they are now, takes away pods that are no more, and waits until EndpointSlices say so.
@@ -63,7 +68,7 @@ impl Cluster {
     /// When the API server refuses something, or EndpointSlices do not follow.
     pub async fn put(&self, service: &Service) {
         let client = self.client().await;
-        self.node.get_or_init(async || put_node(&client).await).await;
+        self.need_node().await;
         let Service { namespace, name, pods, .. } = service;
         let object = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},

@@ -5,6 +5,7 @@ mod charts; // what the charts render, from every combination of values
 mod definitions; // the custom resource definitions: accepted, explained, refusing, pruning nothing
 mod endurance; // a clock that jumps, an API server that is away for minutes, while a limit is in force
 mod faults; // servers end, hang, come back and forget
+mod flagger; // Flagger moves weights: by SMI's TrafficSplit and by Gateway API's HTTPRoute
 mod identity; // who a proxy is, and who Weir is
 mod inject; // sidecars: the webhook, interception, probes, and an end that loses nothing
 mod install; // both charts from installation to removal, and the rights that Weir needs
