@@ -99,10 +99,16 @@ impl ObjectKind {
         matches!(self, Self::Split(_) | Self::RouteGroup | Self::HttpRoute | Self::GrpcRoute)
     }
 
+    /// Whether it is a route of Gateway API, in whose status every controller has a part.
+    #[must_use]
+    pub fn is_route(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute)
+    }
+
     /// Whether Weir says somewhere on the API server what has become of it.
     #[must_use]
     pub fn is_told(self) -> bool {
-        self.is_own() || matches!(self, Self::Split(_))
+        self.is_own() || self.is_route() || matches!(self, Self::Split(_))
     }
 }
 
@@ -421,6 +427,13 @@ impl Index {
     #[must_use]
     pub fn refusal(&self, key: &ObjectKey) -> Option<&Problem> {
         self.undecodable.get(key)?.1.first()
+    }
+
+    /// Every route, taken or refused.
+    pub fn route_keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        let taken = self.edges.origins.keys();
+        let refused = self.undecodable.keys().filter(|key| !self.edges.origins.contains_key(key));
+        taken.chain(refused).filter(|key| key.kind.is_route())
     }
 
     fn apply_policy(

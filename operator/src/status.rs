@@ -10,6 +10,7 @@ mod counters;
 mod lazies;
 mod own;
 pub mod pauses;
+mod routes;
 mod splits;
 pub mod writer;
 
@@ -29,7 +30,9 @@ use limiter::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::conditions::nobody;
-pub use self::{calls::CallReport, counters::Counters, lazies::LazyReport, own::OwnStatus, splits::SplitReport};
+pub use self::{
+    calls::CallReport, counters::Counters, lazies::LazyReport, own::OwnStatus, routes::RouteStatus, splits::SplitReport,
+};
 use crate::{
     build::{Builder, Built},
     index::{Endpoint, Enforcer, Index, LazyEntry, ObjectKey, ObjectKind, PolicyEntry, ServiceView, SplitEntry},
@@ -229,7 +232,13 @@ pub fn statuses(
     let split = |(key, entry): (&SplitKey, &SplitEntry)| {
         (ObjectKey::from(key), OwnStatus::Split(splits::split_status(entry, builder, proxies, now)))
     };
-    policies.chain(lazies.map(lazy)).chain(splits.map(split)).collect()
+    // Also those that have no Service as a parent any more: what was said of it is taken back.
+    let routes = builder.index().route_keys().filter(|key| {
+        let services = builder.index().services_of_route(key);
+        all || news.splits || services.iter().any(|service| news.services.contains(service))
+    });
+    let route = |key: &ObjectKey| (key.clone(), OwnStatus::Route(routes::route_status(key, builder.index(), now)));
+    policies.chain(lazies.map(lazy)).chain(splits.map(split)).chain(routes.map(route)).collect()
 }
 
 /// A service that a policy applies to.

@@ -239,6 +239,19 @@ impl Index {
         self.splits.routes.iter()
     }
 
+    /// The route of this key, if a Service is its parent.
+    #[must_use]
+    pub fn route_of_services(&self, key: &ObjectKey) -> Option<&RouteModel> {
+        self.splits.routes.get(key)
+    }
+
+    /// The Services that such a route names, as parents or backends.
+    #[must_use]
+    pub fn services_of_route(&self, key: &ObjectKey) -> BTreeSet<ServiceKey> {
+        let (roots, arms) = self.ends_of(key);
+        roots.into_iter().chain(arms).collect()
+    }
+
     /// The Services whose requests this one may get as an arm.
     pub fn roots_of(&self, arm: &ServiceKey) -> impl Iterator<Item = &ServiceKey> {
         self.splits.by_arm.get(arm).into_iter().flat_map(BTreeMap::keys)

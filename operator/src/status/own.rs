@@ -4,6 +4,8 @@ use crds::{Condition, LazyConfigStatus, SmartLimiterStatus, SmartSplitStatus};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::routes::RouteStatus;
+
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -14,6 +16,8 @@ pub enum OwnStatus {
     Lazy(LazyConfigStatus),
     /// Of a split.
     Split(SmartSplitStatus),
+    /// Of a route, as far as it is ours.
+    Route(RouteStatus),
 }
 
 impl From<SmartLimiterStatus> for OwnStatus {
@@ -36,6 +40,7 @@ impl OwnStatus {
             Self::Limiter(status) => status.observed_generation,
             Self::Lazy(status) => status.observed_generation,
             Self::Split(status) => status.observed_generation,
+            Self::Route(status) => status.conditions.first().and_then(|condition| condition.observed_generation),
         }
     }
 
@@ -46,6 +51,7 @@ impl OwnStatus {
             Self::Limiter(status) => &status.conditions,
             Self::Lazy(status) => &status.conditions,
             Self::Split(status) => &status.conditions,
+            Self::Route(status) => &status.conditions,
         }
     }
 
@@ -54,6 +60,7 @@ impl OwnStatus {
             Self::Limiter(status) => &mut status.conditions,
             Self::Lazy(status) => &mut status.conditions,
             Self::Split(status) => &mut status.conditions,
+            Self::Route(status) => &mut status.conditions,
         }
     }
 
@@ -63,6 +70,16 @@ impl OwnStatus {
             Self::Limiter(_) => serde_json::from_value(value).ok().map(Self::Limiter),
             Self::Lazy(_) => serde_json::from_value(value).ok().map(Self::Lazy),
             Self::Split(_) => serde_json::from_value(value).ok().map(Self::Split),
+            Self::Route(_) => RouteStatus::read(&value).map(Self::Route),
         }
+    }
+
+    /// The condition here that says of the same what the one at `place` of `other` says.
+    pub(super) fn counterpart(&self, other: &Self, place: usize) -> Option<&Condition> {
+        if let (Self::Route(status), Self::Route(other)) = (self, other) {
+            return status.counterpart(other, place);
+        }
+        let wanted = other.conditions().get(place)?;
+        self.conditions().iter().find(|condition| condition.type_ == wanted.type_)
     }
 }

@@ -10,6 +10,7 @@
 
 mod events;
 mod plan;
+mod routes;
 
 use std::{
     collections::BTreeMap,
@@ -176,7 +177,10 @@ async fn run(writer: Arc<Writer>, live: Live, looks_tx: mpsc::Sender<Look>) {
                     writer.refusals.0.lock().retain(|key, _| live.get(key).is_some());
                 }
                 plan.begin(Timestamp::now());
-                for (key, status) in statuses {
+                for (key, mut status) in statuses {
+                    if let (OwnStatus::Route(status), Some(live)) = (&mut status, live.get(&key)) {
+                        status.complete(&live, Timestamp::now());
+                    }
                     plan.want(key, status);
                 }
             }
@@ -207,30 +211,17 @@ struct Writer {
 
 impl Writer {
     async fn write(&self, write: &Write) -> Outcome {
-        let Write { key, uid, status, turns } = write;
+        let Write { key, uid, turns, .. } = write;
         let Some(resource) = resource(key.kind) else { return Outcome::Failed };
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
-        // A report is another object than the one that it speaks of.
-        let uid_of_status = key.kind.is_own().then_some(uid);
-        let mut object = json!({
-            "apiVersion": resource.api_version, "kind": resource.kind,
-            "metadata": {"name": key.name, "uid": uid_of_status}, "status": status,
-        });
-        self.live.prune(key.kind, &mut object);
-        let (parameters, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&object));
-        let mut written = api.patch_status(&key.name, &parameters, &patch).await;
-        if let (Err(kube::Error::Api(status)), false) = (&written, key.kind.is_own())
-            && status.code == 404
-        {
-            let report = report(&resource, key, uid);
-            written = match api.patch(&key.name, &parameters, &Patch::Apply(&report)).await {
-                Ok(_) => api.patch_status(&key.name, &parameters, &patch).await,
-                Err(error) => Err(error),
-            };
-        }
+        let written = match write.status {
+            OwnStatus::Route(_) => routes::write(&api, write).await,
+            _ => self.apply(&api, &resource, write).await.map(Some),
+        };
         let outcome = match written {
-            Ok(object) => Outcome::Written(object.data.get("status").cloned().unwrap_or_default()),
+            Ok(Some(object)) => Outcome::Written(object.data.get("status").cloned().unwrap_or_default()),
             // Gone, or another object of this name by now: the watch will say so.
+            Ok(None) => Outcome::Failed,
             Err(kube::Error::Api(status)) if status.code == 409 => Outcome::Failed,
             Err(kube::Error::Api(status)) => {
                 self.answers();
@@ -260,6 +251,35 @@ impl Writer {
             }
         }
         outcome
+    }
+
+    /// Writes a status that is Weir's alone.
+    async fn apply(
+        &self,
+        api: &Api<DynamicObject>,
+        resource: &ApiResource,
+        write: &Write,
+    ) -> Result<DynamicObject, kube::Error> {
+        let Write { key, uid, status, .. } = write;
+        // A report is another object than the one that it speaks of.
+        let uid_of_status = key.kind.is_own().then_some(uid);
+        let mut object = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind,
+            "metadata": {"name": key.name, "uid": uid_of_status}, "status": status,
+        });
+        self.live.prune(key.kind, &mut object);
+        let (parameters, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&object));
+        let mut written = api.patch_status(&key.name, &parameters, &patch).await;
+        if let (Err(kube::Error::Api(status)), false) = (&written, key.kind.is_own())
+            && status.code == 404
+        {
+            let report = report(resource, key, uid);
+            written = match api.patch(&key.name, &parameters, &Patch::Apply(&report)).await {
+                Ok(_) => api.patch_status(&key.name, &parameters, &patch).await,
+                Err(error) => Err(error),
+            };
+        }
+        written
     }
 
     /// The API server gives no answer, which is nothing of the object's own: said once, whatever waits.
@@ -342,6 +362,12 @@ fn resource(kind: ObjectKind) -> Option<ApiResource> {
         ObjectKind::Lazy => Some(ApiResource::erase::<crds::LazyConfig>(&())),
         ObjectKind::Split(split::Kind::SmartSplit) => Some(ApiResource::erase::<crds::SmartSplit>(&())),
         ObjectKind::Split(split::Kind::TrafficSplit) => Some(ApiResource::erase::<crds::SplitReport>(&())),
+        ObjectKind::HttpRoute => Some(route("HTTPRoute")),
+        ObjectKind::GrpcRoute => Some(route("GRPCRoute")),
         _ => None,
     }
+}
+
+fn route(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", kind))
 }

@@ -239,7 +239,7 @@ impl Source {
     }
 
     fn delete(&mut self, key: ObjectKey) {
-        if key.kind.is_own() {
+        if key.kind.is_told() {
             self.live.remove(&key);
         }
         if key.kind == ObjectKind::Pod {

@@ -25,6 +25,8 @@ pub struct LiveObject {
     pub status: Value,
     /// Its status stands in an object of its own, which is not seen.
     pub status_elsewhere: bool,
+    /// `spec.parentRefs` of a route, as it is written; null otherwise.
+    pub parents: Value,
 }
 
 impl LiveObject {
@@ -34,6 +36,7 @@ impl LiveObject {
             generation: metadata.generation.unwrap_or_default(),
             status: data.get("status").cloned().unwrap_or_default(),
             status_elsewhere: false,
+            parents: data.pointer("/spec/parentRefs").cloned().unwrap_or_default(),
         }
     }
 }

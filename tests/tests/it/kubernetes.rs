@@ -15,6 +15,7 @@ mod metrics; // the metrics API: what pods use drives limits, and its failures a
 mod node; // pods that run: Deployments, Jobs, Services, volumes
 mod pods; // pods as objects, with processes and Envoys at their addresses
 mod replicas; // two Weirs: one decides, either may end
+mod routes; // what becomes of routes of Services, beside what other controllers say of them
 mod scopes;
 mod splits; // what workloads call outlives Weir
 mod status; // what a person reads with kubectl, and that nothing is written without a cause

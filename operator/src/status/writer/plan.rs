@@ -17,7 +17,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use super::events::{Turn, turns};
-use crate::{index::ObjectKey, status::OwnStatus, watch::live::LiveObject};
+use crate::{
+    index::ObjectKey,
+    status::{OwnStatus, routes::ParentRef},
+    watch::live::LiveObject,
+};
 
 /// The shortest time between two writes of one object.
 const CAUSE: Duration = Duration::from_secs(1);
@@ -186,7 +190,11 @@ impl Object {
         if let Some(standing) = &standing {
             keep_transitions(standing, &mut wanted);
         }
-        let turns = turns(standing.as_ref().map(OwnStatus::conditions), wanted.conditions());
+        let turns = match &wanted {
+            // Its parents have conditions of the same names.
+            OwnStatus::Route(_) => Vec::new(),
+            _ => turns(standing.as_ref().map(OwnStatus::conditions), wanted.conditions()),
+        };
         Some((wanted, turns))
     }
 
@@ -224,8 +232,9 @@ fn is_within(began: Timestamp, span: Duration, now: Timestamp) -> bool {
 
 /// A condition that has the status it had has it since then; but not since a time to come, after the clock was set back.
 fn keep_transitions(standing: &OwnStatus, wanted: &mut OwnStatus) {
-    for condition in wanted.conditions_mut() {
-        let before = standing.conditions().iter().find(|before| before.type_ == condition.type_);
+    let places = 0..wanted.conditions().len();
+    let before: Vec<_> = places.map(|place| standing.counterpart(wanted, place)).collect();
+    for (condition, before) in wanted.conditions_mut().iter_mut().zip(before) {
         if let Some(before) = before.filter(|before| before.status == condition.status) {
             let since = before.last_transition_time.0.min(condition.last_transition_time.0);
             condition.last_transition_time = Time(since);
@@ -242,7 +251,7 @@ fn cause(status: &OwnStatus) -> (Option<i64>, Vec<ConditionCause<'_>>, Vec<RuleC
     });
     let rules = match status {
         OwnStatus::Limiter(status) => status.rules.as_slice(),
-        OwnStatus::Lazy(_) | OwnStatus::Split(_) => &[],
+        OwnStatus::Lazy(_) | OwnStatus::Split(_) | OwnStatus::Route(_) => &[],
     };
     let rules = rules.iter().map(|rule| (rule.name.as_str(), rule.target.as_str(), rule.phase, rule.limit.is_some()));
     (status.observed_generation(), conditions.collect(), rules.collect())
@@ -256,6 +265,7 @@ enum Numbers<'a> {
     Limiter(Option<ProxyCounts>, Vec<RuleNumbers<'a>>),
     Lazy(Option<i64>, Option<LazyProxies>, Option<LazyServices>),
     Split(Option<SplitProxies>, Option<&'a str>, Option<&'a str>),
+    Route(&'a [ParentRef]),
 }
 
 fn numbers<'a>(status: &'a OwnStatus) -> Numbers<'a> {
@@ -267,6 +277,7 @@ fn numbers<'a>(status: &'a OwnStatus) -> Numbers<'a> {
         OwnStatus::Limiter(status) => Numbers::Limiter(status.proxies, status.rules.iter().map(of_rule).collect()),
         OwnStatus::Lazy(status) => Numbers::Lazy(status.workloads, status.proxies, status.services),
         OwnStatus::Split(status) => Numbers::Split(status.proxies, status.shares.as_deref(), status.why.as_deref()),
+        OwnStatus::Route(status) => Numbers::Route(&status.parents),
     }
 }
 

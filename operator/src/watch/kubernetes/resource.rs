@@ -151,10 +151,10 @@ impl Resource {
     fn object(&self, DynamicObject { mut metadata, data, .. }: DynamicObject) -> Seen {
         metadata.managed_fields = None;
         let key = self.key(&metadata);
-        let live = self
-            .kind
-            .is_told()
-            .then(|| LiveObject { status_elsewhere: !self.kind.is_own(), ..LiveObject::new(&metadata, &data) });
+        let live = self.kind.is_told().then(|| {
+            let status_elsewhere = !self.kind.is_own() && !self.kind.is_route();
+            LiveObject { status_elsewhere, ..LiveObject::new(&metadata, &data) }
+        });
         let pod = metadata.uid.clone().filter(|_| self.kind == ObjectKind::Pod);
         let object = match (data, serde_json::to_value(&metadata)) {
             (Value::Object(mut fields), Ok(metadata)) => {

@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(60);
 const USER: &str = "system:serviceaccount:weir-system:weir";
 
 /// Rights that are granted and that this test does not see used, each for a reason.
-const UNUSED: [(&[&str], &[&str]); 8] = [
+const UNUSED: [(&[&str], &[&str]); 10] = [
     // The chart makes the Lease; one that somebody deletes is made again.
     (&["create"], &["leases.coordination.k8s.io"]),
     // An API server before 1.32 streams no lists: there they are read, then watched.
@@ -51,6 +51,8 @@ const UNUSED: [(&[&str], &[&str]); 8] = [
     // Nothing of the page is shared out.
     (&["create", "patch"], &["splitreports.weir.dev"]),
     (&["patch"], &["smartsplits/status.weir.dev", "splitreports/status.weir.dev"]),
+    (&["get"], &["httproutes.gateway.networking.k8s.io", "grpcroutes.gateway.networking.k8s.io"]),
+    (&["patch"], &["httproutes/status.gateway.networking.k8s.io", "grpcroutes/status.gateway.networking.k8s.io"]),
     // Nobody reads /metrics or /status here.
     (&["create"], &["subjectaccessreviews.authorization.k8s.io"]),
     // No policy of the page is of Weir's own kind.

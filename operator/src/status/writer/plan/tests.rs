@@ -287,3 +287,35 @@ fn a_clock_that_is_set_back_puts_nothing_off() {
     keep_transitions(&status(true, "30", 0.0, at(HOUR)).into(), &mut wanted);
     assert_eq!(wanted.conditions()[0].last_transition_time, Time(at(0)));
 }
+
+#[test]
+fn a_route_is_written_when_what_is_ours_differs_and_its_conditions_keep_their_times() {
+    let route = |statuses: [&str; 2], now: Timestamp| {
+        let entry = |name: &str, status: &str| {
+            let condition = |name: &str, status: &str| json!({"type": name, "status": status, "reason": "a", "message": "m", "lastTransitionTime": now.to_string()});
+            json!({"controllerName": "weir.dev/controller", "parentRef": {"group": "", "kind": "Service", "name": name},
+                "conditions": [condition("Accepted", status), condition("ResolvedRefs", "True")]})
+        };
+        json!({"parents": [entry("a", statuses[0]), entry("b", statuses[1])]})
+    };
+    let read = |value: &Value| OwnStatus::Route(crate::status::RouteStatus::read(value).unwrap());
+    let (mut plan, mut server) = (Plan::default(), Server::default());
+    let key = || ObjectKey { kind: ObjectKind::HttpRoute, ..key() };
+    plan.want(key(), OwnStatus::Route(crate::status::RouteStatus::default()));
+    server.run(&mut plan, at(0));
+    assert_eq!(server.writes, 0, "a route that has nothing to do with Services");
+    plan.want(key(), read(&route(["True", "True"], at(0))));
+    server.run(&mut plan, at(0));
+    plan.want(key(), read(&route(["True", "True"], at(5000))));
+    server.run(&mut plan, at(5000));
+    assert_eq!(server.writes, 1);
+    plan.want(key(), read(&route(["True", "False"], at(6000))));
+    server.run(&mut plan, at(6000));
+    let times: Vec<_> = read(&server.live.status).conditions().iter().map(|it| it.last_transition_time.0).collect();
+    assert_eq!((server.writes, times), (2, vec![at(0), at(0), at(6000), at(0)]));
+    // Somebody else wrote over it.
+    server.live.status = json!({"parents": []});
+    plan.want(key(), read(&route(["True", "False"], at(60_000))));
+    server.run(&mut plan, at(60_000));
+    assert_eq!((server.writes, server.turns.len()), (3, 0));
+}
