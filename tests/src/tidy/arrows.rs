@@ -58,7 +58,17 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "admission",
-        rooms: &["build", "caret", "identity", "index", "inject", "intent", "metrics", "translate::split", "watch::decode"],
+        rooms: &[
+            "build",
+            "caret",
+            "identity",
+            "index",
+            "inject",
+            "intent",
+            "metrics",
+            "translate::split",
+            "watch::decode",
+        ],
         crates: &["limiter", "k8s_openapi", "kube", "tokio"],
     },
     Room { name: "identity", rooms: &["watch::kubernetes", "watch::live"], crates: &["k8s_openapi", "kube", "tokio"] },

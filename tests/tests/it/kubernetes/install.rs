@@ -50,13 +50,7 @@ const UNUSED: [(&[&str], &[&str]); 8] = [
     (&["patch"], &["workloadscopes/status.weir.dev"]),
     // Nothing of the page is shared out.
     (&["create", "patch"], &["splitreports.weir.dev"]),
-    (
-        &["patch"],
-        &[
-            "smartsplits/status.weir.dev",
-            "splitreports/status.weir.dev",
-        ],
-    ),
+    (&["patch"], &["smartsplits/status.weir.dev", "splitreports/status.weir.dev"]),
     // Nobody reads /metrics or /status here.
     (&["create"], &["subjectaccessreviews.authorization.k8s.io"]),
     // No policy of the page is of Weir's own kind.
