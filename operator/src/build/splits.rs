@@ -376,3 +376,6 @@ pub const fn ready_endpoints(portion: &Portion) -> usize {
         Standing::Empty | Standing::Missing | Standing::Unlike => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;
