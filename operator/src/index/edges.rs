@@ -4,6 +4,8 @@
 //! policies that callers and gateways enforce for it, its own pods that call), the services whose proxies care are touched
 //! too, and no other.
 
+mod dangling;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -13,13 +15,12 @@ use std::{
 use limiter::{
     lazy::Lazy,
     policy::{EnforceAt, Policy, tenants::Namespaces},
-    problem::{Problem, Reason},
 };
 
 use super::{
-    Dirty, Index, ObjectKey, ObjectKind,
+    Dirty, Index, ObjectKey,
     gateway::{GatewayModel, RouteModel},
-    model::{EndpointSliceModel, INTERCEPT, OUTBOUND, ServiceModel, Unfit, WayOut},
+    model::{EndpointSliceModel, ServiceModel, Unfit},
     view::Ports,
 };
 use crate::intent::{Destination, DestinationKey, ServiceKey};
@@ -353,91 +354,6 @@ impl Index {
     pub fn routes(&self, gateway: &ServiceKey) -> impl Iterator<Item = (&RouteKey, &RouteModel)> {
         let routes = self.edges.by_parent.get(gateway).into_iter().flatten();
         routes.filter_map(|key| self.edges.routes.get_key_value(key))
-    }
-
-    /// Ways out on a port that the pod's proxy listens on already.
-    fn ways_out_taken(&self) -> impl Iterator<Item = (ObjectKey, Problem)> {
-        let calling = self.pods.iter().filter_map(|(pod, model)| Some((pod, model.outbound?)));
-        calling.filter_map(|(pod, WayOut { listener: listen, intercepts })| {
-            let (namespace, name) = pod;
-            let service = self.services_of_pod(pod).into_iter().find(|key| {
-                let service = self.services.get(key);
-                let ports = service.map(|s| Ports::new(s, self.slices.get(key), self.edges.gateways.get(key)));
-                ports.is_some_and(|ports| ports.taken(name, listen.port()))
-            })?;
-            let problem = Problem {
-                field: format!("metadata.annotations[{}]", if intercepts { INTERCEPT } else { OUTBOUND }),
-                reason: Reason::Invalid,
-                message: format!(
-                    "there is no way out: the proxy takes requests for the Service {service} on the port {}",
-                    listen.port()
-                ),
-                help: Some("choose a port that is not taken, such as 15001".to_owned()),
-                place: None,
-            };
-            let key = ObjectKey { kind: ObjectKind::Pod, namespace: namespace.clone(), name: name.clone() };
-            Some((key, problem))
-        })
-    }
-
-    /// What a route or a Gateway names and is not there, and ways out that cannot be, by the object.
-    #[must_use]
-    pub fn dangling(&self) -> Vec<(ObjectKey, Problem)> {
-        let object = |kind, key: &ServiceKey| {
-            let ServiceKey { namespace, name } = key.clone();
-            ObjectKey { kind, namespace, name }
-        };
-        let problem = |field: String, message: String, help: &str| Problem {
-            field,
-            reason: Reason::Invalid,
-            message,
-            help: Some(help.to_owned()),
-            place: None,
-        };
-        let mut found: Vec<_> = self.ways_out_taken().collect();
-        for key in self.edges.gateways.keys().filter(|key| !self.services.contains_key(key)) {
-            let message =
-                format!("no proxy can serve it: there is no Service {key}, whose endpoints would be its proxies");
-            found.push((
-                object(ObjectKind::Gateway, key),
-                problem("metadata.name".to_owned(), message, "create that Service"),
-            ));
-        }
-        for (key, route) in &self.edges.routes {
-            for (position, parent) in route.parents.iter().enumerate() {
-                let field = format!("spec.parentRefs[{position}]");
-                let only = RouteModel { parents: vec![parent.clone()], ..route.clone() };
-                let Some(gateway) = self.edges.gateways.get(&parent.gateway) else {
-                    let message = format!("there is no Gateway {}", parent.gateway);
-                    found.push((
-                        object(ObjectKind::HttpRoute, key),
-                        problem(field, message, "create it, or name one that exists"),
-                    ));
-                    continue;
-                };
-                let takes = |listener| only.attaches(&key.namespace, &parent.gateway, listener);
-                if !gateway.listeners.iter().any(takes) {
-                    let message = format!("no listener of the Gateway {} takes this route", parent.gateway);
-                    let help = "name a listener that is there, and allow this namespace in its allowedRoutes";
-                    found.push((object(ObjectKind::HttpRoute, key), problem(field, message, help)));
-                }
-            }
-            for (position, rule) in route.rules.iter().enumerate() {
-                for (backend, (to, _)) in rule.backends.iter().enumerate() {
-                    let message = match self.destination(to) {
-                        None => format!("there is no Service {} with the port {}", to.service, to.port),
-                        Some(destination) if destination.protocol == crate::intent::Protocol::Tcp => {
-                            format!("the port {} of the Service {} does not speak HTTP", to.port, to.service)
-                        }
-                        Some(_) => continue,
-                    };
-                    let field = format!("spec.rules[{position}].backendRefs[{backend}]");
-                    let help = "its part of the requests is answered 503; name one that speaks HTTP";
-                    found.push((object(ObjectKind::HttpRoute, key), problem(field, message, help)));
-                }
-            }
-        }
-        found
     }
 }
 

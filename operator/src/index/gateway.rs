@@ -89,6 +89,8 @@ pub struct RootModel {
     pub service: ServiceKey,
     /// Only this port.
     pub port: Option<u16>,
+    /// Where it stands in `spec.parentRefs`.
+    pub position: usize,
 }
 
 /// A rule of an HTTPRoute.
@@ -382,10 +384,10 @@ impl Parents {
     fn of(refs: Vec<ParentRef>, namespace: &str, problems: &mut Vec<Problem>) -> Self {
         let mut parents = Self::default();
         for (position, parent) in refs.into_iter().enumerate() {
-            let field = format!("spec.parentRefs[{position}]");
             if parent.group.as_deref() == Some("") && parent.kind.as_deref() == Some("Service") {
-                parents.roots.extend(parent.root(namespace, &field, problems));
+                parents.roots.extend(parent.root(namespace, position, problems));
             } else {
+                let field = format!("spec.parentRefs[{position}]");
                 parents.gateways.extend(parent.model(namespace, &field, problems));
             }
         }
@@ -399,7 +401,8 @@ fn every_request() -> RequestMatch {
 }
 
 impl ParentRef {
-    fn root(self, namespace: &str, field: &str, problems: &mut Vec<Problem>) -> Option<RootModel> {
+    fn root(self, namespace: &str, position: usize, problems: &mut Vec<Problem>) -> Option<RootModel> {
+        let field = format!("spec.parentRefs[{position}]");
         if self.section_name.is_some() {
             let message = "a Service has ports, which have no such names here";
             problems.push(problem(format!("{field}.sectionName"), Reason::NotYetSupported, message, "write `port`"));
@@ -409,7 +412,7 @@ impl ParentRef {
             Some(number) => Some(port(number, &format!("{field}.port"), problems)?),
         };
         let namespace = self.namespace.unwrap_or_else(|| namespace.to_owned());
-        Some(RootModel { service: ServiceKey { namespace, name: self.name }, port })
+        Some(RootModel { service: ServiceKey { namespace, name: self.name }, port, position })
     }
 
     fn model(self, namespace: &str, field: &str, problems: &mut Vec<Problem>) -> Option<ParentModel> {

@@ -195,3 +195,120 @@ fn a_way_out_on_a_port_that_is_taken_is_none_and_said() {
     delete(&mut index, &pod(81));
     assert_eq!(seen(&index), (false, false, 0));
 }
+
+/// A route of this kind for requests to a Service of `a`.
+fn of_service(kind: &str, namespace: &str, parent: &str, rules: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {}, namespace: {namespace}}}
+spec: {{parentRefs: [{{group: '', kind: Service, namespace: a, {parent}}}], rules: [{rules}]}}\n",
+        kind.to_ascii_lowercase()
+    )
+}
+
+const TO_BLOG: &str = "backendRefs: [{name: blog, namespace: a, port: 80}]";
+
+fn said(index: &Index) -> Vec<String> {
+    index.dangling().into_iter().map(|(key, problem)| format!("{}: {problem}", key.name)).collect()
+}
+
+#[test]
+fn what_a_route_of_services_names_and_is_not_there_is_said() {
+    let mut index = mesh();
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        let name = kind.to_ascii_lowercase();
+        for (parent, wanted) in [
+            ("name: gone", "spec.parentRefs[0]: there is no Service a/gone"),
+            ("name: cart, port: 81", "spec.parentRefs[0]: the Service a/cart has no port 81"),
+        ] {
+            apply(&mut index, &of_service(kind, "a", parent, &format!("{{{TO_BLOG}}}")));
+            let problems = said(&index);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].starts_with(&format!("{name}: {wanted}")), "{problems:?}");
+        }
+        let backends =
+            "backendRefs: [{name: blog, port: 80}, {name: blog, port: 90}, {name: gone, namespace: b, port: 80}]";
+        apply(&mut index, &of_service(kind, "a", "name: cart", &format!("{{{backends}}}")));
+        let problems = said(&index);
+        let [blog, gone] = problems.as_slice() else { panic!("{problems:?}") };
+        assert!(blog.contains("spec.rules[0].backendRefs[1]: there is no Service a/blog with the port 90"), "{blog}");
+        assert!(gone.contains("spec.rules[0].backendRefs[2]: there is no Service b/gone with the port 80"), "{gone}");
+        // One that is for bytes.
+        apply(&mut index, &service("a", "blog", false).replace("{port: 80}", "{port: 80, appProtocol: tcp}"));
+        let slice =
+            slice("a", "blog", true).replace("ports: [{port: 8080}]", "ports: [{port: 8080, appProtocol: tcp}]");
+        apply(&mut index, &slice);
+        apply(&mut index, &of_service(kind, "a", "name: cart, port: 80", &format!("{{{TO_BLOG}}}")));
+        let problems = said(&index);
+        assert!(problems.len() == 1 && problems[0].contains("does not speak HTTP"), "{problems:?}");
+        apply(&mut index, &service("a", "blog", false));
+        assert_eq!(said(&index), [""; 0]);
+        delete(&mut index, &of_service(kind, "a", "name: cart", ""));
+    }
+}
+
+#[test]
+fn a_rule_that_no_request_can_match_is_said() {
+    let mut index = mesh();
+    let matches = |texts: &[&str]| -> String {
+        let rules: Vec<_> = texts.iter().map(|text| format!("{{matches: [{text}], {TO_BLOG}}}")).collect();
+        rules.join(", ")
+    };
+    for (rules, wanted) in [
+        (["{path: {value: /a}}", "{path: {value: /b}}"], None),
+        (["{path: {value: /a}}", "{path: {value: /a}}"], Some((1, 0))),
+        (["{path: {value: /}, method: GET}", "{method: GET}"], Some((1, 0))),
+        // The more precise one stands first, wherever it is written.
+        (["{path: {value: /}}", "{path: {value: /a}}"], None),
+        (["{method: GET}", "{method: GET, headers: [{name: a, value: b}]}"], None),
+        // Half of it can be matched.
+        (["{path: {value: /a}}", "{path: {value: /a}}, {path: {value: /b}}"], None),
+        (["{path: {value: /a}}, {path: {value: /b}}", "{path: {value: /b}}, {path: {value: /a}}"], Some((1, 0))),
+        // An expression stands before all prefixes.
+        (["{path: {value: /a}}", "{path: {type: RegularExpression, value: '.*'}}"], Some((0, 1))),
+        (["{path: {value: /a}}", "{path: {type: RegularExpression, value: '.*'}, method: GET}"], None),
+        (["{path: {type: Exact, value: /a}}", "{path: {type: RegularExpression, value: '.*'}}"], None),
+    ] {
+        apply(&mut index, &of_service("HTTPRoute", "a", "name: cart", &matches(&rules)));
+        let problems = said(&index);
+        let wanted = wanted.map(|(rule, before)| {
+            format!("httproute: spec.rules[{rule}]: no request gets here: spec.rules[{before}] takes all")
+        });
+        assert_eq!(problems.len(), wanted.iter().count(), "{rules:?}: {problems:?}");
+        assert!(wanted.iter().all(|wanted| problems[0].starts_with(wanted)), "{rules:?}: {problems:?}");
+    }
+    delete(&mut index, &of_service("HTTPRoute", "a", "name: cart", ""));
+    apply(&mut index, &of_service("GRPCRoute", "a", "name: cart", &format!("{{{TO_BLOG}}}, {{{TO_BLOG}}}")));
+    let problems = said(&index);
+    assert!(problems.len() == 1 && problems[0].starts_with("grpcroute: spec.rules[1]: "), "{problems:?}");
+}
+
+#[test]
+fn of_a_port_grpc_routes_have_all_requests() {
+    let mut index = mesh();
+    let rules = format!("{{{TO_BLOG}}}");
+    // Kind, namespace and port of the parent; whether an HTTPRoute of `a` for all ports, and for 80, is shadowed then.
+    for (namespace, port, shadowed) in [("a", ", port: 80", true), ("a", "", true), ("b", ", port: 80", false)] {
+        apply(&mut index, &of_service("GRPCRoute", namespace, &format!("name: cart{port}"), &rules));
+        for parent in ["name: cart", "name: cart, port: 80"] {
+            apply(&mut index, &of_service("HTTPRoute", "a", parent, &rules));
+            let problems = said(&index);
+            assert_eq!(problems.len(), usize::from(shadowed), "{namespace}{port} {parent}: {problems:?}");
+            let start =
+                "httproute: spec.parentRefs[0]: grpcroutes.gateway.networking.k8s.io/a/grpcroute stands before it";
+            assert!(problems.iter().all(|problem| problem.starts_with(start)), "{problems:?}");
+        }
+        // One for callers of another namespace, too.
+        apply(&mut index, &of_service("HTTPRoute", "b", "name: cart", &rules));
+        assert!(said(&index).iter().any(|problem| problem.contains("stands before")), "{:?}", said(&index));
+        delete(&mut index, &of_service("HTTPRoute", "b", "name: cart", ""));
+        delete(&mut index, &of_service("GRPCRoute", namespace, "name: cart", ""));
+    }
+    // Of two ports one is left.
+    apply(
+        &mut index,
+        &service("a", "cart", false).replace("[{port: 80}]", "[{name: a, port: 80}, {name: b, port: 81}]"),
+    );
+    apply(&mut index, &of_service("GRPCRoute", "a", "name: cart, port: 80", &rules));
+    apply(&mut index, &of_service("HTTPRoute", "a", "name: cart", &rules));
+    assert_eq!(said(&index), [""; 0]);
+}

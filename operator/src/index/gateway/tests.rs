@@ -1,3 +1,5 @@
+use limiter::policy::ValueMatch;
+
 use super::*;
 use crate::{index::Object, watch::decode};
 
@@ -113,5 +115,106 @@ fn a_route_attaches_to_what_it_names_and_what_lets_it() {
         ("{name: edge, namespace: shop}", "blog", &open, true),
     ] {
         assert_eq!(model(parent).attaches(namespace, &gateway, listener), attaches, "{parent} of {namespace}");
+    }
+}
+
+fn grpc(spec: &str) -> Result<RouteModel, Vec<String>> {
+    let head = "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: cart, namespace: shop}\n";
+    match object(&format!("{head}spec: {spec}")) {
+        Object::Route(model) => Ok(model),
+        Object::Undecodable(problems) => Err(problems.iter().map(ToString::to_string).collect()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_service_is_a_parent_with_or_without_a_port_and_wherever_it_is() {
+    let parents = "[{name: edge}, {name: cart, kind: Service, group: ''},
+        {name: cart, namespace: till, kind: Service, group: '', port: 81}]";
+    let model = route(&format!("{{parentRefs: {parents}}}")).expect("readable");
+    assert_eq!(model.parents.len(), 1, "the Gateway");
+    let root = |namespace: &str, port, position| {
+        let service = ServiceKey { namespace: namespace.to_owned(), name: "cart".to_owned() };
+        RootModel { service, port, position }
+    };
+    assert_eq!(model.roots, [root("shop", None, 1), root("till", Some(81), 2)]);
+    for (parent, field) in [
+        ("{name: cart, kind: Service}", "spec.parentRefs[0].kind"),
+        ("{name: cart, kind: Service, group: core}", "spec.parentRefs[0].kind"),
+        ("{name: cart, group: ''}", "spec.parentRefs[0].kind"),
+        ("{name: cart, kind: Service, group: '', port: 0}", "spec.parentRefs[0].port"),
+        ("{name: cart, kind: Service, group: '', sectionName: http}", "spec.parentRefs[0].sectionName"),
+    ] {
+        let problems = route(&format!("{{parentRefs: [{parent}]}}")).expect_err(parent);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(field), "{parent}: {problems:?}");
+    }
+}
+
+#[test]
+fn among_services_a_backend_may_be_anywhere_and_behind_a_gateway_it_may_not() {
+    let rules = "rules: [{backendRefs: [{name: a, port: 80, namespace: other}]}]";
+    let service = "{name: cart, kind: Service, group: ''}";
+    let model = route(&format!("{{parentRefs: [{service}], {rules}}}")).expect("readable");
+    assert_eq!(model.rules[0].backends[0].0.service.namespace, "other");
+    let model = grpc(&format!("{{parentRefs: [{service}], {rules}}}")).expect("readable");
+    assert_eq!(model.rules[0].backends[0].0.service.namespace, "other");
+    let problems = route(&format!("{{parentRefs: [{service}, {{name: edge}}], {rules}}}")).expect_err("both");
+    assert!(problems[0].starts_with("spec.rules[0].backendRefs[0].namespace"), "{problems:?}");
+}
+
+#[test]
+fn grpc_methods_are_paths() {
+    let matched = |text: &str| {
+        let rule = format!("{{matches: [{text}], backendRefs: [{{name: a, port: 80}}]}}");
+        let parents = "parentRefs: [{name: cart, kind: Service, group: ''}]";
+        grpc(&format!("{{{parents}, hostnames: [ignored], rules: [{rule}]}}"))
+            .map(|mut it| it.rules[0].matches.remove(0))
+    };
+    for (method, path) in [
+        ("{service: shop.Cart, method: Add}", PathMatch::Exact("/shop.Cart/Add".to_owned())),
+        ("{service: shop.Cart}", PathMatch::Prefix("/shop.Cart".to_owned())),
+        ("{method: Add}", PathMatch::Regex("/[^/]+/Add".to_owned())),
+        (
+            "{type: RegularExpression, service: 'shop[.].*', method: Add|Put}",
+            PathMatch::Regex("/(?:shop[.].*)/(?:Add|Put)".to_owned()),
+        ),
+        ("{type: RegularExpression, method: Get.*}", PathMatch::Regex("/(?:[^/]+)/(?:Get.*)".to_owned())),
+    ] {
+        assert_eq!(matched(&format!("{{method: {method}}}")).expect(method).path, Some(path), "{method}");
+    }
+    let found = matched("{headers: [{name: X-Who, value: me}, {type: RegularExpression, name: Team, value: a.*}]}");
+    let found = found.expect("readable");
+    assert_eq!(found.path, Some(PathMatch::Prefix("/".to_owned())), "every method");
+    let wanted = [
+        ("team".to_owned(), ValueMatch::Regex("a.*".to_owned())),
+        ("x-who".to_owned(), ValueMatch::Exact("me".to_owned())),
+    ];
+    assert_eq!(found.headers, wanted.into());
+    for (text, field) in [
+        ("{method: {}}", "spec.rules[0].matches[0].method"),
+        ("{method: {type: RegularExpression, method: '('}}", "spec.rules[0].matches[0].method"),
+        ("{headers: [{type: RegularExpression, name: a, value: '('}]}", "spec.rules[0].matches[0].headers[a]"),
+    ] {
+        let problems = matched(text).expect_err(text);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(field), "{text}: {problems:?}");
+    }
+}
+
+#[test]
+fn what_a_grpc_route_cannot_mean_is_refused() {
+    let rule = |text: &str| format!("{{parentRefs: [{{name: cart, kind: Service, group: ''}}], rules: [{{{text}}}]}}");
+    for (spec, field) in [
+        ("{parentRefs: [{name: edge}]}".to_owned(), "spec.parentRefs"),
+        (rule("filters: [{type: RequestMirror}]"), "spec.rules[0].filters"),
+        (rule("sessionPersistence: {type: Cookie}"), "spec.rules[0].sessionPersistence"),
+        (rule("backendRefs: [{name: a}]"), "spec.rules[0].backendRefs[0].port"),
+        (rule("backendRefs: [{name: a, port: 80, kind: Bucket, group: x}]"), "spec.rules[0].backendRefs[0].kind"),
+        (rule("matches: [{method: {service: a, path: b}}]"), ""),
+    ] {
+        let problems = grpc(&spec).expect_err(&spec);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(field), "{spec}: {problems:?}");
     }
 }
