@@ -9,6 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use limiter::{
+    metric::{Metric, Observations, Reduce, Word},
     policy::Mode,
     split::{
         Split,
@@ -17,10 +18,11 @@ use limiter::{
 };
 use tracing::info;
 
-use super::Builder;
+use super::{Builder, Built};
 use crate::{
+    index::Index,
     intent::ServiceKey,
-    metrics::{Histogram, Measure, PodSample, store},
+    metrics::{Histogram, Measure, PodSample, Source, store},
     translate::{
         decide::Decides,
         split::{Portion, Standing, ToldSplit, declared_shares, steered_portions},
@@ -43,8 +45,8 @@ pub struct Steered {
     tallies: Vec<Tally>,
     /// Requests to each that were seen in the last step.
     realised: Vec<f64>,
-    /// When a caller told of an answer last.
-    heard: Option<Timestamp>,
+    /// When somebody told of an answer last, and who.
+    heard: Option<(Timestamp, Teller)>,
     /// When the next step is due.
     next: Timestamp,
 }
@@ -58,6 +60,15 @@ struct Tally {
     /// Requests that have not ended, by caller.
     inflight: BTreeMap<String, (Timestamp, f64)>,
     heard: bool,
+}
+
+/// Who tells how the arms answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teller {
+    /// The proxies of callers.
+    Callers,
+    /// What is measured of the arms themselves, by this source.
+    Arms(Source),
 }
 
 /// By root.
@@ -186,11 +197,11 @@ impl Steered {
         self.realised.get(arm).filter(|_| all > 0.0).map(|own| own / all)
     }
 
-    /// Whether a caller has told of an answer for as long as that counts.
+    /// Who has told of an answer, for as long as that counts.
     #[must_use]
-    pub fn is_heard(&self, now: Timestamp) -> bool {
+    pub fn heard(&self, now: Timestamp) -> Option<Teller> {
         let expiry = self.split.steer.unwrap_or_default().expiry;
-        self.heard.is_some_and(|heard| now.duration_since(heard) <= expiry)
+        self.heard.filter(|(heard, _)| now.duration_since(*heard) <= expiry).map(|(_, teller)| teller)
     }
 
     /// Requests to each arm that have not ended, as callers have told lately.
@@ -198,13 +209,21 @@ impl Steered {
         self.tallies.iter().map(|tally| tally.inflight.values().map(|(_, count)| count).sum())
     }
 
-    fn step(&mut self, now: Timestamp) -> bool {
+    /// `measured` tells of the arms themselves, where callers do not.
+    fn step(&mut self, measured: impl Fn(&ServiceKey) -> Option<(Seen, Source)>, now: Timestamp) -> bool {
         let Some(law) = self.split.steer else { return false };
         self.next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
-        let seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
+        let mut seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
+        let mut teller = Teller::Callers;
+        if seen.iter().all(Option::is_none) {
+            for (seen, portion) in seen.iter_mut().zip(&self.portions) {
+                let Some((of_arm, source)) = measured(&portion.key.service) else { continue };
+                (*seen, teller) = (Some(of_arm), Teller::Arms(source));
+            }
+        }
         if seen.iter().any(Option::is_some) {
             self.realised = seen.iter().map(|seen| seen.map_or(0.0, |seen| seen.requests)).collect();
-            self.heard = Some(now);
+            self.heard = Some((now, teller));
         }
         let (state, decision) = steer::step(&law, &arms(&self.portions), &self.state, &seen, now);
         let moved = state.shares != self.state.shares;
@@ -246,6 +265,33 @@ impl Splits {
             arms.filter(|(it, _)| it.key.service == *sample.service).for_each(|(_, tally)| tally.take(sample));
         }
     }
+}
+
+/// The words by which a service is judged as an arm, where its callers' proxies tell nothing: none, if nothing steers it.
+pub(super) fn words(index: &Index, service: &ServiceKey) -> Vec<Word> {
+    let laws = index.roots_of(service).filter_map(|root| index.steering(root)?.steer);
+    let mut words = Vec::new();
+    for law in laws {
+        let latency = law.by_latency.then_some(Word::Latency(law.percentile));
+        words.extend([Word::Requests, Word::Errors].into_iter().chain(latency));
+    }
+    words
+}
+
+/// What is measured of an arm itself, as if it were what was seen in a step.
+fn measured(built: &Built, law: &Law, now: Timestamp) -> Option<(Seen, Source)> {
+    let metric = |word, reduce| Metric { word, reduce };
+    let requests = metric(Word::Requests, Reduce::Sum);
+    let [errors, latency] = [Word::Errors, Word::Latency(law.percentile)].map(Metric::plain);
+    let names: Vec<_> = [&requests, &errors, &latency].into_iter().map(|it| (it.clone(), it.clone())).collect();
+    let mut seen = Observations::default();
+    built.store.observe(&built.ready, &names, &mut seen, now);
+    let fresh = |metric| seen.samples.get(metric).filter(|sample| sample.is_fresh(now));
+    let count = fresh(&requests)?.value.max(0.0) * law.every.as_secs_f64();
+    let ratio = fresh(&errors)?;
+    let source = Source::ALL.into_iter().find(|source| source.name() == ratio.source)?;
+    let latency_ms = fresh(&latency).map(|sample| sample.value * 1e3);
+    Some((Seen { requests: count, bad: ratio.value.clamp(0.0, 1.0) * count, latency_ms }, source))
 }
 
 impl Builder {
@@ -323,7 +369,9 @@ impl Builder {
                     .unwrap_or(Timestamp::MAX);
                 continue;
             }
-            let moved = steered.step(now);
+            let law = steered.split.steer.unwrap_or_default();
+            let built = &self.built;
+            let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), now);
             let told = steered.told();
             for keeper in &self.keepers {
                 keeper.keep_split_as(&root, &told, moved, now);

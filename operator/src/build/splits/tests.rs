@@ -88,7 +88,7 @@ fn what_callers_tell_moves_what_their_proxies_are_told() {
     assert_eq!((shares(&builder), told(&builder)), (vec![9700, 300], vec![9700, 300]));
     let steered = builder.steered(&key("web")).expect("it is");
     assert_eq!(steered.decision.as_ref().map(|it| it.verdicts[1]), Some(Verdict::WorseThan(0)));
-    assert_eq!((steered.realised(1), steered.is_heard(at(20))), (Some(0.4), true));
+    assert_eq!((steered.realised(1), steered.heard(at(20))), (Some(0.4), Some(Teller::Callers)));
     // The kill switch.
     builder.set_pauses(Pauses { all: true, ..Pauses::default() }, at(16));
     assert_eq!(told(&builder), [6000, 4000]);
@@ -152,4 +152,35 @@ fn a_follower_hands_on_nothing_that_makes_no_sense() {
     );
     builder.tick(now);
     assert_eq!(builder.steered(&key("web")).and_then(|it| it.realised(1)), None);
+}
+
+#[test]
+fn where_callers_tell_nothing_what_is_measured_of_the_arms_counts() {
+    let mut builder = builder(SPLIT);
+    let queries: Vec<_> =
+        builder.wanted().queries.iter().map(|it| (it.service.name.clone(), it.word.clone())).collect();
+    let both = |name: &str| [Word::Requests, Word::Errors].map(|word| (name.to_owned(), word));
+    assert_eq!(queries, [both("v1"), both("v2")].concat());
+    for step in 1..5 {
+        let now = at(step * 5);
+        let sample = |arm: &str, pod: Option<&str>, measure| PodSample {
+            service: key(arm).into(),
+            pod: pod.map(str::to_owned),
+            measure,
+            at: now,
+            fresh_for_ms: 15_000,
+            source: Source::Prometheus,
+        };
+        let of = |arm: &str, pod, errors| {
+            [
+                sample(arm, Some(pod), Measure::Number(Word::Requests, 50.0)),
+                sample(arm, None, Measure::Number(Word::Errors, errors)),
+            ]
+        };
+        builder.observe([of("v1", "v1-0", 0.0), of("v2", "v2-0", 0.5)].concat(), now);
+        builder.tick(now);
+    }
+    assert_eq!(told(&builder), [9700, 300]);
+    let heard = builder.steered(&key("web")).and_then(|it| it.heard(at(20)));
+    assert_eq!(heard, Some(Teller::Arms(Source::Prometheus)));
 }
