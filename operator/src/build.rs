@@ -223,6 +223,7 @@ impl Builder {
         if let Ok(end) = now.checked_sub(KEPT_UNSEEN) {
             self.index.forget_unseen_memories(end);
         }
+        self.forget_unseen_splits(now);
         self.keep_memories(now);
     }
 
@@ -347,6 +348,7 @@ impl Builder {
     pub fn set_back(&mut self, now: Timestamp) {
         let waiting = self.timers.iter().map(|(_, service)| service.clone()).collect();
         self.build(&waiting, now, false);
+        self.splits.set_back(now);
     }
 
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.

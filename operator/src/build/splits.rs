@@ -13,6 +13,7 @@ use limiter::{
     policy::Mode,
     split::{
         Split,
+        shares::Bounds,
         steer::{self, Arm, Decision, Law, Seen, State, Why},
     },
 };
@@ -105,7 +106,7 @@ impl Tally {
 fn arms(portions: &[Portion]) -> Vec<Arm> {
     let arm = |it: &Portion| Arm {
         weight: if it.takes_part() { it.weight } else { 0 },
-        bounds: it.bounds,
+        bounds: if it.takes_part() { it.bounds } else { Bounds { least: 0, most: 0 } },
         ready: it.is_ready(),
         capacity: it.capacity.map(|rate| f64::from(rate) * ready_endpoints(it) as f64),
     };
@@ -248,6 +249,11 @@ impl Steered {
 impl Splits {
     pub(super) fn get(&self, root: &ServiceKey) -> Option<&Steered> {
         self.0.get(root)
+    }
+
+    /// The clock was set back to this time.
+    pub(super) fn set_back(&mut self, now: Timestamp) {
+        self.0.values_mut().for_each(|steered| steered.next = steered.next.min(now));
     }
 
     pub(super) fn next(&self) -> Option<Timestamp> {
@@ -406,6 +412,13 @@ impl Builder {
             }
         }
         self.publish_all(&touched);
+    }
+
+    /// To be called when everything was read once: what a run before has decided of splits that are not there is forgotten.
+    pub(super) fn forget_unseen_splits(&mut self, now: Timestamp) {
+        for root in std::mem::take(&mut self.kept_splits).into_keys() {
+            self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, None, now));
+        }
     }
 
     /// Gives these keepers all splits that are steered.

@@ -184,3 +184,16 @@ fn where_callers_tell_nothing_what_is_measured_of_the_arms_counts() {
     let heard = builder.steered(&key("web")).and_then(|it| it.heard(at(20)));
     assert_eq!(heard, Some(Teller::Arms(Source::Prometheus)));
 }
+
+#[test]
+fn a_clock_that_is_set_back_silences_nobody() {
+    let mut builder = builder(SPLIT);
+    builder.tick(at(5));
+    builder.set_back(at(-3600));
+    for step in 0..3 {
+        let now = at(-3600 + step * 5);
+        builder.observe(vec![called("v1", 300.0, 0.0, now), called("v2", 200.0, 100.0, now)], now);
+        builder.tick(now);
+    }
+    assert_eq!(told(&builder), [9700, 300]);
+}
