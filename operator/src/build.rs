@@ -223,6 +223,7 @@ impl Builder {
         if let Ok(end) = now.checked_sub(KEPT_UNSEEN) {
             self.index.forget_unseen_memories(end);
         }
+        self.forget_unseen_splits(now);
         self.keep_memories(now);
     }
 
@@ -347,6 +348,7 @@ impl Builder {
     pub fn set_back(&mut self, now: Timestamp) {
         let waiting = self.timers.iter().map(|(_, service)| service.clone()).collect();
         self.build(&waiting, now, false);
+        self.splits.set_back(now);
     }
 
     /// Pauses exactly these, and publishes what that changes. Rules go on being decided.
@@ -449,7 +451,8 @@ impl Builder {
         built.ready = view.ready_pods().map(str::to_owned).collect();
         let mut calling = view.endpoints.iter().filter(|(_, endpoint)| endpoint.outbound.is_some());
         let forgets = calling.any(|(pod, _)| self.index.lazy(key, pod).is_some());
-        built.wanted = wanted::of(&view, self.annotated_pages, self.heard.wants_all || forgets);
+        let of_arm = splits::words(&self.index, key);
+        built.wanted = wanted::of(&view, self.annotated_pages, self.heard.wants_all || forgets, &of_arm);
         let pods: Vec<String> = view.endpoints.keys().map(|pod| (*pod).to_owned()).collect();
         let gone = built.rules.plan(&view, resumed(&mut self.kept, &view, now));
         self.index.forget_asks_of(key, |pod| pods.iter().any(|there| there == pod));

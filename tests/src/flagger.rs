@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -31,7 +31,7 @@ pub struct Flagger<'a> {
     pub address: SocketAddr,
     cluster: &'a Cluster,
     namespace: String,
-    odd: AtomicBool,
+    steps: AtomicU32,
     child: Child,
     home: TempDir,
 }
@@ -65,8 +65,8 @@ impl<'a> Flagger<'a> {
             "-log-level=debug".to_owned(),
         ];
         let child = spawn(&cluster.part(NAME).await, &arguments, home.path());
-        let (namespace, odd) = (namespace.to_owned(), AtomicBool::new(false));
-        let mut flagger = Self { address, cluster, namespace, odd, child, home };
+        let (namespace, steps) = (namespace.to_owned(), AtomicU32::new(0));
+        let mut flagger = Self { address, cluster, namespace, steps, child, home };
         flagger.ready().await;
         flagger
     }
@@ -78,7 +78,8 @@ impl<'a> Flagger<'a> {
     /// When there is no such Canary, or it does not look.
     pub async fn step(&self, canary: &str) {
         let mark = self.cluster.mark();
-        let seconds = if self.odd.fetch_xor(true, Ordering::Relaxed) { 3600 } else { 3601 };
+        // Never one that it has had: it compares with what its last look was by, and may see two changes as one.
+        let seconds = 3601 + self.steps.fetch_add(1, Ordering::Relaxed);
         let patch = format!(r#"{{"spec": {{"analysis": {{"interval": "{seconds}s"}}}}}}"#);
         let arguments =
             ["patch", "canary", canary, "--namespace", &self.namespace, "--type=merge", "--patch", patch.as_str()];

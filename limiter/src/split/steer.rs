@@ -248,7 +248,8 @@ pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: 
         let shares = state.shares.clone();
         (state, Decision { aims: shares.clone(), shares, verdicts, why })
     };
-    if elapsed < law.every {
+    // A clock that was set back must not silence it.
+    if (SignedDuration::ZERO..law.every).contains(&elapsed) {
         // What was seen is remembered; when the step before was, too.
         return stay(state, verdicts, Why::Early);
     }

@@ -9,18 +9,21 @@ use std::{
 
 use jiff::Timestamp;
 use limiter::{
+    metric::{Metric, Observations, Reduce, Word},
     policy::Mode,
     split::{
         Split,
+        shares::Bounds,
         steer::{self, Arm, Decision, Law, Seen, State, Why},
     },
 };
 use tracing::info;
 
-use super::Builder;
+use super::{Builder, Built};
 use crate::{
+    index::Index,
     intent::ServiceKey,
-    metrics::{Histogram, Measure, PodSample, store},
+    metrics::{Histogram, Measure, PodSample, Source, store},
     translate::{
         decide::Decides,
         split::{Portion, Standing, ToldSplit, declared_shares, steered_portions},
@@ -43,8 +46,8 @@ pub struct Steered {
     tallies: Vec<Tally>,
     /// Requests to each that were seen in the last step.
     realised: Vec<f64>,
-    /// When a caller told of an answer last.
-    heard: Option<Timestamp>,
+    /// When somebody told of an answer last, and who.
+    heard: Option<(Timestamp, Teller)>,
     /// When the next step is due.
     next: Timestamp,
 }
@@ -58,6 +61,15 @@ struct Tally {
     /// Requests that have not ended, by caller.
     inflight: BTreeMap<String, (Timestamp, f64)>,
     heard: bool,
+}
+
+/// Who tells how the arms answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Teller {
+    /// The proxies of callers.
+    Callers,
+    /// What is measured of the arms themselves, by this source.
+    Arms(Source),
 }
 
 /// By root.
@@ -94,7 +106,7 @@ impl Tally {
 fn arms(portions: &[Portion]) -> Vec<Arm> {
     let arm = |it: &Portion| Arm {
         weight: if it.takes_part() { it.weight } else { 0 },
-        bounds: it.bounds,
+        bounds: if it.takes_part() { it.bounds } else { Bounds { least: 0, most: 0 } },
         ready: it.is_ready(),
         capacity: it.capacity.map(|rate| f64::from(rate) * ready_endpoints(it) as f64),
     };
@@ -186,11 +198,11 @@ impl Steered {
         self.realised.get(arm).filter(|_| all > 0.0).map(|own| own / all)
     }
 
-    /// Whether a caller has told of an answer for as long as that counts.
+    /// Who has told of an answer, for as long as that counts.
     #[must_use]
-    pub fn is_heard(&self, now: Timestamp) -> bool {
+    pub fn heard(&self, now: Timestamp) -> Option<Teller> {
         let expiry = self.split.steer.unwrap_or_default().expiry;
-        self.heard.is_some_and(|heard| now.duration_since(heard) <= expiry)
+        self.heard.filter(|(heard, _)| now.duration_since(*heard) <= expiry).map(|(_, teller)| teller)
     }
 
     /// Requests to each arm that have not ended, as callers have told lately.
@@ -198,13 +210,21 @@ impl Steered {
         self.tallies.iter().map(|tally| tally.inflight.values().map(|(_, count)| count).sum())
     }
 
-    fn step(&mut self, now: Timestamp) -> bool {
+    /// `measured` tells of the arms themselves, where callers do not.
+    fn step(&mut self, measured: impl Fn(&ServiceKey) -> Option<(Seen, Source)>, now: Timestamp) -> bool {
         let Some(law) = self.split.steer else { return false };
         self.next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
-        let seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
+        let mut seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
+        let mut teller = Teller::Callers;
+        if seen.iter().all(Option::is_none) {
+            for (seen, portion) in seen.iter_mut().zip(&self.portions) {
+                let Some((of_arm, source)) = measured(&portion.key.service) else { continue };
+                (*seen, teller) = (Some(of_arm), Teller::Arms(source));
+            }
+        }
         if seen.iter().any(Option::is_some) {
             self.realised = seen.iter().map(|seen| seen.map_or(0.0, |seen| seen.requests)).collect();
-            self.heard = Some(now);
+            self.heard = Some((now, teller));
         }
         let (state, decision) = steer::step(&law, &arms(&self.portions), &self.state, &seen, now);
         let moved = state.shares != self.state.shares;
@@ -231,6 +251,11 @@ impl Splits {
         self.0.get(root)
     }
 
+    /// The clock was set back to this time.
+    pub(super) fn set_back(&mut self, now: Timestamp) {
+        self.0.values_mut().for_each(|steered| steered.next = steered.next.min(now));
+    }
+
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.0.values().map(|steered| steered.next).min()
     }
@@ -246,6 +271,33 @@ impl Splits {
             arms.filter(|(it, _)| it.key.service == *sample.service).for_each(|(_, tally)| tally.take(sample));
         }
     }
+}
+
+/// The words by which a service is judged as an arm, where its callers' proxies tell nothing: none, if nothing steers it.
+pub(super) fn words(index: &Index, service: &ServiceKey) -> Vec<Word> {
+    let laws = index.roots_of(service).filter_map(|root| index.steering(root)?.steer);
+    let mut words = Vec::new();
+    for law in laws {
+        let latency = law.by_latency.then_some(Word::Latency(law.percentile));
+        words.extend([Word::Requests, Word::Errors].into_iter().chain(latency));
+    }
+    words
+}
+
+/// What is measured of an arm itself, as if it were what was seen in a step.
+fn measured(built: &Built, law: &Law, now: Timestamp) -> Option<(Seen, Source)> {
+    let metric = |word, reduce| Metric { word, reduce };
+    let requests = metric(Word::Requests, Reduce::Sum);
+    let [errors, latency] = [Word::Errors, Word::Latency(law.percentile)].map(Metric::plain);
+    let names: Vec<_> = [&requests, &errors, &latency].into_iter().map(|it| (it.clone(), it.clone())).collect();
+    let mut seen = Observations::default();
+    built.store.observe(&built.ready, &names, &mut seen, now);
+    let fresh = |metric| seen.samples.get(metric).filter(|sample| sample.is_fresh(now));
+    let count = fresh(&requests)?.value.max(0.0) * law.every.as_secs_f64();
+    let ratio = fresh(&errors)?;
+    let source = Source::ALL.into_iter().find(|source| source.name() == ratio.source)?;
+    let latency_ms = fresh(&latency).map(|sample| sample.value * 1e3);
+    Some((Seen { requests: count, bad: ratio.value.clamp(0.0, 1.0) * count, latency_ms }, source))
 }
 
 impl Builder {
@@ -323,7 +375,9 @@ impl Builder {
                     .unwrap_or(Timestamp::MAX);
                 continue;
             }
-            let moved = steered.step(now);
+            let law = steered.split.steer.unwrap_or_default();
+            let built = &self.built;
+            let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), now);
             let told = steered.told();
             for keeper in &self.keepers {
                 keeper.keep_split_as(&root, &told, moved, now);
@@ -360,6 +414,13 @@ impl Builder {
         self.publish_all(&touched);
     }
 
+    /// To be called when everything was read once: what a run before has decided of splits that are not there is forgotten.
+    pub(super) fn forget_unseen_splits(&mut self, now: Timestamp) {
+        for root in std::mem::take(&mut self.kept_splits).into_keys() {
+            self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, None, now));
+        }
+    }
+
     /// Gives these keepers all splits that are steered.
     pub(super) fn keep_all_splits(&self, keepers: &[crate::checkpoint::Keeper], now: Timestamp) {
         for (root, steered) in &self.splits.0 {
@@ -376,3 +437,6 @@ pub const fn ready_endpoints(portion: &Portion) -> usize {
         Standing::Empty | Standing::Missing | Standing::Unlike => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

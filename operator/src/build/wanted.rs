@@ -11,13 +11,13 @@ use crate::{
 };
 
 /// What is wanted of one service now; of metrics pages, when told so, only those that annotations name. `called`: also whom its pods
-/// call.
-pub(super) fn of(view: &ServiceView<'_>, annotated_pages: bool, called: bool) -> Wanted {
+/// call. `of_arm`: words by which it is judged as an arm of a split.
+pub(super) fn of(view: &ServiceView<'_>, annotated_pages: bool, called: bool, of_arm: &[Word]) -> Wanted {
     Wanted {
         targets: targets_of(view, annotated_pages),
         resources: resources_of(view),
-        queries: queries_of(view),
-        streamed: reads_streams(view).then(|| view.key.clone()).into_iter().collect(),
+        queries: queries_of(view, of_arm),
+        streamed: (reads_streams(view) || !of_arm.is_empty()).then(|| view.key.clone()).into_iter().collect(),
         called: called.then(|| view.key.clone()).into_iter().collect(),
     }
 }
@@ -93,8 +93,8 @@ fn reads_streams(view: &ServiceView<'_>) -> bool {
 }
 
 /// One question for each word that a rule of the service reads and that Prometheus could know.
-fn queries_of(view: &ServiceView<'_>) -> Vec<Query> {
-    let mut words: BTreeMap<Word, Option<String>> = BTreeMap::new();
+fn queries_of(view: &ServiceView<'_>, of_arm: &[Word]) -> Vec<Query> {
+    let mut words: BTreeMap<Word, Option<String>> = of_arm.iter().map(|word| (word.clone(), None)).collect();
     for policy in &view.policies {
         for metric in policy.metrics() {
             match &metric.word {

@@ -301,8 +301,10 @@ impl Index {
         let (new_roots, new_arms) = self.ends_of(by);
         self.splits.link(by, &new_roots, &new_arms, true);
         let roots = old_roots.union(&new_roots).flat_map(|root| self.sharing_out(root));
-        // What becomes of requests to an arm is measured.
-        roots.chain(old_arms.symmetric_difference(&new_arms).flat_map(|arm| self.sharing_out(arm))).collect()
+        // What becomes of requests to an arm is measured, by other clusters if it was none or is none any more.
+        let changed = old_arms.symmetric_difference(&new_arms).flat_map(|arm| self.sharing_out(arm));
+        let arms = old_arms.union(&new_arms).cloned();
+        roots.chain(changed).chain(arms).collect()
     }
 
     pub(super) fn apply_split(

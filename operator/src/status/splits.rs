@@ -22,7 +22,7 @@ use super::conditions::{Verdict, refused};
 use crate::{
     build::{
         Builder,
-        splits::{Steered, ready_endpoints},
+        splits::{Steered, Teller, ready_endpoints},
     },
     index::{
         Index, SplitEntry,
@@ -388,8 +388,18 @@ fn metrics(standpoint: Option<&Standpoint<'_>>, now: Timestamp) -> Verdict {
     let Some(steered) = standpoint.steered.filter(|_| standpoint.split.key.kind == Kind::SmartSplit) else {
         return (true, Reason::NotNeeded, "nothing is steered, so no metric is read".to_owned());
     };
-    if steered.is_heard(now) {
-        return (true, Reason::Available, "callers tell how the backends answer".to_owned());
+    match steered.heard(now) {
+        Some(Teller::Callers) => {
+            return (true, Reason::Available, "the callers' proxies tell how the backends answer".to_owned());
+        }
+        Some(Teller::Arms(source)) => {
+            let message = format!(
+                "the callers' proxies tell nothing; what is measured of the backends themselves counts ({})",
+                source.name()
+            );
+            return (true, Reason::Available, message);
+        }
+        None => {}
     }
     let message = "no proxy of a caller has told how a backend answers: nobody calls the Service through a proxy, or the proxies were started with \
                    a bootstrap of an older Weir (make it again by `weir bootstrap`)";

@@ -12,11 +12,12 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use testkit::{
-    app::App,
+    app::{App, Page},
     eventually,
     http::{self, Connection},
     mesh::{Service, lazy, put, without_proxy},
     ports::Network,
+    prometheus::{Prometheus, Target},
     proxy::Proxy,
     status::View,
     temp_dir,
@@ -531,4 +532,56 @@ async fn what_was_steered_is_there_after_a_restart_and_holds() {
     let mut again = Weir::spawn(shop.folder.path(), xds, admin, &arguments);
     again.ready().await;
     assert_eq!(view(&again).await.unwrap().percent(SMART, "v1"), Ok(3.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_callers_tell_nothing_a_real_prometheus_does() {
+    let shop = Shop::start(2).await;
+    let steer = "  steer: prefer lower errors, at most 20% per step, every 1s, judge after 20 requests\n";
+    shop.put("split.yaml", &smart("{name: v0, weight: 50}, {name: v1, weight: 50}", steer));
+    // What the versions count: 100 requests a second each, of which half fail at v1.
+    let began = Instant::now();
+    let count = async |app: &App, failing: f64| {
+        let all = began.elapsed().as_secs_f64() * 100.0;
+        let (failed, well) = (all * failing, all * (1.0 - failing));
+        app.page(Page::Text(format!(
+            "# TYPE http_requests_total counter\nhttp_requests_total{{code=\"200\"}} {well}\nhttp_requests_total{{code=\"500\"}} {failed}\n"
+        )));
+    };
+    let targets: Vec<Target> = shop
+        .versions
+        .iter()
+        .enumerate()
+        .map(|(n, app)| {
+            let labels =
+                vec![("namespace", "shop".to_owned()), ("pod", format!("v{n}-0")), ("service", format!("v{n}"))];
+            Target { address: app.address, labels }
+        })
+        .collect();
+    let prometheus = Prometheus::start(&targets, Duration::from_millis(500)).await;
+    let weir = Weir::start(shop.folder.path(), &["--prometheus", &prometheus.url()]).await;
+    // A proxy that streams nothing.
+    let _proxy = Proxy::start_with(&weir, &shop.page, 0, |bootstrap| {
+        drop(bootstrap.as_object_mut().unwrap().remove("stats_sinks"))
+    })
+    .await;
+    let message = eventually(Duration::from_secs(90), "v1 is at its floor", async || {
+        count(&shop.versions[0], 0.0).await;
+        count(&shop.versions[1], 0.5).await;
+        let view = view(&weir).await?;
+        if view.percent(SMART, "v1")? > 3.0 {
+            return Err(view.policy(SMART)?["status"].to_string());
+        }
+        view.expect(SMART, "MetricsAvailable", true, "Available")
+    })
+    .await;
+    assert!(message.contains("prometheus"), "{message}");
+    let mut connection = Connection::open(shop.page.outbound(0), None).await.unwrap();
+    programmed(&weir, SMART, 1).await;
+    let before = shop.served();
+    for _ in 0..200 {
+        connection.send(request("/")).await.unwrap();
+    }
+    let served = shop.served();
+    assert!(served[1] - before[1] < 25, "{before:?} {served:?}");
 }

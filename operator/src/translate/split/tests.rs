@@ -236,7 +236,7 @@ fn a_split_touches_who_calls_and_so_does_an_endpoint_of_an_arm() {
     };
     assert_eq!(apply_split(&mut index, one.clone()), ["page", "v1", "web"]);
     assert_eq!(apply_split(&mut index, one), [""; 0]);
-    assert_eq!(apply_split(&mut index, smi("s", &[("v1", 1), ("v2", 1)])), ["page", "v2", "web"]);
+    assert_eq!(apply_split(&mut index, smi("s", &[("v1", 1), ("v2", 1)])), ["page", "v1", "v2", "web"]);
     assert_eq!(touched(index.apply(Change::Delete(key.clone()))), ["page", "v1", "v2", "web"]);
     assert!(!index.is_arm(&self::key("v1").service));
 }

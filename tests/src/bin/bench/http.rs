@@ -11,11 +11,16 @@ use tokio::{
 
 use crate::clock;
 
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
+const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// Starts a server on a thread of its own, which lives as long as the process; gives its address.
 pub(crate) fn spawn_upstream() -> anyhow::Result<SocketAddr> {
+    spawn_upstream_that(ANSWER)
+}
+
+/// As [`spawn_upstream`], with these bytes as its answer.
+pub(crate) fn spawn_upstream_that(says: &'static str) -> anyhow::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
@@ -25,7 +30,7 @@ pub(crate) fn spawn_upstream() -> anyhow::Result<SocketAddr> {
             let listener = TcpListener::from_std(listener)?;
             loop {
                 let (stream, _) = listener.accept().await?;
-                tokio::spawn(answer(stream));
+                tokio::spawn(answer(stream, says));
             }
             #[expect(unreachable_code, reason = "says what `?` returns above")]
             Ok::<(), std::io::Error>(())
@@ -34,7 +39,7 @@ pub(crate) fn spawn_upstream() -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, says: &'static str) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(4096);
     loop {
@@ -44,7 +49,7 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
         let mut answers = Vec::new();
         while let Some(end) = find(&buffer, END_OF_HEAD) {
             buffer.drain(..end + END_OF_HEAD.len());
-            answers.extend_from_slice(ANSWER);
+            answers.extend_from_slice(says.as_bytes());
         }
         stream.write_all(&answers).await?;
     }

@@ -18,6 +18,7 @@ mod replicas;
 mod report;
 mod rig;
 mod scale;
+mod split;
 mod step;
 mod streams;
 mod trust;
@@ -51,6 +52,8 @@ enum Name {
     Trust,
     /// From a push to the first 429 on a real Envoy, and connections closed by changes.
     Enforce,
+    /// From a moved weight to moved traffic on a real Envoy, and connections closed by moved weights.
+    Split,
     /// Requests that a real Envoy admits against limit x time + burst, from 1 per day to 20,000 per second.
     Rates,
     /// From a step of a metric to the first 429, through a whole `weir run` that reads a metrics page.
@@ -126,6 +129,7 @@ fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
         Name::Reconnect => reconnect::run(),
         Name::Trust => trust::run(),
         Name::Enforce => enforce::run(),
+        Name::Split => split::run(),
         Name::Rates => rates::run(),
         Name::Step => step::run(),
         Name::Scale => scale::run(),

@@ -28,6 +28,8 @@ const SETTLED: Duration = Duration::from_millis(200);
 pub(crate) struct Rig {
     /// Where the proxy takes requests.
     pub(crate) address: SocketAddr,
+    /// Before the port, in the names of statistics of its connections.
+    side: &'static str,
     pub(crate) builder: Builder,
     runtime: Runtime,
     proxies: Proxies,
@@ -85,11 +87,24 @@ pub(crate) async fn start_envoy(xds_address: SocketAddr, folder: &TempDir) -> an
 impl Rig {
     /// Starts everything, without any limit, and waits until the proxy has it.
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (address, application) = (ports::free(), http::spawn_upstream()?);
+        Self::start_with(address, "in", &pod(address, application, application))
+    }
+
+    /// The same, of a proxy that takes what its application sends to others, of which `others` are the manifests.
+    pub(crate) fn start_calling(others: &str) -> anyhow::Result<Self> {
+        let (inbound, address, application) = (ports::free(), ports::free(), http::spawn_upstream()?);
+        let annotation = "annotations: {";
+        let calling = format!("{annotation}outbound.weir.dev/listen: \"{address}\", ");
+        let text = pod(inbound, application, application).replace(annotation, &calling);
+        Self::start_with(address, "out", &(text + others))
+    }
+
+    fn start_with(address: SocketAddr, side: &'static str, manifests: &str) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let (table, proxies) = (Table::new(), Proxies::new());
         let mut builder = Builder::new(table.clone());
-        builder.apply(mesh::changes(&pod(address, application, application))?, Timestamp::now());
+        builder.apply(mesh::changes(manifests)?, Timestamp::now());
         let folder = testkit::temp_dir();
         let (serving, folder_of_envoy) = (proxies.clone(), &folder);
         let envoy = runtime.block_on(async move {
@@ -106,7 +121,7 @@ impl Rig {
             start_envoy(xds_address, folder_of_envoy).await
         })?;
         let node = NodeKey::new(mesh::NAMESPACE, mesh::SERVICE, format!("{}-0", mesh::SERVICE));
-        let rig = Self { address, builder, runtime, proxies, node, envoy, _folder: folder };
+        let rig = Self { address, side, builder, runtime, proxies, node, envoy, _folder: folder };
         rig.settle()?;
         Ok(rig)
     }
@@ -133,9 +148,9 @@ impl Rig {
         Ok(())
     }
 
-    /// Sum of the proxy's counters of its inbound connections whose name ends so.
+    /// Sum of the proxy's counters of its clients' connections whose name ends so.
     pub(crate) fn connections(&self, counter: &str) -> anyhow::Result<u64> {
-        let path = format!("/stats?filter=http.in_{}.{counter}$", self.address.port());
+        let path = format!("/stats?filter=http.{}_{}.{counter}$", self.side, self.address.port());
         let (status, text) = self.runtime.block_on(self.envoy.admin(&path))?;
         anyhow::ensure!(status == 200, "Envoy's admin page answers {status}");
         let numbers = text.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok());

@@ -15,42 +15,16 @@ use testkit::{
     cluster::{Cluster, stand_ins::Apps},
     eventually,
     flagger::Flagger,
+    http,
+    mesh::Service,
     ports::{self, Network},
+    proxy::Proxy,
+    weir::Weir,
 };
 use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(30);
 const PORT: u16 = 9898;
-
-/// SMI's, as far as Flagger needs it.
-const TRAFFIC_SPLIT: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: trafficsplits.split.smi-spec.io}
-spec:
-  group: split.smi-spec.io
-  scope: Namespaced
-  names: {kind: TrafficSplit, listKind: TrafficSplitList, plural: trafficsplits, singular: trafficsplit, shortNames: [ts]}
-  versions:
-  - name: v1alpha2
-    served: true
-    storage: true
-    schema:
-      openAPIV3Schema:
-        type: object
-        properties:
-          spec:
-            type: object
-            required: [service, backends]
-            properties:
-              service: {type: string}
-              backends:
-                type: array
-                items:
-                  type: object
-                  required: [service, weight]
-                  properties: {service: {type: string}, weight: {type: integer, minimum: 0}}
-";
 
 /// A Deployment `podinfo`, and Flagger beside it.
 struct Place {
@@ -190,7 +164,7 @@ fn routes() -> ApiResource {
 #[tokio::test(flavor = "multi_thread")]
 async fn weights_of_a_traffic_split_advance_until_the_new_version_is_promoted() {
     let cluster = Cluster::shared().await;
-    cluster.apply(TRAFFIC_SPLIT).await.unwrap();
+    cluster.install_crds().await;
     let place = Place::new("smi:v1alpha2").await;
     place.canary(json!({})).await;
     let split = place.get("trafficsplit", "podinfo").await;
@@ -249,4 +223,105 @@ async fn weights_of_a_route_of_a_service_advance_and_fall_back_when_checks_fail(
     place.images([1, 0]).await;
     let log = place.flagger.log();
     assert!(log.contains("failed checks threshold reached 2"), "{log}");
+}
+
+/// A page whose calls of `podinfo` go through an Envoy of Weir's.
+struct Page {
+    service: Service,
+    _proxy: Proxy,
+    _weir: Weir,
+}
+
+impl Page {
+    async fn start(place: &Place) -> Self {
+        let service = Service::start_in(Network::routable(), &place.namespace, "page", 1).await;
+        place.cluster.put(&service).await;
+        let listen = format!("outbound.weir.dev/listen={}", service.outbound(0));
+        let annotate =
+            ["annotate", "pod", &service.pods[0].name, &listen, "--namespace", &place.namespace].map(str::to_owned);
+        place.cluster.kubectl(&annotate).await.unwrap();
+        let weir = Weir::watch(place.cluster.kubeconfig(), &["--namespace", &place.namespace]).await;
+        let proxy = Proxy::start(&weir, &service, 0).await;
+        let page = Self { service, _proxy: proxy, _weir: weir };
+        eventually(SOON, "podinfo answers", async || match page.call().await {
+            200 => Ok(()),
+            other => Err(other),
+        })
+        .await;
+        page
+    }
+
+    async fn call(&self) -> u16 {
+        let request = ::http::Request::get(format!("http://{}/", self.service.outbound(0))).header("host", "podinfo");
+        http::send(request.body(Vec::new().into()).unwrap()).await.map_or(0, |answer| answer.status().as_u16())
+    }
+
+    /// How many of 100 calls the pods of an image answer. None may fail.
+    async fn share(&self, apps: &Apps, image: &str) -> u64 {
+        let before = apps.served(image);
+        for _ in 0..100 {
+            assert_eq!(self.call().await, 200);
+        }
+        apps.served(image) - before
+    }
+}
+
+/// A promotion, and then a version that fails its checks: nobody's request fails, and each version gets what Flagger says.
+async fn canaries_under_weir(
+    provider: &str,
+    service: Value,
+    resource: ApiResource,
+    weight: fn(&Value, &str) -> Option<u64>,
+) {
+    let cluster = Cluster::shared().await;
+    cluster.install_crds().await;
+    cluster.install_manifests("gateway-api").await;
+    let place = Place::new(provider).await;
+    place.canary(service).await;
+    let page = Page::start(&place).await;
+    let weights = place.weights(resource, weight).await;
+    for (image, phase) in [("podinfo:2", "Succeeded"), ("podinfo:3", "Failed")] {
+        place.gate.answers(200, Duration::ZERO);
+        place.deploy(image).await;
+        let mut shares = Vec::new();
+        loop {
+            let status = place.flagger.status("podinfo").await;
+            if status["phase"] == phase {
+                break;
+            }
+            let given = weights.seen.lock().last().copied().unwrap();
+            // Its primary is of this image, too, once it is promoted.
+            if status["phase"] == "Progressing" {
+                let share = eventually(SOON, &format!("{image} gets {given} of 100"), async || {
+                    let share = page.share(&place.apps, image).await;
+                    if share.abs_diff(given) <= if given == 0 { 0 } else { 15 } { Ok(share) } else { Err(share) }
+                })
+                .await;
+                shares.push((given, share));
+            }
+            if phase == "Failed" && given > 0 {
+                place.gate.answers(500, Duration::ZERO);
+            }
+            place.flagger.step("podinfo").await;
+            assert!(shares.len() < 50, "{status}");
+        }
+        assert!(shares.iter().any(|(given, _)| *given > 0), "{shares:?}");
+        let expected = if phase == "Failed" { 0 } else { 100 };
+        eventually(SOON, &format!("{image} gets {expected} of 100 in the end"), async || {
+            let share = page.share(&place.apps, image).await;
+            if share == expected { Ok(()) } else { Err(share) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_get_what_flagger_writes_into_a_traffic_split() {
+    canaries_under_weir("smi:v1alpha2", json!({}), traffic_splits(), of_split).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_get_what_flagger_writes_into_a_route() {
+    let service = json!({"gatewayRefs": [{"group": "", "kind": "Service", "name": "podinfo"}]});
+    canaries_under_weir("gatewayapi:v1", service, routes(), of_route).await;
 }

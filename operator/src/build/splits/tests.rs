@@ -1,0 +1,199 @@
+use limiter::split::steer::Verdict;
+
+use super::*;
+use crate::{
+    checkpoint::{Detail, Keeper, Wants},
+    index::{Change, ObjectKey, ObjectKind},
+    intent::Pauses,
+    metrics::Source,
+    tests::changes,
+    xds::table::Table,
+};
+
+const SPLIT: &str = "apiVersion: weir.dev/v1alpha1
+kind: SmartSplit
+metadata: {name: web, namespace: a}
+spec:
+  targetRefs: [{kind: Service, name: web}]
+  backendRefs: [{name: v1, weight: 60}, {name: v2, weight: 40}]
+  steer: prefer lower errors, at most 10% per step, every 5s
+";
+
+fn service(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\nspec: {{ports: [{{name: http, port: 80}}]}}\n---
+apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice
+metadata: {{name: {name}-1, namespace: a, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4\nports: [{{name: http, port: 8080}}]\nendpoints: [{{addresses: [127.0.1.1], targetRef: {{kind: Pod, name: {name}-0}}}}]\n---\n"
+    )
+}
+
+fn mesh(split: &str) -> Vec<Change> {
+    let calls = "apiVersion: v1\nkind: Pod\nmetadata: {name: page-0, namespace: a, annotations: {outbound.weir.dev/listen: '127.0.1.1:15001'}}\n---\n";
+    changes(&(["web", "v1", "v2", "page"].map(service).concat() + calls + split))
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000_000 + second).expect("a time")
+}
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey { namespace: "a".to_owned(), name: name.to_owned() }
+}
+
+fn builder(split: &str) -> Builder {
+    let mut builder = Builder::new(Table::new());
+    builder.apply(mesh(split), at(0));
+    builder
+}
+
+/// A caller tells that it was answered so often, and how often with a failure.
+fn called(arm: &str, completed: f64, failed: f64, at: Timestamp) -> PodSample {
+    PodSample {
+        service: key(arm).into(),
+        pod: Some("a/page-0".to_owned()),
+        measure: Measure::Called { port: 80, completed, failed, inflight: 1.0, latency: Histogram::default() },
+        at,
+        fresh_for_ms: 1500,
+        source: Source::Envoy,
+    }
+}
+
+/// The second version fails half of the time for so many steps.
+fn fails(builder: &mut Builder, steps: std::ops::Range<i64>) {
+    for step in steps {
+        let now = at(step * 5);
+        builder.observe(vec![called("v1", 300.0, 0.0, now), called("v2", 200.0, 100.0, now)], now);
+        builder.tick(now);
+    }
+}
+
+fn shares(builder: &Builder) -> Vec<u32> {
+    builder.steered(&key("web")).expect("it is steered").state.shares.clone()
+}
+
+/// What the caller's proxy is told of the two.
+fn told(builder: &Builder) -> Vec<u32> {
+    let intent = &builder.built(&key("page")).expect("built").intent;
+    let hosts = intent.pods["page-0"].outbound.iter().flat_map(|outbound| &outbound.hosts);
+    let web = hosts.filter(|host| host.name == "a/web/80").flat_map(|host| &host.routes).next().expect("a route");
+    web.to.iter().map(|(_, share)| *share).collect()
+}
+
+#[test]
+fn what_callers_tell_moves_what_their_proxies_are_told() {
+    let mut builder = builder(SPLIT);
+    assert_eq!(told(&builder), [6000, 4000]);
+    fails(&mut builder, 1..4);
+    assert_eq!((shares(&builder), told(&builder)), (vec![9700, 300], vec![9700, 300]));
+    let steered = builder.steered(&key("web")).expect("it is");
+    assert_eq!(steered.decision.as_ref().map(|it| it.verdicts[1]), Some(Verdict::WorseThan(0)));
+    assert_eq!((steered.realised(1), steered.heard(at(20))), (Some(0.4), Some(Teller::Callers)));
+    // The kill switch.
+    builder.set_pauses(Pauses { all: true, ..Pauses::default() }, at(16));
+    assert_eq!(told(&builder), [6000, 4000]);
+    builder.set_pauses(Pauses::default(), at(17));
+    assert_eq!(told(&builder), [9700, 300]);
+    // Gone, it steers no more; and nothing is left of it.
+    let gone = ObjectKey {
+        kind: ObjectKind::Split(limiter::split::Kind::SmartSplit),
+        namespace: "a".to_owned(),
+        name: "web".to_owned(),
+    };
+    builder.apply(vec![Change::Delete(gone)], at(18));
+    assert_eq!((told(&builder), builder.steered(&key("web")).is_none()), (vec![1], true));
+    assert!(builder.index().steered(&key("web")).is_none());
+}
+
+#[test]
+fn an_edited_weight_holds_at_once_unless_something_was_steered_away() {
+    let mut builder = builder(SPLIT);
+    builder.apply(changes(&SPLIT.replace("weight: 40", "weight: 60")), at(1));
+    assert_eq!(told(&builder), [5000, 5000]);
+    fails(&mut builder, 1..4);
+    builder.apply(changes(SPLIT), at(16));
+    assert_eq!(told(&builder), [9700, 300], "what fails gets nothing by an edit");
+}
+
+#[test]
+fn who_follows_carries_out_what_the_leader_has_decided_and_goes_on_from_there() {
+    let (mut leader, mut follower) = (builder(SPLIT), Builder::new(Table::new()));
+    follower.set_decides(Decides::Unmeasured, at(0));
+    follower.apply(mesh(SPLIT), at(0));
+    fails(&mut leader, 1..4);
+    fails(&mut follower, 1..4);
+    assert_eq!(told(&follower), [6000, 4000], "it decides nothing");
+    let (keeper, mut waiting) = Keeper::new(Wants { decisions: Some(Detail::Numbers), memories: false });
+    leader.tell(keeper, at(15));
+    let news = futures::FutureExt::now_or_never(waiting.next()).flatten().expect("all of it waits");
+    follower.take_up(news, at(15));
+    assert_eq!(told(&follower), told(&leader));
+    follower.set_decides(Decides::All, at(20));
+    follower.tick(at(25));
+    assert_eq!(told(&follower), [9700, 300]);
+    // One that comes before its object waits for it.
+    let mut late = Builder::new(Table::new());
+    late.set_decides(Decides::Unmeasured, at(0));
+    late.apply(mesh(""), at(0));
+    let (keeper, mut waiting) = Keeper::new(Wants { decisions: Some(Detail::Numbers), memories: false });
+    leader.tell(keeper, at(15));
+    late.take_up(futures::FutureExt::now_or_never(waiting.next()).flatten().expect("all of it waits"), at(15));
+    late.apply(changes(SPLIT), at(16));
+    assert_eq!(told(&late), [9700, 300]);
+}
+
+#[test]
+fn a_follower_hands_on_nothing_that_makes_no_sense() {
+    let mut builder = builder(SPLIT);
+    let now = at(5);
+    builder.observe(
+        vec![called("v2", f64::NAN, 1.0, now), called("v2", 10.0, 11.0, now), called("v2", -1.0, 0.0, now)],
+        now,
+    );
+    builder.tick(now);
+    assert_eq!(builder.steered(&key("web")).and_then(|it| it.realised(1)), None);
+}
+
+#[test]
+fn where_callers_tell_nothing_what_is_measured_of_the_arms_counts() {
+    let mut builder = builder(SPLIT);
+    let queries: Vec<_> =
+        builder.wanted().queries.iter().map(|it| (it.service.name.clone(), it.word.clone())).collect();
+    let both = |name: &str| [Word::Requests, Word::Errors].map(|word| (name.to_owned(), word));
+    assert_eq!(queries, [both("v1"), both("v2")].concat());
+    for step in 1..5 {
+        let now = at(step * 5);
+        let sample = |arm: &str, pod: Option<&str>, measure| PodSample {
+            service: key(arm).into(),
+            pod: pod.map(str::to_owned),
+            measure,
+            at: now,
+            fresh_for_ms: 15_000,
+            source: Source::Prometheus,
+        };
+        let of = |arm: &str, pod, errors| {
+            [
+                sample(arm, Some(pod), Measure::Number(Word::Requests, 50.0)),
+                sample(arm, None, Measure::Number(Word::Errors, errors)),
+            ]
+        };
+        builder.observe([of("v1", "v1-0", 0.0), of("v2", "v2-0", 0.5)].concat(), now);
+        builder.tick(now);
+    }
+    assert_eq!(told(&builder), [9700, 300]);
+    let heard = builder.steered(&key("web")).and_then(|it| it.heard(at(20)));
+    assert_eq!(heard, Some(Teller::Arms(Source::Prometheus)));
+}
+
+#[test]
+fn a_clock_that_is_set_back_silences_nobody() {
+    let mut builder = builder(SPLIT);
+    builder.tick(at(5));
+    builder.set_back(at(-3600));
+    for step in 0..3 {
+        let now = at(-3600 + step * 5);
+        builder.observe(vec![called("v1", 300.0, 0.0, now), called("v2", 200.0, 100.0, now)], now);
+        builder.tick(now);
+    }
+    assert_eq!(told(&builder), [9700, 300]);
+}
