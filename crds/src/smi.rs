@@ -31,6 +31,7 @@ pub struct TrafficSplit {
 
 /// See [`TrafficSplit`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TrafficSplitSpec {
     /// The root Service.
     #[serde(default)]
@@ -45,6 +46,7 @@ pub struct TrafficSplitSpec {
 
 /// A backend of a [`TrafficSplit`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SplitBackend {
     /// The Service.
     pub service: String,
@@ -55,7 +57,11 @@ pub struct SplitBackend {
 
 /// Names an `HTTPRouteGroup`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MatchRef {
+    /// `specs.smi-spec.io`; of no meaning.
+    #[serde(default, rename = "apiGroup", skip_serializing_if = "Option::is_none")]
+    pub api_group: Option<String>,
     /// `HTTPRouteGroup`.
     pub kind: String,
     /// Its name.
@@ -86,7 +92,7 @@ pub struct HttpRouteGroupSpec {
 
 /// One match: all that it names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpMatch {
     /// Its name in the group.
     #[serde(default)]

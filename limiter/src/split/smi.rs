@@ -145,7 +145,7 @@ fn weight(value: &Value, field: &str, problems: &mut Problems) -> Option<u64> {
     let milli = number.map(|number| number * MILLI);
     let Some(milli) = milli.filter(|milli| (0.0..=LARGEST).contains(milli)) else {
         let shown = if value.is_null() { "nothing".to_owned() } else { value.to_string() };
-        problems.add(field, format!("expected a weight that is not negative, found {shown}"), HELP);
+        problems.add(field, format!("expected a whole number or a quantity from 0 to 10^12, found {shown}"), HELP);
         return None;
     };
     if (milli - milli.round()).abs() > 1e-6 * milli.max(1.0) {

@@ -201,6 +201,26 @@ impl State {
         Some((state.requests, posterior(state).0, state.latency_ms))
     }
 
+    /// The same for other arms, each of which was at this place before, or was none: bounds hold at once. An arm that is new has its declared
+    /// part of what the others had.
+    #[must_use]
+    pub fn carried(&self, places: &[Option<usize>], arms: &[Arm]) -> Self {
+        let before = |place: &Option<usize>| place.and_then(|place| self.arms.get(place).copied());
+        let declared = declared(arms).unwrap_or_else(|| vec![0; arms.len()]);
+        let share = |(place, declared): (&Option<usize>, &u32)| {
+            place.and_then(|place| self.shares.get(place)).unwrap_or(declared).to_owned()
+        };
+        let weights: Vec<u64> = places.iter().zip(&declared).map(share).map(u64::from).collect();
+        let bounds: Vec<Bounds> = arms.iter().map(|arm| arm.bounds).collect();
+        let shares = apportion_within(&weights, &bounds)
+            .or_else(|| apportion_within(&weights, &vec![Bounds::default(); arms.len()]));
+        Self {
+            shares: shares.unwrap_or(declared),
+            arms: places.iter().map(|place| before(place).unwrap_or_default()).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Who was to grow and fell back may try again, as if nothing had been seen of it.
     pub fn retry(&mut self, law: &Law) {
         self.rolled_back = false;
@@ -427,7 +447,11 @@ fn moved(law: &Law, dead_band: f64, shares: &[u32], aims: &[u32], verdicts: &[Ve
     for (place, (share, aim)) in shares.iter().zip(aims).enumerate() {
         match verdicts[place] {
             Verdict::NotReady => gives[place] = share.saturating_sub(*aim),
-            verdict if verdict.is_harmful() => gives[place] = share.saturating_sub(*aim).min(law.down),
+            verdict if verdict.is_harmful() => {
+                gives[place] = share.saturating_sub(*aim).min(law.down);
+                // The others may not have it all.
+                takes[place] = aim.saturating_sub(*share);
+            }
             _ if rests => {}
             _ => {
                 gives[place] = share.saturating_sub(*aim).min(law.up);

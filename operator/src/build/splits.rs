@@ -133,12 +133,6 @@ impl Steered {
         })
     }
 
-    /// Whether these are the same arms in the same order.
-    fn is_of(&self, split: &Split, portions: &[Portion]) -> bool {
-        let services = |portions: &[Portion]| portions.iter().map(|it| it.key.service.clone()).collect::<Vec<_>>();
-        self.split.key == split.key && services(&self.portions) == services(portions)
-    }
-
     /// Takes up what is declared now. Where nothing was steered away from what was declared before, it holds at once.
     fn redeclare(&mut self, split: &Arc<Split>, portions: Vec<Portion>, now: Timestamp) {
         let before = declared_shares(&self.portions);
@@ -149,13 +143,33 @@ impl Steered {
         {
             self.state.shares = shares;
             self.since = now;
+        } else {
+            self.rearrange(&portions, now);
         }
         // Who was rolled back may try again once its object is edited.
         let is_edited = self.split.steer != split.steer || self.split.arms != split.arms;
         if let Some(law) = split.steer.as_ref().filter(|_| is_edited && self.state.rolled_back) {
             self.state.retry(law);
         }
+        if let Some(next) = split.steer.and_then(|law| now.checked_add(law.every).ok()) {
+            self.next = self.next.min(next);
+        }
+        self.tallies.resize_with(portions.len(), Tally::default);
         (self.split, self.portions) = (Arc::clone(split), portions);
+    }
+
+    /// What is remembered goes on for these arms, by their names, and within their bounds, which hold at once.
+    fn rearrange(&mut self, portions: &[Portion], now: Timestamp) {
+        let places: Vec<Option<usize>> = portions.iter().map(|it| self.place(&it.key.service)).collect();
+        let before = self.state.shares.clone();
+        self.state = self.state.carried(&places, &arms(portions));
+        if self.state.shares != before {
+            self.since = now;
+        }
+        if places.iter().copied().ne((0..self.portions.len()).map(Some)) {
+            // It speaks of others.
+            (self.decision, self.tallies, self.realised) = (None, Vec::new(), Vec::new());
+        }
     }
 
     /// What each arm has.
@@ -173,16 +187,19 @@ impl Steered {
         }
     }
 
-    /// Goes on from what somebody else has decided, if it is of the same arms.
+    /// Goes on from what somebody else has decided, by the names of the arms.
     fn take_up(&mut self, told: &ToldSplit, now: Timestamp) {
-        let arms = self.portions.iter().map(|it| &it.key.service.name);
-        if told.split != self.split.key || !arms.eq(&told.arms) || told.state.shares.len() != self.portions.len() {
+        if told.split != self.split.key || told.state.shares.len() != told.arms.len() {
             return;
         }
-        if self.state.shares != told.state.shares {
+        let place = |portion: &Portion| told.arms.iter().position(|arm| *arm == portion.key.service.name);
+        let places: Vec<Option<usize>> = self.portions.iter().map(place).collect();
+        let same = places.iter().copied().eq((0..told.arms.len()).map(Some));
+        let state = told.state.carried(&places, &arms(&self.portions));
+        if self.state.shares != state.shares {
             self.since = now;
         }
-        (self.state, self.decision) = (told.state.clone(), told.decision.clone());
+        (self.state, self.decision) = (state, told.decision.clone().filter(|_| same));
     }
 
     /// The place of an arm.
@@ -312,7 +329,8 @@ impl Builder {
         let wanted: Vec<_> =
             self.index.steered_roots().map(|(root, split)| (root.clone(), Arc::clone(split))).collect();
         let mut touched = BTreeSet::new();
-        let gone = self.splits.0.keys().filter(|root| !wanted.iter().any(|(other, _)| other == *root));
+        let there: BTreeSet<&ServiceKey> = wanted.iter().map(|(root, _)| root).collect();
+        let gone = self.splits.0.keys().filter(|root| !there.contains(root));
         for root in gone.cloned().collect::<Vec<_>>() {
             self.splits.0.remove(&root);
             touched.extend(self.index.steer(&root, None));
@@ -320,8 +338,8 @@ impl Builder {
         }
         for (root, split) in wanted {
             let portions = steered_portions(&self.index, &split);
-            match self.splits.0.get_mut(&root).filter(|held| held.is_of(&split, &portions)) {
-                Some(held) if held.split == split && held.portions == portions => continue,
+            match self.splits.0.get_mut(&root).filter(|held| held.split.key == split.key) {
+                Some(held) if held.split == split && held.portions == portions => {}
                 Some(held) => held.redeclare(&split, portions, now),
                 None => {
                     let Some(mut steered) = Steered::new(&split, portions, now) else {

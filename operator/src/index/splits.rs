@@ -85,7 +85,6 @@ impl Splits {
             let _ = if there { who.insert(by.clone()) } else { who.remove(by) };
             if who.is_empty() {
                 self.by_root.remove(root);
-                self.steered.remove(root);
             }
             for arm in arms {
                 let of_arm = self.by_arm.entry(arm.clone()).or_default();
@@ -172,9 +171,12 @@ impl Index {
         if split.key.kind == Kind::SmartSplit {
             return of_kind.first().filter(|first| first.key != split.key).map(|it| Shadowed::By(it.key.clone()));
         }
-        let mut routes = self.splits.by_root.get(&root).into_iter().flatten();
-        if let Some(route) = routes.find(|key| matches!(key.kind, ObjectKind::GrpcRoute | ObjectKind::HttpRoute)) {
-            return Some(Shadowed::ByRoute(route.clone()));
+        // As callers of the Service's own namespace have it.
+        let port = self.ports_of(&root).first().map(|port| port.key.port);
+        if let Some(Declared::Routes(routes)) = port.and_then(|port| self.declared(&root, port, &root.namespace))
+            && let Some((route, _)) = routes.first()
+        {
+            return Some(Shadowed::ByRoute((*route).clone()));
         }
         let older: Vec<_> = of_kind.iter().take_while(|other| other.key != split.key).copied().collect();
         if Splits::declaring(of_kind).iter().any(|other| other.key == split.key) {
@@ -300,6 +302,11 @@ impl Index {
         change(&mut self.splits);
         let (new_roots, new_arms) = self.ends_of(by);
         self.splits.link(by, &new_roots, &new_arms, true);
+        for root in
+            old_roots.iter().filter(|root| !self.splits.by_root.contains_key(*root)).cloned().collect::<Vec<_>>()
+        {
+            self.splits.steered.remove(&root);
+        }
         let roots = old_roots.union(&new_roots).flat_map(|root| self.sharing_out(root));
         // What becomes of requests to an arm is measured, by other clusters if it was none or is none any more.
         let changed = old_arms.symmetric_difference(&new_arms).flat_map(|arm| self.sharing_out(arm));

@@ -29,7 +29,7 @@ use crate::{
         splits::{Declared, Shadowed, root},
     },
     intent::{DestinationKey, ServiceKey},
-    translate::split::{Portion, Standing, declared_shares, division, portions, steered_portions},
+    translate::split::{Portion, SplitRule, Standing, declared_shares, division, portions, steered_portions},
     xds::{NodeKey, proxies::Proxies},
 };
 
@@ -140,10 +140,15 @@ impl<'a> Standpoint<'a> {
         let division = division(self.index, &key, &self.root.namespace);
         let names: BTreeSet<&ServiceKey> = self.portions.iter().map(|it| &it.key.service).collect();
         let rules = division.iter().flat_map(|division| &division.rules);
-        let of_ours = |rule: &&crate::translate::split::SplitRule| {
+        let of_ours = |rule: &&SplitRule| {
             rule.to.iter().filter(|(key, share)| *share > 0 && names.contains(&key.service)).count()
         };
-        let rule = rules.rev().max_by_key(of_ours);
+        let name = self.split.key.name.as_str();
+        let rule = match self.split.key.kind {
+            // Each has rules of its own; one whose groups match nothing has none.
+            Kind::TrafficSplit => rules.into_iter().find(|rule| rule.is_of(name)),
+            Kind::SmartSplit => rules.rev().max_by_key(of_ours),
+        };
         let share = |portion: &Portion| {
             let of_arm =
                 rule.into_iter().flat_map(|rule| &rule.to).filter(|(key, _)| key.service == portion.key.service);
@@ -159,7 +164,7 @@ impl<'a> Standpoint<'a> {
         let Served { connected, programmed, .. } = self.served;
         status.proxies = Some(SplitProxies { total: count(connected), programmed: count(programmed) });
         status.declared_by = self.declared_by();
-        if matches!(self.shadowed, Some(Shadowed::By(_))) {
+        if matches!(self.shadowed, Some(Shadowed::By(_))) || self.port.is_none() {
             return;
         }
         let declared = declared_shares(&self.portions).unwrap_or_else(|| vec![0; self.portions.len()]);
@@ -339,8 +344,12 @@ fn accepted(entry: &SplitEntry, standpoint: Option<&Standpoint<'_>>) -> Verdict 
         return (false, Reason::TargetNotFound, message);
     }
     if let Some(Shadowed::By(other)) = &standpoint.shadowed {
+        let help = match standpoint.split.key.kind {
+            Kind::SmartSplit => "remove one",
+            Kind::TrafficSplit => "remove one, or have each match others",
+        };
         let message =
-            format!("{other}, which is older, shares out the same requests: remove one, or have each match others");
+            format!("{other}, which is older or of as old the first by its name, shares out the same requests: {help}");
         return (false, Reason::Conflicted, message);
     }
     let message = match standpoint.index.dangling_groups(standpoint.split).as_slice() {

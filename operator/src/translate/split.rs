@@ -38,6 +38,15 @@ pub struct SplitRule {
     pub to: Vec<(DestinationKey, u32)>,
 }
 
+impl SplitRule {
+    /// Whether it is of the `TrafficSplit` of this name.
+    #[must_use]
+    pub fn is_of(&self, split: &str) -> bool {
+        let rest = self.name.strip_prefix(split);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
 /// How the requests for a port of a Service are shared out. What no rule matches is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Division {
@@ -341,6 +350,11 @@ pub fn steered_portions(index: &Index, split: &Split) -> Vec<Portion> {
     let root = splits::root(split);
     let port = index.ports_of(&root).first().map_or(0, |port| port.key.port);
     let mut own = portions(index, split, port);
+    // Who is declared nothing gets nothing, unless it is to grow.
+    let grows = split.steer.and_then(|law| law.ramp).map(|ramp| ramp.arm);
+    for (_, portion) in own.iter_mut().enumerate().filter(|(place, it)| it.weight == 0 && grows != Some(*place)) {
+        portion.bounds.most = portion.bounds.least;
+    }
     let weights: Option<Vec<(ServiceKey, u64)>> = match index.declared(&root, port, &root.namespace) {
         None | Some(Declared::Smart(_)) => None,
         Some(Declared::Splits(splits)) => {

@@ -197,3 +197,32 @@ fn a_clock_that_is_set_back_silences_nobody() {
     }
     assert_eq!(told(&builder), [9700, 300]);
 }
+
+#[test]
+fn an_edit_keeps_what_was_found_out_and_bounds_hold_at_once() {
+    let mut builder = builder(SPLIT);
+    fails(&mut builder, 1..4);
+    assert_eq!(told(&builder), [9700, 300]);
+    // One that is refused changes nothing.
+    let broken = SPLIT.replace("weight: 40", "weight: -4");
+    builder.apply(changes(&broken), at(16));
+    assert_eq!(told(&builder), [9700, 300]);
+    builder.apply(changes(SPLIT), at(16));
+    assert_eq!(told(&builder), [9700, 300]);
+    // A third arm has its declared part of what the others had; what is known of those stays.
+    let third = SPLIT.replace("{name: v2, weight: 40}", "{name: web, weight: 0}, {name: v2, weight: 40}");
+    builder.apply(changes(&third), at(16));
+    assert_eq!(told(&builder), [9700, 0, 300]);
+    builder.apply(changes(SPLIT), at(17));
+    assert_eq!(told(&builder), [9700, 300]);
+    // What an arm may have holds at once, whatever it does.
+    builder.apply(changes(&SPLIT.replace("{name: v1, weight: 60}", "{name: v1, weight: 60, maxPercent: 20}")), at(17));
+    assert_eq!(told(&builder), [2000, 8000]);
+    fails(&mut builder, 4..8);
+    assert_eq!(told(&builder), [2000, 8000], "the harmful one has what nobody else may have");
+    builder.apply(changes(&SPLIT.replace("weight: 60", "weight: 0")), at(36));
+    assert_eq!(told(&builder), [0, 10_000]);
+    // A shorter time between steps counts from now on.
+    builder.apply(changes(&SPLIT.replace("every 5s", "every 1s")), at(36));
+    assert!(builder.next().is_some_and(|next| next <= at(37)), "{:?}", builder.next());
+}

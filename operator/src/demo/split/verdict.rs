@@ -12,7 +12,7 @@ use crate::demo::verdict::{Check, Verdict};
 /// A version that has turned bad is drained within this.
 const DRAINED: Duration = Duration::from_secs(15);
 /// The good version has at least this part in the end, in percent; it begins with 20.
-const GROWN: f64 = 30.0;
+const GROWN: f64 = 25.0;
 /// In the end at most this part of the requests fails.
 const FAILED: f64 = 0.03;
 /// Counts that are less likely than this were not shared out as they should be.
