@@ -150,6 +150,11 @@ impl Steered {
         let is_edited = self.split.steer != split.steer || self.split.arms != split.arms;
         if let Some(law) = split.steer.as_ref().filter(|_| is_edited && self.state.rolled_back) {
             self.state.retry(law);
+            // What it has answered before the edit.
+            law.ramp
+                .and_then(|ramp| self.tallies.get_mut(ramp.arm))
+                .into_iter()
+                .for_each(|tally| *tally = Tally::default());
         }
         if let Some(next) = split.steer.and_then(|law| now.checked_add(law.every).ok()) {
             self.next = self.next.min(next);

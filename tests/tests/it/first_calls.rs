@@ -97,7 +97,7 @@ async fn send(way_out: SocketAddr, version: Version, host: &str, whole: Option<&
 }
 
 /// A client of gRPC whose calls go through the proxy, to this host.
-async fn client(way_out: SocketAddr, host: &str) -> Grpc<tonic::transport::Channel> {
+pub(crate) async fn client(way_out: SocketAddr, host: &str) -> Grpc<tonic::transport::Channel> {
     let endpoint = Endpoint::try_from(format!("http://{way_out}")).unwrap();
     let mut client = Grpc::new(endpoint.origin(format!("http://{host}").parse().unwrap()).connect().await.unwrap());
     client.ready().await.unwrap();
@@ -109,7 +109,7 @@ fn codec() -> ProstCodec<String, String> {
 }
 
 /// All that the application has heard when it answers, sent as one message or, of several, as a stream.
-async fn words(way_out: SocketAddr, host: &str, words: &[&str]) -> Result<String, Status> {
+pub(crate) async fn words(way_out: SocketAddr, host: &str, words: &[&str]) -> Result<String, Status> {
     let mut client = client(way_out, host).await;
     let path = PathAndQuery::from_static(echo::WORDS);
     let said: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use testkit::{
     app::{App, Page},
+    echo::{self, Echo},
     eventually,
     http::{self, Connection},
     mesh::{Service, lazy, put, without_proxy},
@@ -24,6 +25,8 @@ use testkit::{
     weir::Weir,
 };
 use tokio::task::JoinHandle;
+
+use crate::first_calls::{client, words};
 
 const SOON: Duration = Duration::from_secs(30);
 const SMI: &str = "trafficsplits.split.smi-spec.io/shop/web";
@@ -285,7 +288,7 @@ spec:
         assert_eq!(connection.send(request("/new/x")).await.unwrap().status(), 200);
     }
     let served = shop.served();
-    assert!(chi_square(&served[1..], &[3.0, 1.0]) < 10.83, "{served:?}");
+    assert!(chi_square(&served[1..], &[3.0, 1.0]) < 15.14, "{served:?}");
     assert_eq!(
         connection.send(request("/none")).await.unwrap().status(),
         404,
@@ -430,6 +433,13 @@ async fn a_good_version_is_ramped_up_and_a_bad_one_rolled_back() {
     let at = view(&weir).await.unwrap();
     assert_eq!(at.policy(SMART).unwrap()["status"]["why"], "RolledBack");
     shop.versions[1].fails_every(0);
+    // What it has answered until then is told.
+    eventually(SOON, "v1 answers nothing", async || {
+        let view = view(&weir).await?;
+        let arm = view.arm(SMART, "v1")?;
+        if arm["realisedPercent"] == 0.0 { Ok(()) } else { Err(arm.to_string()) }
+    })
+    .await;
     let before = shop.versions[1].served();
     // Edited, it may try again.
     shop.put("split.yaml", &smart("{name: v0, weight: 1}, {name: v1, weight: 0}", &steer.replace("60%", "50%")));
@@ -584,4 +594,72 @@ async fn where_callers_tell_nothing_a_real_prometheus_does() {
     }
     let served = shop.served();
     assert!(served[1] - before[1] < 25, "{before:?} {served:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_calls_are_shared_out_by_their_methods() {
+    let shop = Shop::start(0).await;
+    let network = Network::new();
+    let mut echoes = Vec::new();
+    for (host, name) in [(1, "web"), (2, "v0"), (3, "v1")] {
+        let echo = Echo::start((network.address(host), 0).into()).await;
+        shop.put(&format!("{name}.yaml"), &without_proxy("shop", name, "grpc", echo.address));
+        echoes.push(echo);
+    }
+    shop.put(
+        "route.yaml",
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{group: \"\", kind: Service, name: web}]
+  rules:
+  - matches: [{method: {service: test.Echo, method: Words}}]
+    backendRefs: [{name: v0, port: 80, weight: 3}, {name: v1, port: 80, weight: 1}]\n",
+    );
+    let (_weir, proxy) = shop.run().await;
+    let way_out = shop.page.outbound(0);
+    for _ in 0..200 {
+        assert_eq!(words(way_out, "web", &["hello"]).await.unwrap(), "hello");
+    }
+    let [web, v0, v1] = ["web", "v0", "v1"].map(|name| format!("cluster.arm_shop_{name}_80.upstream_rq_total"));
+    let seen = [proxy.stat(&v0).await, proxy.stat(&v1).await];
+    assert!(seen.iter().sum::<u64>() == 200 && chi_square(&seen, &[3.0, 1.0]) < 15.14, "{seen:?}");
+    assert_eq!(proxy.stat(&web).await, 0);
+    // Gateway API: what no rule takes is refused, which gRPC calls unimplemented.
+    let mut client = client(way_out, "web").await;
+    let request = tonic::Request::new("1".to_owned());
+    let path = ::http::uri::PathAndQuery::from_static(echo::MUTE);
+    let refused = client.unary::<String, String, _>(request, path, tonic_prost::ProstCodec::default()).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unimplemented);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_versions_are_as_many_shares() {
+    let shop = Shop::start(2).await;
+    for number in 0..100 {
+        let app = &shop.versions[number % 2];
+        shop.put(&format!("v{number}.yaml"), &without_proxy("shop", &format!("v{number}"), "http", app.address));
+    }
+    shop.put("split.yaml", &smi("v1alpha2", &["7"; 100]));
+    let (weir, proxy) = shop.run().await;
+    programmed(&weir, SMI, 1).await;
+    let mut connection = Connection::open(shop.page.outbound(0), None).await.unwrap();
+    for _ in 0..1000 {
+        assert_eq!(connection.send(request("/")).await.unwrap().status(), 200);
+    }
+    let counted = proxy.stats("^cluster%5C.arm_shop_v.*%5C.upstream_rq_total$").await;
+    let seen: Vec<u64> = counted.into_values().collect();
+    // 99 degrees of freedom: more than this has a probability of 0.0001.
+    assert!(seen.len() == 100 && chi_square(&seen, &[1.0; 100]) < 162.0, "{seen:?}");
+    // One of them goes, with its Service and all.
+    for name in ["v7.yaml"] {
+        std::fs::remove_file(shop.folder.path().join(name)).unwrap();
+    }
+    let gone = eventually(SOON, "v7 takes no part", async || {
+        view(&weir).await?.expect(SMI, "Degraded", true, "BackendNotFound")
+    })
+    .await;
+    assert!(gone.contains("shop/v7"), "{gone}");
+    for _ in 0..200 {
+        assert_eq!(connection.send(request("/")).await.unwrap().status(), 200);
+    }
 }

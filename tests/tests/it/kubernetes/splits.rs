@@ -107,24 +107,24 @@ async fn what_is_in_force_of_a_traffic_split_stands_in_a_report_which_goes_with_
         .await;
     assert_eq!(shares, "75 / 25");
     assert_eq!(place.call().await, 200);
-    // A second one for the same requests is told that it is the younger.
+    // A second one for the same requests is told that it is the younger, or of one second the later by its name.
     place
         .apply(
-            "apiVersion: split.smi-spec.io/v1alpha3\nkind: TrafficSplit\nmetadata: {name: other}\n\
+            "apiVersion: split.smi-spec.io/v1alpha3\nkind: TrafficSplit\nmetadata: {name: xyz}\n\
              spec: {service: web, backends: [{service: v2, weight: 1}]}\n",
         )
         .await;
-    place.status("splitreports", "other", "the younger", |status| holds(status, "Accepted", "Conflicted")).await;
+    place.status("splitreports", "xyz", "the younger", |status| holds(status, "Accepted", "Conflicted")).await;
     // Weights that another controller writes hold at once.
     let patch = r#"[{"op": "replace", "path": "/spec/backends/0/weight", "value": 1}]"#;
     place.kubectl(&["patch", "trafficsplits.v1alpha2.split.smi-spec.io", "web", "--type=json", "--patch", patch]).await;
     let shares = |wanted: &'static str| move |status: &Value| (status["shares"] == wanted).then_some(());
     place.status("splitreports", "web", "new weights", shares("50 / 50")).await;
     // Reports are garbage with what they are about.
-    place.kubectl(&["delete", "trafficsplit", "other"]).await;
+    place.kubectl(&["delete", "trafficsplit", "xyz"]).await;
     eventually(SOON, "the report is gone", async || {
         let left = place.kubectl(&["get", "splitreports", "--output=name"]).await;
-        if left.contains("other") { Err(left) } else { Ok(()) }
+        if left.contains("xyz") { Err(left) } else { Ok(()) }
     })
     .await;
 }
