@@ -87,7 +87,9 @@ proptest! {
             prop_assert!(Template::parse(&held).is_ok(), "{held}");
             let put_in = ["{namespace=\"shop\"}", "namespace=\"shop\",", "namespace=\"shop\""];
             let without = put_in.iter().fold(held, |held, matcher| held.replace(matcher, ""));
-            prop_assert_eq!(without, text);
+            // Braces with nothing in them become the whole matcher, and are gone with it.
+            let bare = |text: &str| text.replace("{}", "");
+            prop_assert_eq!(bare(&without), bare(&text));
         }
     }
 }
