@@ -9,6 +9,7 @@
 //! Values only.
 
 mod explain;
+pub mod layout;
 pub mod shares;
 pub mod smi;
 pub mod steer;

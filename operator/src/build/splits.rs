@@ -13,6 +13,7 @@ use limiter::{
     policy::Mode,
     split::{
         Split,
+        layout::Layout,
         shares::Bounds,
         steer::{self, Arm, Decision, Law, Seen, State, Why},
     },
@@ -21,7 +22,7 @@ use tracing::info;
 
 use super::{Builder, Built};
 use crate::{
-    index::Index,
+    index::{Index, splits},
     intent::ServiceKey,
     metrics::{Histogram, Measure, PodSample, Source, store},
     translate::{
@@ -30,7 +31,7 @@ use crate::{
     },
 };
 
-/// A split that is steered.
+/// A split that is steered, or whose users stay.
 #[derive(Debug)]
 pub struct Steered {
     /// The object.
@@ -43,6 +44,8 @@ pub struct Steered {
     pub decision: Option<Decision>,
     /// Since when the shares are what they are.
     pub since: Timestamp,
+    /// Which users are whose.
+    layout: Layout<ServiceKey>,
     tallies: Vec<Tally>,
     /// Requests to each that were seen in the last step.
     realised: Vec<f64>,
@@ -103,6 +106,11 @@ impl Tally {
     }
 }
 
+/// When a split is to be stepped next, if it ever is.
+fn next(split: &Split, now: Timestamp) -> Timestamp {
+    split.steer.and_then(|law| now.checked_add(law.every).ok()).unwrap_or(Timestamp::MAX)
+}
+
 fn arms(portions: &[Portion]) -> Vec<Arm> {
     let arm = |it: &Portion| Arm {
         weight: if it.takes_part() { it.weight } else { 0 },
@@ -115,10 +123,9 @@ fn arms(portions: &[Portion]) -> Vec<Arm> {
 
 impl Steered {
     fn new(split: &Arc<Split>, portions: Vec<Portion>, now: Timestamp) -> Option<Self> {
-        let law = split.steer.as_ref()?;
         let state = State::declared(&arms(&portions), now)?;
         let tallies = portions.iter().map(|_| Tally::default()).collect();
-        let next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
+        let next = next(split, now);
         let (realised, heard) = (Vec::new(), None);
         Some(Self {
             split: Arc::clone(split),
@@ -126,6 +133,7 @@ impl Steered {
             state,
             decision: None,
             since: now,
+            layout: Layout::default(),
             tallies,
             realised,
             heard,
@@ -156,9 +164,7 @@ impl Steered {
                 .into_iter()
                 .for_each(|tally| *tally = Tally::default());
         }
-        if let Some(next) = split.steer.and_then(|law| now.checked_add(law.every).ok()) {
-            self.next = self.next.min(next);
-        }
+        self.next = if split.steer.is_some() { self.next.min(next(split, now)) } else { Timestamp::MAX };
         self.tallies.resize_with(portions.len(), Tally::default);
         (self.split, self.portions) = (Arc::clone(split), portions);
     }
@@ -166,15 +172,18 @@ impl Steered {
     /// What is remembered goes on for these arms, by their names, and within their bounds, which hold at once.
     fn rearrange(&mut self, portions: &[Portion], now: Timestamp) {
         let places: Vec<Option<usize>> = portions.iter().map(|it| self.place(&it.key.service)).collect();
-        let before = self.state.shares.clone();
-        self.state = self.state.carried(&places, &arms(portions));
-        if self.state.shares != before {
-            self.since = now;
-        }
+        self.set(self.state.carried(&places, &arms(portions)), now);
         if places.iter().copied().ne((0..self.portions.len()).map(Some)) {
             // It speaks of others.
             (self.decision, self.tallies, self.realised) = (None, Vec::new(), Vec::new());
         }
+    }
+
+    fn set(&mut self, state: State, now: Timestamp) {
+        if self.state.shares != state.shares {
+            self.since = now;
+        }
+        self.state = state;
     }
 
     /// What each arm has.
@@ -189,6 +198,7 @@ impl Steered {
             arms: self.portions.iter().map(|it| it.key.service.name.clone()).collect(),
             state: self.state.clone(),
             decision: self.decision.clone(),
+            layout: self.layout.map(|arm| arm.name.clone()),
         }
     }
 
@@ -200,11 +210,26 @@ impl Steered {
         let place = |portion: &Portion| told.arms.iter().position(|arm| *arm == portion.key.service.name);
         let places: Vec<Option<usize>> = self.portions.iter().map(place).collect();
         let same = places.iter().copied().eq((0..told.arms.len()).map(Some));
-        let state = told.state.carried(&places, &arms(&self.portions));
-        if self.state.shares != state.shares {
-            self.since = now;
+        // What is not steered is declared, and what is declared is known here.
+        if self.split.steer.is_some() {
+            self.set(told.state.carried(&places, &arms(&self.portions)), now);
+            self.decision = told.decision.clone().filter(|_| same);
         }
-        (self.state, self.decision) = (state, told.decision.clone().filter(|_| same));
+        let namespace = &self.split.key.namespace;
+        self.layout = told.layout.map(|arm| ServiceKey { namespace: namespace.clone(), name: arm.clone() });
+    }
+
+    /// What is to be carried out. `holds`: what was decided, else what is declared. Users stay as far as that lets them.
+    fn laid_out(&mut self, holds: bool) -> splits::Steered {
+        let shares = holds.then(|| self.shares());
+        if self.split.sticky.is_some() {
+            let shares = if holds { Some(self.state.shares.clone()) } else { declared_shares(&self.portions) };
+            let services = self.portions.iter().map(|it| it.key.service.clone());
+            self.layout = self.layout.moved(&services.zip(shares.unwrap_or_default()).collect::<Vec<_>>());
+        } else {
+            self.layout = Layout::default();
+        }
+        splits::Steered { shares, layout: self.layout.clone() }
     }
 
     /// The place of an arm.
@@ -234,8 +259,8 @@ impl Steered {
 
     /// `measured` tells of the arms themselves, where callers do not.
     fn step(&mut self, measured: impl Fn(&ServiceKey) -> Option<(Seen, Source)>, now: Timestamp) -> bool {
+        self.next = next(&self.split, now);
         let Some(law) = self.split.steer else { return false };
-        self.next = now.checked_add(law.every).unwrap_or(Timestamp::MAX);
         let mut seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
         let mut teller = Teller::Callers;
         if seen.iter().all(Option::is_none) {
@@ -250,11 +275,9 @@ impl Steered {
         }
         let (state, decision) = steer::step(&law, &arms(&self.portions), &self.state, &seen, now);
         let moved = state.shares != self.state.shares;
-        if moved {
-            self.since = now;
-        }
         self.note(&decision);
-        (self.state, self.decision) = (state, Some(decision));
+        self.set(state, now);
+        self.decision = Some(decision);
         moved
     }
 
@@ -275,11 +298,11 @@ impl Splits {
 
     /// The clock was set back to this time.
     pub(super) fn set_back(&mut self, now: Timestamp) {
-        self.0.values_mut().for_each(|steered| steered.next = steered.next.min(now));
+        self.0.values_mut().filter(|it| it.split.steer.is_some()).for_each(|it| it.next = it.next.min(now));
     }
 
     pub(super) fn next(&self) -> Option<Timestamp> {
-        self.0.values().map(|steered| steered.next).min()
+        self.0.values().map(|steered| steered.next).filter(|next| *next < Timestamp::MAX).min()
     }
 
     /// Takes in how a caller was answered by an arm of whichever of its roots are steered.
@@ -358,17 +381,23 @@ impl Builder {
                     self.splits.0.insert(root.clone(), steered);
                 }
             }
-            touched.extend(self.carry_out(&root));
+            let changed = self.carry_out(&root);
+            // Where users stay it counts by which way the shares came to be.
+            if let Some(steered) =
+                self.splits.0.get(&root).filter(|it| !changed.is_empty() && it.split.sticky.is_some())
+            {
+                self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, Some(steered.told()), now));
+            }
+            touched.extend(changed);
         }
         touched
     }
 
     /// What was decided of a split is carried out, or not; the services whose proxies do something else then.
     fn carry_out(&mut self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
-        let Some(steered) = self.splits.0.get(root) else { return BTreeSet::new() };
+        let Some(steered) = self.splits.0.get_mut(root) else { return BTreeSet::new() };
         let holds = steered.split.mode == Mode::Enforce && !self.pauses.covers(root);
-        let shares = holds.then(|| steered.shares());
-        self.index.steer(root, shares)
+        self.index.steer(root, Some(steered.laid_out(holds)))
     }
 
     /// The kill switch was moved.
@@ -390,18 +419,14 @@ impl Builder {
         for root in due.map(|(root, _)| root.clone()).collect::<Vec<_>>() {
             let Some(steered) = self.splits.0.get_mut(&root) else { continue };
             if self.decides == Decides::Unmeasured {
-                steered.next = steered
-                    .split
-                    .steer
-                    .as_ref()
-                    .and_then(|law| now.checked_add(law.every).ok())
-                    .unwrap_or(Timestamp::MAX);
+                steered.next = next(&steered.split, now);
                 continue;
             }
             let law = steered.split.steer.unwrap_or_default();
             let built = &self.built;
             let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), now);
-            let told = steered.told();
+            touched.extend(self.carry_out(&root));
+            let Some(told) = self.splits.0.get(&root).map(Steered::told) else { continue };
             for keeper in &self.keepers {
                 keeper.keep_split_as(&root, &told, moved, now);
             }
@@ -409,7 +434,6 @@ impl Builder {
                 news.services.insert(root.clone());
                 news.splits = true;
             }
-            touched.extend(self.carry_out(&root));
         }
         self.publish_all(&touched);
     }

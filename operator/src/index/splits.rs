@@ -11,7 +11,7 @@ use std::{
 use limiter::{
     policy::RequestMatch,
     problem::Problem,
-    split::{Kind, Split, SplitKey},
+    split::{Kind, Split, SplitKey, layout::Layout},
 };
 
 use super::{
@@ -20,8 +20,14 @@ use super::{
 };
 use crate::intent::ServiceKey;
 
-/// What the arms of a Service have now, in whole shares, as it was decided.
-pub type Steered = BTreeMap<ServiceKey, u32>;
+/// What was decided of the arms of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Steered {
+    /// What each has, in whole shares. `None`: what is declared holds.
+    pub shares: Option<BTreeMap<ServiceKey, u32>>,
+    /// Which users are whose, where they stay.
+    pub layout: Layout<ServiceKey>,
+}
 
 /// All of them.
 #[derive(Clone, Debug, Default)]
@@ -103,8 +109,7 @@ impl Splits {
     /// Accepted ones of a kind for a Service, the oldest first.
     fn of_root(&self, root: &ServiceKey, kind: Kind) -> Vec<&Arc<Split>> {
         let keys = self.by_root.get(root).into_iter().flatten().filter(|key| key.kind == ObjectKind::Split(kind));
-        let key = |key: &ObjectKey| SplitKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
-        let mut found: Vec<_> = keys.filter_map(|it| self.entries.get(&key(it))?.accepted.as_ref()).collect();
+        let mut found: Vec<_> = keys.filter_map(|key| self.entries.get(&key.split()?)?.accepted.as_ref()).collect();
         found.sort_by(|one, other| rank(one).cmp(&rank(other)));
         found
     }
@@ -206,23 +211,24 @@ impl Index {
         self.splits.steered.get(root)
     }
 
-    /// The Services with a `SmartSplit` that steers.
+    /// The Services with a `SmartSplit` that steers, or whose users stay: of both something is remembered.
     pub fn steered_roots(&self) -> impl Iterator<Item = (&ServiceKey, &Arc<Split>)> {
         let roots = self
             .splits
             .by_root
             .iter()
             .filter(|(_, who)| who.iter().any(|key| key.kind == ObjectKind::Split(Kind::SmartSplit)));
-        roots.filter_map(|(root, _)| Some((root, self.steering(root).filter(|split| split.steer.is_some())?)))
+        let is_remembered = |split: &&Arc<Split>| split.steer.is_some() || split.sticky.is_some();
+        roots.filter_map(move |(root, _)| Some((root, self.steering(root).filter(is_remembered)?)))
     }
 
     /// Takes in what was decided of the arms of a Service; the services whose proxies carry it out.
-    pub fn steer(&mut self, root: &ServiceKey, shares: Option<Steered>) -> BTreeSet<ServiceKey> {
-        let before = match shares.clone() {
-            Some(shares) => self.splits.steered.insert(root.clone(), shares),
+    pub fn steer(&mut self, root: &ServiceKey, steered: Option<Steered>) -> BTreeSet<ServiceKey> {
+        let before = match steered.clone() {
+            Some(steered) => self.splits.steered.insert(root.clone(), steered),
             None => self.splits.steered.remove(root),
         };
-        if before == shares { BTreeSet::new() } else { self.sharing_out(root) }
+        if before == steered { BTreeSet::new() } else { self.sharing_out(root) }
     }
 
     /// Every split, accepted or not.
@@ -287,9 +293,8 @@ impl Index {
             let roots = route.roots.iter().map(|root| root.service.clone());
             return (roots.collect(), route.services().cloned().collect());
         }
-        let ObjectKind::Split(kind) = by.kind else { return Default::default() };
-        let key = SplitKey { kind, namespace: by.namespace.clone(), name: by.name.clone() };
-        match self.splits.entries.get(&key).and_then(|entry| entry.accepted.as_ref()) {
+        let entry = by.split().and_then(|key| self.splits.entries.get(&key));
+        match entry.and_then(|entry| entry.accepted.as_ref()) {
             Some(split) => ([root(split)].into(), arms(split).collect()),
             None => Default::default(),
         }
@@ -321,8 +326,7 @@ impl Index {
         newest: Option<Split>,
         problems: Vec<Problem>,
     ) -> Dirty {
-        let ObjectKind::Split(kind) = key.kind else { return Dirty::default() };
-        let split = SplitKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
+        let Some(split) = key.split() else { return Dirty::default() };
         match entry::next(self.splits.entries.get(&split), origin, newest, problems) {
             Some(entry) => dirty(self.change_split(key, |splits| drop(splits.entries.insert(split, entry)))),
             None => Dirty::default(),
@@ -330,8 +334,7 @@ impl Index {
     }
 
     pub(super) fn delete_split(&mut self, key: &ObjectKey, found: bool) -> Dirty {
-        let ObjectKind::Split(kind) = key.kind else { return Dirty::default() };
-        let split = SplitKey { kind, namespace: key.namespace.clone(), name: key.name.clone() };
+        let Some(split) = key.split() else { return Dirty::default() };
         if self.splits.entries.contains_key(&split) {
             dirty(self.change_split(key, |splits| drop(splits.entries.remove(&split))))
         } else {

@@ -127,7 +127,7 @@ impl<'a> Standpoint<'a> {
             shadowed: index.shadowed(split),
             portions,
             // Also of a TrafficSplit that something steers within.
-            steered: builder.steered(&root),
+            steered: builder.steered(&root).filter(|it| it.split.steer.is_some()),
             paused: builder.pauses().covers(&root),
             served: served(&root, builder, proxies),
             root,

@@ -13,14 +13,7 @@ use std::{
 
 use limiter::policy::{EnforceAt, RequestMatch};
 
-use super::{
-    Report, RuleKey, Trouble, build_routes,
-    decide::Rules,
-    gateway,
-    limited::Limited,
-    routes::Regions,
-    split::{self, Division},
-};
+use super::{Report, RuleKey, Trouble, build_routes, decide::Rules, gateway, limited::Limited, routes::Regions, split};
 use crate::{
     index::{Enforcer, Index, ServiceView},
     intent::{
@@ -332,17 +325,17 @@ impl Caller<'_, '_> {
         };
         let services: BTreeSet<&ServiceKey> = division.services().chain([&key.service]).collect();
         let rules: Vec<Charged<'_>> = services.into_iter().flat_map(|service| self.charged(service)).collect();
-        let Division { rules: shared, sticky } = &division;
         let mut routes = Vec::new();
-        for one in shared {
+        for one in &division.rules {
             // As at a gateway: the limits of an arm apply wherever requests may go to it.
             let applies = |rule: &Charged<'_>| {
                 let leads = one.to.iter().any(|(to, share)| *share > 0 && to.service == *rule.service());
                 leads || *rule.service() == key.service
             };
-            for mut forward in forwards(one.within.clone(), &rules, applies, &one.to, troubles) {
+            let to = division.laid_out(&one.to);
+            for mut forward in forwards(one.within.clone(), &rules, applies, &to, troubles) {
                 forward.route.name = format!("{}/{}", one.name, forward.route.name);
-                forward.sticky.clone_from(sticky);
+                forward.sticky.clone_from(&division.sticky);
                 routes.push(forward);
             }
         }

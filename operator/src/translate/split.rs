@@ -6,12 +6,16 @@
 //!
 //! Shares add up to a constant total and stand in the declared order, so that a moved share moves no more requests than it must.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use limiter::{
     policy::{Mode, RequestMatch},
     split::{
         Split, SplitKey, Sticky,
+        layout::Layout,
         shares::{Bounds, apportion, apportion_within},
         steer::{Decision, State},
     },
@@ -22,7 +26,7 @@ use super::gateway;
 use crate::{
     index::{
         Index,
-        splits::{self, Declared, Steered},
+        splits::{self, Declared},
     },
     intent::{Destination, DestinationKey, Protocol, ServiceKey, Share},
 };
@@ -54,6 +58,7 @@ pub struct Division {
     pub rules: Vec<SplitRule>,
     /// Whose requests stay with an arm.
     pub sticky: Option<Sticky>,
+    layout: Layout<ServiceKey>,
 }
 
 impl Division {
@@ -61,6 +66,22 @@ impl Division {
     pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
         let to = self.rules.iter().flat_map(|rule| &rule.to);
         to.filter(|(_, share)| *share > 0).map(|(key, _)| &key.service)
+    }
+
+    /// Who gets the requests of a rule, in the order in which a hash falls onto them: then one may stand there more than once.
+    #[must_use]
+    pub fn laid_out(&self, to: &[(DestinationKey, u32)]) -> Vec<(DestinationKey, u32)> {
+        if self.sticky.is_none() {
+            return to.to_vec();
+        }
+        // One that the rule does not name gives all it has.
+        let named = |service: &ServiceKey| {
+            let found = to.iter().map(|(key, _)| key).find(|key| key.service == *service);
+            found.cloned().unwrap_or_else(|| DestinationKey { service: service.clone(), port: 0 })
+        };
+        let laid_out = self.layout.map(named).moved(to);
+        // Where nobody has anything, it is to be known who it is that has nothing.
+        if laid_out.parts().is_empty() { to.to_vec() } else { laid_out.parts().to_vec() }
     }
 }
 
@@ -76,6 +97,13 @@ pub struct ToldSplit {
     pub state: State,
     /// What was decided; absent before the first step.
     pub decision: Option<Decision>,
+    /// Which users are whose, by the arms' names.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub layout: Layout<String>,
+}
+
+fn is_empty(layout: &Layout<String>) -> bool {
+    layout.parts().is_empty()
 }
 
 /// An arm of a split at one port of its Service.
@@ -154,7 +182,7 @@ pub fn declared_shares(portions: &[Portion]) -> Option<Vec<u32>> {
 }
 
 /// What each has now. `steered`: of those that something steers, what they have among them. `None`: nobody has anything.
-fn shares(portions: &[Portion], steered: Option<&Steered>, only_declared: bool) -> Option<Vec<u32>> {
+fn shares(portions: &[Portion], steered: Option<&BTreeMap<ServiceKey, u32>>, only_declared: bool) -> Option<Vec<u32>> {
     let declared = declared_shares(portions)?;
     let weights: Vec<u64> = match steered {
         None => declared.iter().map(|share| u64::from(*share)).collect(),
@@ -168,7 +196,7 @@ fn shares(portions: &[Portion], steered: Option<&Steered>, only_declared: bool) 
 }
 
 /// The weights where those that something steers share out what they have together as it says.
-fn among(portions: &[Portion], declared: &[u32], steered: &Steered, only_declared: bool) -> Vec<u64> {
+fn among(portions: &[Portion], declared: &[u32], steered: &BTreeMap<ServiceKey, u32>, only_declared: bool) -> Vec<u64> {
     let of = |place: usize| {
         let share = steered.get(&portions[place].key.service).copied();
         share.filter(|_| !only_declared || declared[place] > 0)
@@ -191,7 +219,9 @@ pub fn division(index: &Index, root: &DestinationKey, callers: &str) -> Option<D
     let declared = index.declared(&root.service, root.port, callers)?;
     let steering = index.steering(&root.service);
     let sticky = steering.and_then(|split| split.sticky.clone());
-    let steered = index.steered(&root.service).filter(|_| steering.is_some_and(|split| split.mode == Mode::Enforce));
+    let remembered = index.steered(&root.service);
+    let steered = remembered.and_then(|it| it.shares.as_ref());
+    let steered = steered.filter(|_| steering.is_some_and(|split| split.mode == Mode::Enforce));
     let rules = match declared {
         Declared::Routes(routes) => {
             let entries =
@@ -208,7 +238,8 @@ pub fn division(index: &Index, root: &DestinationKey, callers: &str) -> Option<D
             None => vec![whole(root)],
         },
     };
-    Some(Division { rules, sticky })
+    let layout = remembered.map(|it| it.layout.clone()).unwrap_or_default();
+    Some(Division { rules, sticky, layout })
 }
 
 /// Everything goes to the Service's own endpoints.
@@ -222,7 +253,7 @@ fn shared(
     root: &DestinationKey,
     split: &Split,
     bounds: Option<&Split>,
-    steered: Option<&Steered>,
+    steered: Option<&BTreeMap<ServiceKey, u32>>,
 ) -> Option<Vec<(DestinationKey, u32)>> {
     let mut portions = portions(index, split, root.port);
     bounded(&mut portions, bounds);
@@ -245,7 +276,7 @@ fn of_splits(
     root: &DestinationKey,
     splits: &[&Arc<Split>],
     steering: Option<&Arc<Split>>,
-    steered: Option<&Steered>,
+    steered: Option<&BTreeMap<ServiceKey, u32>>,
 ) -> Vec<SplitRule> {
     let mut rules = Vec::new();
     let mut takes_all = false;
@@ -277,7 +308,7 @@ fn of_route(
     index: &Index,
     backends: &[(DestinationKey, u32)],
     steering: Option<&Arc<Split>>,
-    steered: Option<&Steered>,
+    steered: Option<&BTreeMap<ServiceKey, u32>>,
 ) -> Vec<(DestinationKey, u32)> {
     let portion = |(key, weight): &(DestinationKey, u32)| {
         let portion = Portion::of(index, key.clone(), (*weight).into(), false);

@@ -28,6 +28,8 @@ use tokio::task::JoinHandle;
 
 use crate::first_calls::{client, words};
 
+mod sticky;
+
 const SOON: Duration = Duration::from_secs(30);
 const SMI: &str = "trafficsplits.split.smi-spec.io/shop/web";
 const SMART: &str = "smartsplits.weir.dev/shop/web";
@@ -446,43 +448,6 @@ async fn a_good_version_is_ramped_up_and_a_bad_one_rolled_back() {
     reaches(50.0).await;
     assert!(shop.versions[1].served() > before);
     load.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn users_stay_with_a_version_and_move_only_to_the_one_that_grows() {
-    let shop = Shop::start(2).await;
-    let split = |grown: u32| {
-        let more = "  sticky: {type: Header, name: x-user}\n";
-        smart(&format!("{{name: v0, weight: {}}}, {{name: v1, weight: {grown}}}", 100 - grown), more)
-    };
-    shop.put("split.yaml", &split(10));
-    let (weir, _proxy) = shop.run().await;
-    programmed(&weir, SMART, 1).await;
-    let mut connection = Connection::open(shop.page.outbound(0), None).await.unwrap();
-    let mut who = async |user: usize| {
-        let before = shop.served();
-        let mut with = request("/");
-        with.headers_mut().insert("x-user", format!("user-{user}").parse().unwrap());
-        assert_eq!(connection.send(with).await.unwrap().status(), 200);
-        usize::from(shop.served()[1] > before[1])
-    };
-    let mut homes = Vec::new();
-    for user in 0..300 {
-        homes.push(who(user).await);
-    }
-    for user in (0..300).step_by(7) {
-        assert_eq!(who(user).await, homes[user], "user {user} stays");
-    }
-    shop.put("split.yaml", &split(30));
-    programmed(&weir, SMART, 2).await;
-    let (mut moved, mut grown) = (0, 0);
-    for (user, home) in homes.iter().enumerate() {
-        let now = who(user).await;
-        assert!(now >= *home, "user {user} moved away from the version that grows");
-        moved += now - home;
-        grown += now;
-    }
-    assert!(moved > 20 && (50..=130).contains(&grown), "{moved} of 300 moved, {grown} are there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

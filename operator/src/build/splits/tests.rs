@@ -226,3 +226,32 @@ fn an_edit_keeps_what_was_found_out_and_bounds_hold_at_once() {
     builder.apply(changes(&SPLIT.replace("every 5s", "every 1s")), at(36));
     assert!(builder.next().is_some_and(|next| next <= at(37)), "{:?}", builder.next());
 }
+
+#[test]
+fn users_stay_by_the_way_that_the_shares_came() {
+    let split = |weights: [u32; 3]| {
+        let [v1, v2, web] = weights;
+        let arms = format!("{{name: v1, weight: {v1}}}, {{name: v2, weight: {v2}}}, {{name: web, weight: {web}}}");
+        SPLIT
+            .replace("{name: v1, weight: 60}, {name: v2, weight: 40}", &arms)
+            .replace("steer: prefer lower errors, at most 10% per step, every 5s", "sticky: {type: ClientIP}")
+    };
+    let mut builder = builder(&split([50, 40, 10]));
+    assert_eq!(told(&builder), [5000, 4000, 1000]);
+    let (keeper, mut kept) = Keeper::new(Wants { decisions: Some(Detail::Restart), memories: false });
+    builder.tell(keeper, at(1));
+    builder.apply(changes(&split([40, 30, 30])), at(2));
+    // What both give up stands beside the last.
+    assert_eq!(told(&builder), [4000, 1000, 3000, 2000]);
+    builder.tick(at(60));
+    assert_eq!(told(&builder), [4000, 1000, 3000, 2000]);
+    // Who comes late, and who starts again, knows of it.
+    let mut late = Builder::new(Table::new());
+    late.take_up(futures::FutureExt::now_or_never(kept.next()).flatten().expect("it is kept"), at(60));
+    late.apply(mesh(&split([40, 30, 30])), at(61));
+    assert_eq!(told(&late), told(&builder));
+    // The kill switch has nothing to switch off.
+    late.set_pauses(Pauses { all: true, ..Pauses::default() }, at(62));
+    assert_eq!(told(&late), told(&builder));
+    assert_eq!(late.next(), None, "nothing is to be stepped");
+}

@@ -4,7 +4,7 @@ use limiter::{
     engine::{Decision, Phase, RuleState, Stage},
     metric::Word,
     policy::{Kind, PolicyKey},
-    split::{self, SplitKey, shares::Bounds, steer},
+    split::{self, SplitKey, layout::Layout, shares::Bounds, steer},
 };
 use serde_json::{Value, json};
 
@@ -87,7 +87,9 @@ fn told_split() -> ToldSplit {
     let seen = Some(steer::Seen { requests: 100.0, bad: 3.0, latency_ms: Some(4.0) });
     let (state, decision) = steer::step(&law, &arms, &state, &[seen, None], at() + law.every);
     let split = SplitKey { kind: split::Kind::SmartSplit, namespace: "shop".to_owned(), name: "cart".to_owned() };
-    ToldSplit { split, arms: vec!["cart-v1".to_owned(), "cart-v2".to_owned()], state, decision: Some(decision) }
+    let arms = ["cart-v1", "cart-v2"].map(str::to_owned);
+    let layout = Layout::default().moved(&arms.clone().map(|arm| (arm, 5000)));
+    ToldSplit { split, arms: arms.into(), state, decision: Some(decision), layout }
 }
 
 fn switch() -> Switch {

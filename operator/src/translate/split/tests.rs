@@ -80,7 +80,8 @@ fn group(index: &mut Index, name: &str, prefix: &str) {
 
 fn steer(index: &mut Index, shares: &[(&str, u32)]) {
     let shares = shares.iter().map(|(name, share)| (key(name).service, *share)).collect();
-    index.steer(&key("web").service, Some(shares));
+    let steered = splits::Steered { shares: Some(shares), layout: Layout::default() };
+    index.steer(&key("web").service, Some(steered));
 }
 
 /// Of each rule, whether it is for all requests, and who gets what.

