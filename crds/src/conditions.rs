@@ -58,7 +58,9 @@ impl ConditionType {
             Self::Limiting => {
                 &[R::Limiting, R::Releasing, R::NotEnforced, R::Paused, R::Shadow, R::Idle, R::NotAccepted]
             }
-            Self::Degraded => &[R::Healthy, R::SelfReference, R::BackendNotFound, R::NothingDeclared, R::NoEndpoints],
+            Self::Degraded => {
+                &[R::Healthy, R::SelfReference, R::BackendNotFound, R::NothingDeclared, R::NoEndpoints, R::NotRealised]
+            }
         }
     }
 }
@@ -126,6 +128,8 @@ pub enum ConditionReason {
     BackendNotFound,
     /// Degraded=True: nobody has any weight, so requests stay with the Service itself.
     NothingDeclared,
+    /// Degraded=True: a backend does not get the part of the requests that it should.
+    NotRealised,
 }
 
 impl ConditionReason {
@@ -160,6 +164,7 @@ impl ConditionReason {
             Self::SelfReference => "SelfReference",
             Self::BackendNotFound => "BackendNotFound",
             Self::NothingDeclared => "NothingDeclared",
+            Self::NotRealised => "NotRealised",
         }
     }
 }

@@ -174,7 +174,7 @@ pub struct SmartSplitStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shares: Option<String>,
 
-    /// Why they are so, in a fixed word: Declared, Steered, Held, Gliding, AllAlike, NoneReady, RolledBack, Shadow or Paused.
+    /// Why they are so, in a fixed word: Declared, Steered, Bounded, Held, Gliding, AllAlike, NoneReady, RolledBack, Shadow or Paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 

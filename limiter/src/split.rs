@@ -10,6 +10,7 @@
 
 mod explain;
 pub mod layout;
+pub mod realised;
 pub mod shares;
 pub mod smi;
 pub mod steer;

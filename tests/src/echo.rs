@@ -3,7 +3,7 @@
 //! Of gRPC it serves two methods; a message is a `google.protobuf.StringValue`, as prost makes it of a [`String`]. What a call has of
 //! messages each way is not told on the wire, so a client may call [`WORDS`] with one message or with many.
 
-use std::{convert::Infallible, future, net::SocketAddr, pin::Pin, time::Duration};
+use std::{convert::Infallible, future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{Request, Response, StatusCode, header};
@@ -13,6 +13,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 use tokio::{
     net::TcpListener,
@@ -20,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::Stream;
-use tonic::{Status, Streaming, body::Body, server::StreamingService};
+use tonic::{Code, Status, Streaming, body::Body, server::StreamingService};
 use tonic_prost::ProstCodec;
 
 /// Takes words until the client has said all, then answers one message with all of them.
@@ -38,6 +39,7 @@ pub const LATE: &str = "late";
 pub struct Echo {
     /// Where it listens.
     pub address: SocketAddr,
+    ends: Arc<Mutex<Code>>,
     task: JoinHandle<()>,
 }
 
@@ -50,19 +52,28 @@ impl Echo {
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         let address = listener.local_addr().expect("a bound listener has an address");
+        let ends = Arc::new(Mutex::new(Code::Ok));
+        let of_calls = Arc::clone(&ends);
         let task = tokio::spawn(async move {
             // Aborted with the task that owns it.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
+                let ends = Arc::clone(&of_calls);
                 connections.spawn(async move {
+                    let answer = service_fn(|request| answer(request, *ends.lock()));
                     let builder = auto::Builder::new(TokioExecutor::new());
                     // Who breaks off gets no answer.
-                    let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+                    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
                 });
             }
         });
-        Self { address, task }
+        Self { address, ends, task }
+    }
+
+    /// From now on calls of [`WORDS`] end with this code, after their answer.
+    pub fn ends(&self, code: Code) {
+        *self.ends.lock() = code;
     }
 }
 
@@ -84,12 +95,12 @@ fn written(version: http::Version, length: usize, digest: Context) -> String {
     format!("{version:?} {length} {}", BASE64_STANDARD.encode(digest.finish()))
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(request: Request<Incoming>, ends: Code) -> Result<Response<Body>, Infallible> {
     let kind = request.headers().get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
         let method = request.uri().path().to_owned();
         let codec = ProstCodec::<String, String>::default();
-        return Ok(tonic::server::Grpc::new(codec).streaming(Method(method), request).await);
+        return Ok(tonic::server::Grpc::new(codec).streaming(Method(method, ends), request).await);
     }
     let version = request.version();
     let (mut length, mut digest) = (0, Context::new(&SHA256));
@@ -108,8 +119,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
     Ok(Response::new(Body::new(Full::from(written(version, length, digest)))))
 }
 
-/// A method of gRPC, by its path.
-struct Method(String);
+/// A method of gRPC, by its path, and how its calls end.
+struct Method(String, Code);
 
 impl StreamingService<String> for Method {
     type Response = String;
@@ -117,7 +128,7 @@ impl StreamingService<String> for Method {
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Self::ResponseStream>, Status>> + Send>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<String>>) -> Self::Future {
-        let method = std::mem::take(&mut self.0);
+        let (method, ends) = (std::mem::take(&mut self.0), self.1);
         Box::pin(async move {
             let mut said = request.into_inner();
             let mut words = Vec::new();
@@ -129,7 +140,10 @@ impl StreamingService<String> for Method {
                 millis.map(Duration::from_millis).ok_or_else(|| Status::invalid_argument("no number"))
             };
             let answers: Self::ResponseStream = match method.as_str() {
-                WORDS => Box::pin(tokio_stream::once(Ok(words.join(" ")))),
+                WORDS => {
+                    let end = (ends != Code::Ok).then(|| Err(Status::new(ends, "as it was told")));
+                    Box::pin(tokio_stream::iter([Ok(words.join(" "))].into_iter().chain(end)))
+                }
                 MUTE => {
                     pass(silence()?).await;
                     Box::pin(tokio_stream::once(Ok(LATE.to_owned())))

@@ -161,6 +161,8 @@ impl Verdict {
 pub enum Why {
     /// They are where the arms' behaviour wants them, or on the way there.
     Steered,
+    /// All splits together have moved as much as they may for now.
+    Bounded,
     /// It is not time for a step yet.
     Early,
     /// Metrics are away, and the shares hold.

@@ -3,18 +3,19 @@
 //! One replica steps; the others are told what it has decided, and go on from there should it end.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use limiter::{
     metric::{Metric, Observations, Reduce, Word},
     policy::Mode,
     split::{
         Split,
         layout::Layout,
-        shares::Bounds,
+        realised::{Deviation, Realised},
+        shares::{Bounds, TOTAL},
         steer::{self, Arm, Decision, Law, Seen, State, Why},
     },
 };
@@ -23,11 +24,11 @@ use tracing::info;
 use super::{Builder, Built};
 use crate::{
     index::{Index, splits},
-    intent::ServiceKey,
+    intent::{DestinationKey, ServiceKey},
     metrics::{Histogram, Measure, PodSample, Source, store},
     translate::{
         decide::Decides,
-        split::{Portion, Standing, ToldSplit, declared_shares, steered_portions},
+        split::{Portion, Standing, ToldSplit, declared_shares, division, steered_portions},
     },
 };
 
@@ -48,7 +49,10 @@ pub struct Steered {
     layout: Layout<ServiceKey>,
     tallies: Vec<Tally>,
     /// Requests to each that were seen in the last step.
-    realised: Vec<f64>,
+    requests: Vec<f64>,
+    /// What callers' proxies are told, if that is one thing, since the step before.
+    effective: Option<Vec<u32>>,
+    realised: Realised,
     /// When somebody told of an answer last, and who.
     heard: Option<(Timestamp, Teller)>,
     /// When the next step is due.
@@ -77,7 +81,18 @@ pub enum Teller {
 
 /// By root.
 #[derive(Debug, Default)]
-pub(super) struct Splits(BTreeMap<ServiceKey, Steered>);
+pub(super) struct Splits {
+    by_root: BTreeMap<ServiceKey, Steered>,
+    /// How many shares were moved lately, and when.
+    moves: VecDeque<(Timestamp, u32)>,
+}
+
+/// All splits together move at most this much of a split's requests in [`BOUND_OVER`], for each that is steered: a fault of what is
+/// measured would move all of them at once.
+const MOST_OF_EACH: u32 = TOTAL / 5;
+/// As few splits as there may be, they move so much.
+const MOST_OF_FEW: u32 = 2 * TOTAL;
+const BOUND_OVER: SignedDuration = SignedDuration::from_mins(1);
 
 impl Tally {
     fn take(&mut self, sample: &PodSample) {
@@ -126,7 +141,6 @@ impl Steered {
         let state = State::declared(&arms(&portions), now)?;
         let tallies = portions.iter().map(|_| Tally::default()).collect();
         let next = next(split, now);
-        let (realised, heard) = (Vec::new(), None);
         Some(Self {
             split: Arc::clone(split),
             portions,
@@ -135,8 +149,10 @@ impl Steered {
             since: now,
             layout: Layout::default(),
             tallies,
-            realised,
-            heard,
+            requests: Vec::new(),
+            effective: None,
+            realised: Realised::default(),
+            heard: None,
             next,
         })
     }
@@ -145,14 +161,10 @@ impl Steered {
     fn redeclare(&mut self, split: &Arc<Split>, portions: Vec<Portion>, now: Timestamp) {
         let before = declared_shares(&self.portions);
         let after = declared_shares(&portions);
-        if before != after
-            && before.as_deref() == Some(self.state.shares.as_slice())
-            && let Some(shares) = after
-        {
-            self.state.shares = shares;
-            self.since = now;
-        } else {
-            self.rearrange(&portions, now);
+        let is_as_declared = before != after && before.as_deref() == Some(self.state.shares.as_slice());
+        self.rearrange(&portions, now);
+        if let Some(shares) = after.filter(|_| is_as_declared) {
+            (self.state.shares, self.since) = (shares, now);
         }
         // Who was rolled back may try again once its object is edited.
         let is_edited = self.split.steer != split.steer || self.split.arms != split.arms;
@@ -175,7 +187,8 @@ impl Steered {
         self.set(self.state.carried(&places, &arms(portions)), now);
         if places.iter().copied().ne((0..self.portions.len()).map(Some)) {
             // It speaks of others.
-            (self.decision, self.tallies, self.realised) = (None, Vec::new(), Vec::new());
+            (self.decision, self.tallies, self.requests) = (None, Vec::new(), Vec::new());
+            (self.effective, self.realised) = (None, Realised::default());
         }
     }
 
@@ -241,8 +254,14 @@ impl Steered {
     /// An arm's part of the requests that were seen in the last step, of which there were some.
     #[must_use]
     pub fn realised(&self, arm: usize) -> Option<f64> {
-        let all: f64 = self.realised.iter().sum();
-        self.realised.get(arm).filter(|_| all > 0.0).map(|own| own / all)
+        let all: f64 = self.requests.iter().sum();
+        self.requests.get(arm).filter(|_| all > 0.0).map(|own| own / all)
+    }
+
+    /// An arm that has not got lately what it should.
+    #[must_use]
+    pub fn deviation(&self) -> Option<Deviation> {
+        self.realised.deviation()
     }
 
     /// Who has told of an answer, for as long as that counts.
@@ -257,10 +276,17 @@ impl Steered {
         self.tallies.iter().map(|tally| tally.inflight.values().map(|(_, count)| count).sum())
     }
 
-    /// `measured` tells of the arms themselves, where callers do not.
-    fn step(&mut self, measured: impl Fn(&ServiceKey) -> Option<(Seen, Source)>, now: Timestamp) -> bool {
+    /// `measured` tells of the arms themselves, where callers do not. `effective`: what callers' proxies are told, if that is one thing.
+    /// At most `room` shares are moved for what arms do; how many were moved.
+    fn step(
+        &mut self,
+        measured: impl Fn(&ServiceKey) -> Option<(Seen, Source)>,
+        effective: Option<Vec<u32>>,
+        room: u32,
+        now: Timestamp,
+    ) -> u32 {
         self.next = next(&self.split, now);
-        let Some(law) = self.split.steer else { return false };
+        let Some(law) = self.split.steer else { return 0 };
         let mut seen: Vec<Option<Seen>> = self.tallies.iter_mut().map(|tally| tally.seen(&law, now)).collect();
         let mut teller = Teller::Callers;
         if seen.iter().all(Option::is_none) {
@@ -270,11 +296,24 @@ impl Steered {
             }
         }
         if seen.iter().any(Option::is_some) {
-            self.realised = seen.iter().map(|seen| seen.map_or(0.0, |seen| seen.requests)).collect();
+            self.requests = seen.iter().map(|seen| seen.map_or(0.0, |seen| seen.requests)).collect();
             self.heard = Some((now, teller));
+            // What ended after a move may have begun before it.
+            let settled =
+                effective.as_ref().filter(|it| self.effective.as_ref() == Some(it) && teller == Teller::Callers);
+            if let Some(shares) = settled {
+                let kept = 0.5_f64.powf(law.every.as_secs_f64() / law.half_life.as_secs_f64().max(1e-3));
+                self.realised.take(shares, &self.requests, kept);
+            }
         }
-        let (state, decision) = steer::step(&law, &arms(&self.portions), &self.state, &seen, now);
-        let moved = state.shares != self.state.shares;
+        self.effective = effective;
+        let bounded = Law { up: law.up.min(room), down: law.down.min(room), ..law };
+        let (state, mut decision) = steer::step(&bounded, &arms(&self.portions), &self.state, &seen, now);
+        let pairs = state.shares.iter().zip(&self.state.shares);
+        let moved: u32 = pairs.map(|(new, old)| new.saturating_sub(*old)).sum();
+        if decision.why == Why::Steered && moved >= room && decision.shares != decision.aims {
+            decision.why = Why::Bounded;
+        }
         self.note(&decision);
         self.set(state, now);
         self.decision = Some(decision);
@@ -293,16 +332,25 @@ impl Steered {
 
 impl Splits {
     pub(super) fn get(&self, root: &ServiceKey) -> Option<&Steered> {
-        self.0.get(root)
+        self.by_root.get(root)
     }
 
     /// The clock was set back to this time.
     pub(super) fn set_back(&mut self, now: Timestamp) {
-        self.0.values_mut().filter(|it| it.split.steer.is_some()).for_each(|it| it.next = it.next.min(now));
+        self.by_root.values_mut().filter(|it| it.split.steer.is_some()).for_each(|it| it.next = it.next.min(now));
     }
 
     pub(super) fn next(&self) -> Option<Timestamp> {
-        self.0.values().map(|steered| steered.next).filter(|next| *next < Timestamp::MAX).min()
+        self.by_root.values().map(|steered| steered.next).filter(|next| *next < Timestamp::MAX).min()
+    }
+
+    /// How many shares may still be moved now.
+    fn room(&mut self, now: Timestamp) -> u32 {
+        // Of a clock that was set back nothing is known.
+        self.moves.retain(|(at, _)| *at <= now && now.duration_since(*at) < BOUND_OVER);
+        let steered = self.by_root.values().filter(|it| it.split.steer.is_some()).count();
+        let most = MOST_OF_EACH.saturating_mul(u32::try_from(steered).unwrap_or(u32::MAX)).max(MOST_OF_FEW);
+        most.saturating_sub(self.moves.iter().map(|(_, moved)| moved).sum())
     }
 
     /// Takes in how a caller was answered by an arm of whichever of its roots are steered.
@@ -311,7 +359,7 @@ impl Splits {
             return;
         }
         for root in roots {
-            let Some(steered) = self.0.get_mut(&root) else { continue };
+            let Some(steered) = self.by_root.get_mut(&root) else { continue };
             let arms = steered.portions.iter().zip(&mut steered.tallies);
             arms.filter(|(it, _)| it.key.service == *sample.service).for_each(|(_, tally)| tally.take(sample));
         }
@@ -358,33 +406,33 @@ impl Builder {
             self.index.steered_roots().map(|(root, split)| (root.clone(), Arc::clone(split))).collect();
         let mut touched = BTreeSet::new();
         let there: BTreeSet<&ServiceKey> = wanted.iter().map(|(root, _)| root).collect();
-        let gone = self.splits.0.keys().filter(|root| !there.contains(root));
+        let gone = self.splits.by_root.keys().filter(|root| !there.contains(root));
         for root in gone.cloned().collect::<Vec<_>>() {
-            self.splits.0.remove(&root);
+            self.splits.by_root.remove(&root);
             touched.extend(self.index.steer(&root, None));
             self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, None, now));
         }
         for (root, split) in wanted {
             let portions = steered_portions(&self.index, &split);
-            match self.splits.0.get_mut(&root).filter(|held| held.split.key == split.key) {
+            match self.splits.by_root.get_mut(&root).filter(|held| held.split.key == split.key) {
                 Some(held) if held.split == split && held.portions == portions => {}
                 Some(held) => held.redeclare(&split, portions, now),
                 None => {
                     let Some(mut steered) = Steered::new(&split, portions, now) else {
-                        self.splits.0.remove(&root);
+                        self.splits.by_root.remove(&root);
                         touched.extend(self.index.steer(&root, None));
                         continue;
                     };
                     if let Some(told) = self.kept_splits.remove(&root) {
                         steered.take_up(&ToldSplit { state: told.state.clone().resume(now), ..told }, now);
                     }
-                    self.splits.0.insert(root.clone(), steered);
+                    self.splits.by_root.insert(root.clone(), steered);
                 }
             }
             let changed = self.carry_out(&root);
             // Where users stay it counts by which way the shares came to be.
             if let Some(steered) =
-                self.splits.0.get(&root).filter(|it| !changed.is_empty() && it.split.sticky.is_some())
+                self.splits.by_root.get(&root).filter(|it| !changed.is_empty() && it.split.sticky.is_some())
             {
                 self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, Some(steered.told()), now));
             }
@@ -395,14 +443,28 @@ impl Builder {
 
     /// What was decided of a split is carried out, or not; the services whose proxies do something else then.
     fn carry_out(&mut self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
-        let Some(steered) = self.splits.0.get_mut(root) else { return BTreeSet::new() };
+        let Some(steered) = self.splits.by_root.get_mut(root) else { return BTreeSet::new() };
         let holds = steered.split.mode == Mode::Enforce && !self.pauses.covers(root);
         self.index.steer(root, Some(steered.laid_out(holds)))
     }
 
+    /// What the proxies of callers in the root's own namespace are told of its arms, if that is the same for all requests.
+    fn effective(&self, root: &ServiceKey) -> Option<Vec<u32>> {
+        let steered = self.splits.by_root.get(root)?;
+        let port = self.index.ports_of(root).first()?.key.port;
+        let division = division(&self.index, &DestinationKey { service: root.clone(), port }, &root.namespace)?;
+        let [rule] = division.rules.as_slice() else { return None };
+        let share = |portion: &Portion| {
+            let of_arm = rule.to.iter().filter(|(key, _)| key.service == portion.key.service);
+            of_arm.map(|(_, share)| *share).sum::<u32>()
+        };
+        let shares: Vec<u32> = steered.portions.iter().map(share).collect();
+        (shares.iter().sum::<u32>() == TOTAL).then_some(shares)
+    }
+
     /// The kill switch was moved.
     pub(super) fn carry_out_splits(&mut self) -> BTreeSet<ServiceKey> {
-        let roots: Vec<_> = self.splits.0.keys().cloned().collect();
+        let roots: Vec<_> = self.splits.by_root.keys().cloned().collect();
         roots.iter().flat_map(|root| self.carry_out(root)).collect()
     }
 
@@ -414,21 +476,23 @@ impl Builder {
 
     /// Steps the splits whose time has come.
     pub(super) fn step_splits(&mut self, now: Timestamp) {
-        let due = self.splits.0.iter().filter(|(_, steered)| steered.next <= now);
+        let due = self.splits.by_root.iter().filter(|(_, steered)| steered.next <= now);
         let mut touched = BTreeSet::new();
         for root in due.map(|(root, _)| root.clone()).collect::<Vec<_>>() {
-            let Some(steered) = self.splits.0.get_mut(&root) else { continue };
+            let (room, effective) = (self.splits.room(now), self.effective(&root));
+            let Some(steered) = self.splits.by_root.get_mut(&root) else { continue };
             if self.decides == Decides::Unmeasured {
                 steered.next = next(&steered.split, now);
                 continue;
             }
             let law = steered.split.steer.unwrap_or_default();
             let built = &self.built;
-            let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), now);
+            let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), effective, room, now);
+            self.splits.moves.extend((moved > 0).then_some((now, moved)));
             touched.extend(self.carry_out(&root));
-            let Some(told) = self.splits.0.get(&root).map(Steered::told) else { continue };
+            let Some(told) = self.splits.by_root.get(&root).map(Steered::told) else { continue };
             for keeper in &self.keepers {
-                keeper.keep_split_as(&root, &told, moved, now);
+                keeper.keep_split_as(&root, &told, moved > 0, now);
             }
             if let Some(news) = &mut self.news {
                 news.services.insert(root.clone());
@@ -445,7 +509,7 @@ impl Builder {
             // Gone there: it goes here, too, when the watch says so.
             let Some(told) = told else { continue };
             self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, Some(told.clone()), now));
-            match self.splits.0.get_mut(&root) {
+            match self.splits.by_root.get_mut(&root) {
                 Some(steered) => {
                     steered.take_up(&told, now);
                     touched.extend(self.carry_out(&root));
@@ -470,7 +534,7 @@ impl Builder {
 
     /// Gives these keepers all splits that are steered.
     pub(super) fn keep_all_splits(&self, keepers: &[crate::checkpoint::Keeper], now: Timestamp) {
-        for (root, steered) in &self.splits.0 {
+        for (root, steered) in &self.splits.by_root {
             keepers.iter().for_each(|keeper| keeper.keep_split(root, Some(steered.told()), now));
         }
     }

@@ -243,6 +243,11 @@ impl<'a> Standpoint<'a> {
         }
         match decision.why {
             Why::Steered | Why::Early => ("Steered", "the shares follow what the backends do".to_owned()),
+            Why::Bounded => (
+                "Bounded",
+                "all splits together have moved as much as they may in a minute: the shares follow what the backends do as soon as they may"
+                    .to_owned(),
+            ),
             Why::Held => (
                 "Held",
                 format!(
@@ -428,6 +433,17 @@ fn degraded(standpoint: Option<&Standpoint<'_>>) -> Verdict {
     }
     if standpoint.portions.iter().all(|it| !it.is_ready()) {
         return (true, Reason::NoEndpoints, "no backend has a ready endpoint: requests are answered 503".to_owned());
+    }
+    if let Some((steered, off)) = standpoint.steered.and_then(|it| Some((it, it.deviation()?))) {
+        let of = |part: f64| format!("{} %", trimmed((part * 1e4).round() / 100.0));
+        let arm = steered.portions.get(off.arm).map_or("a backend", |it| it.key.service.name.as_str());
+        let sticky = if steered.split.sticky.is_some() { "few users make most of the requests, or " } else { "" };
+        let message = format!(
+            "{arm} gets {} of the requests and should get {}: {sticky}callers call a backend by its own name",
+            of(off.seen),
+            of(off.expected)
+        );
+        return (true, Reason::NotRealised, message);
     }
     if standpoint.portions.iter().any(|it| it.key.service == standpoint.root)
         && standpoint.split.key.kind == Kind::TrafficSplit

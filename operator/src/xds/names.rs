@@ -338,7 +338,7 @@ pub const OVER_LIMIT_RUNTIME_KEY: &str = "weir.over_limit_status";
 pub const METADATA: &str = "rl";
 /// Key in it: the classes that the route's requests belong to, `<policy key>#<rule>/<class>`, separated by commas.
 pub const CLASSES_KEY: &str = "classes";
-/// Prefix of the counters that the listeners' access loggers keep: `<prefix>.<counter>.<tag>.<value>`.
+/// Prefix of the counters that the listeners' access loggers keep: `<prefix>.<counter>.<tag>.<value>`, with each tag after the other.
 pub const LOGGED_PREFIX: &str = "weir";
 /// Requests that have ended, by the classes of their route.
 pub const DEMAND_COUNTER: &str = "demand";
@@ -346,7 +346,11 @@ pub const DEMAND_COUNTER: &str = "demand";
 pub const CLASSES_TAG: &str = "classes";
 /// gRPC calls that have failed, by what Envoy had to do with it.
 pub const GRPC_FAILED_COUNTER: &str = "grpc_failed";
-/// Tag of [`GRPC_FAILED_COUNTER`]: Envoy's response flags.
+/// gRPC calls on the way out that have failed, by the stat name of the cluster that answered, and by what Envoy had to do with it.
+pub const GRPC_FAILED_AT_COUNTER: &str = "grpc_failed_at";
+/// Tag of [`GRPC_FAILED_AT_COUNTER`].
+pub const CLUSTER_TAG: &str = "cluster";
+/// Tag of [`GRPC_FAILED_COUNTER`] and [`GRPC_FAILED_AT_COUNTER`]: Envoy's response flags.
 pub const FLAGS_TAG: &str = "flags";
 /// Its value when the answer is the application's own.
 pub const NO_FLAGS: &str = "-";

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use http_body_util::Full;
 use testkit::{
     app::{App, Page},
-    echo::{self, Echo},
     eventually,
     http::{self, Connection},
     mesh::{Service, lazy, put, without_proxy},
@@ -26,8 +25,7 @@ use testkit::{
 };
 use tokio::task::JoinHandle;
 
-use crate::first_calls::{client, words};
-
+mod grpc;
 mod sticky;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -559,42 +557,6 @@ async fn where_callers_tell_nothing_a_real_prometheus_does() {
     }
     let served = shop.served();
     assert!(served[1] - before[1] < 25, "{before:?} {served:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn grpc_calls_are_shared_out_by_their_methods() {
-    let shop = Shop::start(0).await;
-    let network = Network::new();
-    let mut echoes = Vec::new();
-    for (host, name) in [(1, "web"), (2, "v0"), (3, "v1")] {
-        let echo = Echo::start((network.address(host), 0).into()).await;
-        shop.put(&format!("{name}.yaml"), &without_proxy("shop", name, "grpc", echo.address));
-        echoes.push(echo);
-    }
-    shop.put(
-        "route.yaml",
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: web, namespace: shop}
-spec:
-  parentRefs: [{group: \"\", kind: Service, name: web}]
-  rules:
-  - matches: [{method: {service: test.Echo, method: Words}}]
-    backendRefs: [{name: v0, port: 80, weight: 3}, {name: v1, port: 80, weight: 1}]\n",
-    );
-    let (_weir, proxy) = shop.run().await;
-    let way_out = shop.page.outbound(0);
-    for _ in 0..200 {
-        assert_eq!(words(way_out, "web", &["hello"]).await.unwrap(), "hello");
-    }
-    let [web, v0, v1] = ["web", "v0", "v1"].map(|name| format!("cluster.arm_shop_{name}_80.upstream_rq_total"));
-    let seen = [proxy.stat(&v0).await, proxy.stat(&v1).await];
-    assert!(seen.iter().sum::<u64>() == 200 && chi_square(&seen, &[3.0, 1.0]) < 15.14, "{seen:?}");
-    assert_eq!(proxy.stat(&web).await, 0);
-    // Gateway API: what no rule takes is refused, which gRPC calls unimplemented.
-    let mut client = client(way_out, "web").await;
-    let request = tonic::Request::new("1".to_owned());
-    let path = ::http::uri::PathAndQuery::from_static(echo::MUTE);
-    let refused = client.unary::<String, String, _>(request, path, tonic_prost::ProstCodec::default()).await;
-    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unimplemented);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,8 +110,13 @@ fn an_edited_weight_holds_at_once_unless_something_was_steered_away() {
     let mut builder = builder(SPLIT);
     builder.apply(changes(&SPLIT.replace("weight: 40", "weight: 60")), at(1));
     assert_eq!(told(&builder), [5000, 5000]);
-    fails(&mut builder, 1..4);
-    builder.apply(changes(SPLIT), at(16));
+    // One more, and one less.
+    builder.apply(changes(&SPLIT.replace("backendRefs: [", "backendRefs: [{name: web, weight: 100}, ")), at(2));
+    assert_eq!(told(&builder), [5000, 3000, 2000]);
+    builder.tick(at(5));
+    builder.apply(changes(&SPLIT.replace("weight: 40", "weight: 60")), at(6));
+    fails(&mut builder, 2..5);
+    builder.apply(changes(SPLIT), at(21));
     assert_eq!(told(&builder), [9700, 300], "what fails gets nothing by an edit");
 }
 
@@ -254,4 +259,55 @@ fn users_stay_by_the_way_that_the_shares_came() {
     late.set_pauses(Pauses { all: true, ..Pauses::default() }, at(62));
     assert_eq!(told(&late), told(&builder));
     assert_eq!(late.next(), None, "nothing is to be stepped");
+}
+
+#[test]
+fn who_goes_around_a_split_is_seen() {
+    let mut builder = builder(SPLIT);
+    let deviation = |builder: &Builder| builder.steered(&key("web")).and_then(Steered::deviation);
+    // As it should be; the first step knows of nothing before.
+    for step in 1..6 {
+        let now = at(step * 5);
+        builder.observe(vec![called("v1", 300.0, 0.0, now), called("v2", 200.0, 0.0, now)], now);
+        builder.tick(now);
+    }
+    assert_eq!((shares(&builder), deviation(&builder)), (vec![6000, 4000], None));
+    // Somebody calls the second by its own name.
+    for step in 6..10 {
+        let now = at(step * 5);
+        builder.observe(vec![called("v1", 300.0, 0.0, now), called("v2", 700.0, 0.0, now)], now);
+        builder.tick(now);
+    }
+    let found = deviation(&builder).expect("it deviates");
+    assert!(found.arm == 1 && found.seen > 0.55 && (found.expected - 0.4).abs() < 1e-9, "{found:?}");
+    // An edit begins anew.
+    builder.apply(
+        changes(&SPLIT.replace("{name: v1, weight: 60}", "{name: web, weight: 1}, {name: v1, weight: 60}")),
+        at(50),
+    );
+    assert_eq!(deviation(&builder), None);
+}
+
+#[test]
+fn a_fault_of_what_is_measured_moves_all_splits_only_so_far() {
+    const ROOTS: usize = 20;
+    let roots: Vec<String> = (0..ROOTS).map(|root| format!("w{root}")).collect();
+    let of_root =
+        |root: &String| SPLIT.replace("name: web", &format!("name: {root}")) + "---\n" + &service(root) + "---\n";
+    let mut builder = builder("");
+    builder.apply(changes(&roots.iter().map(of_root).collect::<String>()), at(0));
+    let moved = |builder: &Builder| -> u32 {
+        roots.iter().map(|root| 4000 - builder.steered(&key(root)).expect("it is steered").state.shares[1]).sum()
+    };
+    fails(&mut builder, 1..10);
+    let whys: Vec<Why> = roots
+        .iter()
+        .map(|root| builder.steered(&key(root)).and_then(|it| it.decision.as_ref()).expect("it is decided").why)
+        .collect();
+    let most = MOST_OF_EACH * ROOTS as u32;
+    assert_eq!(moved(&builder), most, "each would move 3,700 shares");
+    assert_eq!(whys, vec![Why::Bounded; ROOTS]);
+    // A minute after the first moves the rest follows.
+    fails(&mut builder, 10..30);
+    assert_eq!(moved(&builder), 3700 * ROOTS as u32);
 }

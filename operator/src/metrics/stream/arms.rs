@@ -5,7 +5,8 @@
 //! nothing is told of them. Counts wait until they are told, so that each is told once.
 //!
 //! Which requests have failed: those that Envoy counts as answered with 5xx, among them its own answers for a connection that was refused or
-//! broke off, a timeout and no endpoint; and those whose caller gave up before an answer began, since without a route timeout an arm that
+//! broke off, a timeout and no endpoint; gRPC calls that the application ended with what 5xx is among its codes, which an access logger
+//! counts, in a counter that outlives the cluster; and those whose caller gave up before an answer began, since without a route timeout an arm that
 //! hangs would never fail. Nobody counts the latter: they are what was sent, is not under way and was never answered. An answer counts
 //! from its head on, so a long one that is under way hides one that was given up, and one that breaks off has not failed.
 
@@ -35,6 +36,8 @@ const BEFORE_STAT_NAME: &str = "cluster.";
 #[derive(Debug, Default)]
 pub(super) struct Arms {
     arms: BTreeMap<DestinationKey, Arm>,
+    /// gRPC calls that ever failed at each.
+    grpc_failed: BTreeMap<DestinationKey, f64>,
     /// Counts messages.
     message: u64,
     told: Option<Timestamp>,
@@ -140,6 +143,7 @@ impl Arms {
         for arm in self.arms.values_mut() {
             arm.end(is_first);
         }
+        self.read_grpc(families, is_first);
         if self.arms.is_empty() {
             self.told = None;
             return None;
@@ -158,12 +162,30 @@ impl Arms {
     }
 
     fn read(&mut self, families: &[Bytes]) {
-        for bytes in families.iter().filter(|bytes| may_be_of_an_arm(bytes)) {
+        for bytes in families.iter().filter(|bytes| begins(bytes, BEFORE_STAT_NAME, names::ARM_STAT_PREFIX)) {
             let Ok(Name { name }) = Name::decode(bytes.clone()) else { continue };
             let Some((name, stat)) = place(&name) else { continue };
             let Ok(Family { metrics }) = Family::decode(bytes.clone()) else { continue };
             if let Some(arm) = self.arm(name) {
                 metrics.iter().for_each(|metric| arm.read(&stat, metric));
+            }
+        }
+    }
+
+    /// After the arms themselves: of one whose cluster is gone nothing is to be said.
+    fn read_grpc(&mut self, families: &[Bytes], is_first: bool) {
+        for bytes in families.iter().filter(|bytes| begins(bytes, names::LOGGED_PREFIX, ".")) {
+            let Ok(Name { name }) = Name::decode(bytes.clone()) else { continue };
+            let Some(key) = failed_at(&name).and_then(names::destination_of_stat_name) else { continue };
+            let Ok(Family { metrics }) = Family::decode(bytes.clone()) else { continue };
+            if self.grpc_failed.len() >= MOST_ARMS && !self.grpc_failed.contains_key(&key) {
+                continue;
+            }
+            let ever = metrics.iter().map(super::families::value).sum::<f64>();
+            let before = self.grpc_failed.insert(key.clone(), ever).unwrap_or_default();
+            let added = if ever >= before { ever - before } else { ever };
+            if let Some(arm) = self.arms.get_mut(&key).filter(|_| !is_first) {
+                arm.untold.failed += added;
             }
         }
     }
@@ -236,14 +258,23 @@ impl Arm {
     }
 }
 
-/// Whether a family has the name of an arm's, as far as its first bytes say; most of a message are none of ours, and that of a proxy
-/// without arms is not to be decoded. Envoy writes the name first: a byte, one or two of its length, and itself.
-fn may_be_of_an_arm(family: &[u8]) -> bool {
-    let is_named = |name: &[u8]| {
-        name.strip_prefix(BEFORE_STAT_NAME.as_bytes())
-            .is_some_and(|name| name.starts_with(names::ARM_STAT_PREFIX.as_bytes()))
-    };
+/// Whether a family has the name of one of ours, as far as its first bytes say; most of a message are none, and that of a proxy without
+/// arms is not to be decoded. Envoy writes the name first: a byte, one or two of its length, and itself.
+fn begins(family: &[u8], first: &str, then: &str) -> bool {
+    let is_named =
+        |name: &[u8]| name.strip_prefix(first.as_bytes()).is_some_and(|name| name.starts_with(then.as_bytes()));
     [2, 3].into_iter().any(|at| family.get(at..).is_some_and(is_named))
+}
+
+/// `<prefix>.<counter>.<tag>.<cluster>.<tag>.<flags>`: the arm that gave the answer, of its own.
+fn failed_at(name: &str) -> Option<&str> {
+    let tags =
+        name.strip_prefix(names::LOGGED_PREFIX)?.strip_prefix('.')?.strip_prefix(names::GRPC_FAILED_AT_COUNTER)?;
+    let (cluster, flags) =
+        tags.strip_prefix('.')?.strip_prefix(names::CLUSTER_TAG)?.strip_prefix('.')?.rsplit_once('.')?;
+    let cluster = cluster.strip_suffix(names::FLAGS_TAG)?.strip_suffix('.')?;
+    // With a flag Envoy gave the answer itself, and has counted it as 5xx too.
+    (flags == names::NO_FLAGS && cluster.starts_with(names::ARM_STAT_PREFIX)).then_some(cluster)
 }
 
 /// `cluster.<arm>.<statistic>`.

@@ -94,12 +94,12 @@ impl Filters {
         Self { http: filters(slots, names), loggers: logger::build() }
     }
 
-    /// For the way out: under other names, and without loggers, as what is counted under the first ones counts for the pod's
-    /// own service.
+    /// For the way out: under other names, and with a logger of its own, as what is counted under the first ones counts for the
+    /// pod's own service.
     pub(super) fn outbound(slots: &Slots) -> Self {
         let names =
             [names::OUTBOUND_SHADOW_FILTER_PREFIX, names::OUTBOUND_NARROW_FILTER, names::OUTBOUND_SERVICE_FILTER];
-        Self { http: filters(slots, names), loggers: Vec::new() }
+        Self { http: filters(slots, names), loggers: vec![logger::on_the_way_out()] }
     }
 }
 

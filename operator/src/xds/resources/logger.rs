@@ -1,7 +1,7 @@
 //! Access loggers that write nothing to a disk.
 //!
-//! Those of inbound ports count requests by what only the route or the application's trailers know, in counters that the proxy
-//! streams to Weir. Those of the way out tell Weir itself which hosts were called that nothing is known of.
+//! They count requests by what only the route or the application's trailers know, in counters that the proxy streams to Weir; some of
+//! those of the way out tell Weir itself which hosts were called that nothing is known of.
 
 use envoy_types::pb::{
     envoy::{
@@ -47,9 +47,15 @@ const FAILED: [Status; 6] = [
 pub(super) fn build() -> Vec<AccessLog> {
     let classes = format!("%METADATA(ROUTE:{}:{})%", names::METADATA, names::CLASSES_KEY);
     vec![
-        counter(names::DEMAND_COUNTER, names::CLASSES_TAG, &classes, None),
-        counter(names::GRPC_FAILED_COUNTER, names::FLAGS_TAG, "%RESPONSE_FLAGS%", Some(failed_grpc())),
+        counter(names::DEMAND_COUNTER, &[(names::CLASSES_TAG, &classes)], None),
+        counter(names::GRPC_FAILED_COUNTER, &[FLAGS], Some(failed_grpc())),
     ]
+}
+
+/// For a listener of the way out: counts the gRPC calls that failed, which is in no statistic of their cluster.
+pub(super) fn on_the_way_out() -> AccessLog {
+    let tags = [(names::CLUSTER_TAG, "%UPSTREAM_CLUSTER%"), FLAGS];
+    counter(names::GRPC_FAILED_AT_COUNTER, &tags, Some(failed_grpc()))
 }
 
 /// For a listener of the way out: tells Weir of requests that took one of [`names::UNKNOWN_ROUTES`], within a tenth of a second of
@@ -107,10 +113,12 @@ fn to_weir() -> CommonGrpcAccessLogConfig {
     }
 }
 
-fn counter(name: &str, tag: &str, value: &str, filter: Option<AccessLogFilter>) -> AccessLog {
-    let tag = Tag { name: tag.into(), value_format: value.into(), rules: None };
+const FLAGS: (&str, &str) = (names::FLAGS_TAG, "%RESPONSE_FLAGS%");
+
+fn counter(name: &str, tags: &[(&str, &str)], filter: Option<AccessLogFilter>) -> AccessLog {
+    let tag = |(name, value): &(&str, &str)| Tag { name: (*name).into(), value_format: (*value).into(), rules: None };
     let counter = Counter {
-        stat: Some(Stat { name: name.into(), tags: vec![tag] }),
+        stat: Some(Stat { name: name.into(), tags: tags.iter().map(tag).collect() }),
         value_fixed: Some(UInt64Value { value: 1 }),
         ..Counter::default()
     };

@@ -79,6 +79,32 @@ fn a_failure_that_is_counted_before_its_end_waits_for_it() {
 }
 
 #[test]
+fn grpc_calls_that_the_application_fails_are_told_once_and_envoys_own_answers_are_counted_already() {
+    let mut arms = Arms::default();
+    let grpc = |cluster: &str, flags: &str, value| {
+        counter(&format!("weir.grpc_failed_at.cluster.{cluster}.flags.{flags}"), value)
+    };
+    let mut take = |ms, of: &[(&str, [u32; 4])], failed: [f64; 2]| {
+        let [own, envoys] = failed;
+        let mut all = families(of);
+        all.splice(
+            0..0,
+            [grpc(V1, "-", own), grpc(V1, "UF", envoys), grpc("out_shop_web_80", "-", 9.0), grpc("arm_", "-", 1.0)],
+        );
+        told(arms.take(&all, at(ms)))
+    };
+    assert_eq!(take(0, &[(V1, [9, 9, 0, 0])], [4.0, 0.0]), so(&[(V1, [0.0; 3])]), "who knows when");
+    assert_eq!(take(500, &[(V1, [14, 14, 1, 0])], [7.0, 1.0]), so(&[(V1, [5.0, 4.0, 0.0])]));
+    assert_eq!(take(1_000, &[(V1, [14, 14, 1, 0])], [7.0, 1.0]), so(&[(V1, [0.0; 3])]));
+    // Its cluster goes and comes back; the counter stays.
+    take(1_500, &[], [7.0, 1.0]);
+    assert_eq!(take(2_000, &[], [7.0, 1.0]), None);
+    assert_eq!(take(2_500, &[(V1, [3, 3, 0, 0])], [8.0, 1.0]), so(&[(V1, [3.0, 1.0, 0.0])]));
+    // The proxy began again.
+    assert_eq!(take(3_000, &[(V1, [2, 2, 0, 0])], [2.0, 0.0]), so(&[(V1, [2.0, 2.0, 0.0])]));
+}
+
+#[test]
 fn what_was_given_up_has_failed_and_an_answer_that_takes_its_time_has_not() {
     let mut arms = Arms::default();
     let mut take = |ms, of| told(arms.take(&families(&[(V1, of)]), at(ms)));
