@@ -21,7 +21,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::explain::explain;
+pub use self::explain::{explain, trimmed};
 use self::{shares::Bounds, steer::Law};
 use crate::policy::Mode;
 

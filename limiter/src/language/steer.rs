@@ -131,7 +131,8 @@ fn clause(parser: &mut Parser<'_>, steer: &mut Steer) -> Result<()> {
             return Err(SentenceError::new(
                 parser.since(span),
                 "a step is made every 1s at the most and every 1h at the least",
-            ));
+            )
+            .help("write for example `every 5s`"));
         }
         steer.every.replace(every).is_some()
     } else if parser.eat("hold")? {
@@ -231,7 +232,7 @@ mod tests {
             ("prefer lower errors and cpu", 24, "only latency can count beside errors", "and p99 latency"),
             ("prefer lower errors, evry 5s", 21, "`every`", "did you mean `every`?"),
             ("prefer lower errors, every 5s, every 6s", 31, "said twice", "leave one of the two out"),
-            ("prefer lower errors, every 10ms", 27, "every 1s at the most", ""),
+            ("prefer lower errors, every 10ms", 27, "every 1s at the most", "write for example `every 5s`"),
             ("prefer lower errors, at most 0% per step", 29, "a step is more than 0%", ""),
             ("prefer lower errors, errors below 5", 34, "", ""),
             ("prefer lower errors, judge after 0 requests", 33, "a verdict waits for", ""),

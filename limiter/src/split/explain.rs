@@ -93,7 +93,9 @@ fn percent(shares: u32) -> String {
     format!("{} %", trimmed(f64::from(shares) / f64::from(TOTAL) * 100.0))
 }
 
-fn trimmed(number: f64) -> String {
+/// With two digits at most, and none that say nothing.
+#[must_use]
+pub fn trimmed(number: f64) -> String {
     let text = format!("{number:.2}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -20,6 +20,7 @@ use limiter::{
     },
 };
 use tracing::info;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Builder, Built};
 use crate::{
@@ -121,6 +122,12 @@ impl Tally {
     }
 }
 
+/// What an object says of who gets what, in short: whether it was edited.
+fn declared(split: &Split) -> u64 {
+    // Both can be written as JSON.
+    xxh3_64(&serde_json::to_vec(&(&split.arms, &split.steer)).unwrap_or_default())
+}
+
 /// When a split is to be stepped next, if it ever is.
 fn next(split: &Split, now: Timestamp) -> Timestamp {
     split.steer.and_then(|law| now.checked_add(law.every).ok()).unwrap_or(Timestamp::MAX)
@@ -166,19 +173,23 @@ impl Steered {
         if let Some(shares) = after.filter(|_| is_as_declared) {
             (self.state.shares, self.since) = (shares, now);
         }
-        // Who was rolled back may try again once its object is edited.
-        let is_edited = self.split.steer != split.steer || self.split.arms != split.arms;
-        if let Some(law) = split.steer.as_ref().filter(|_| is_edited && self.state.rolled_back) {
-            self.state.retry(law);
-            // What it has answered before the edit.
-            law.ramp
-                .and_then(|ramp| self.tallies.get_mut(ramp.arm))
-                .into_iter()
-                .for_each(|tally| *tally = Tally::default());
-        }
+        let is_edited = declared(&self.split) != declared(split);
         self.next = if split.steer.is_some() { self.next.min(next(split, now)) } else { Timestamp::MAX };
         self.tallies.resize_with(portions.len(), Tally::default);
         (self.split, self.portions) = (Arc::clone(split), portions);
+        if is_edited {
+            self.retry();
+        }
+    }
+
+    /// Who was rolled back may try again once its object is edited.
+    fn retry(&mut self) {
+        let Some(law) = self.split.steer.filter(|_| self.state.rolled_back) else { return };
+        self.state.retry(&law);
+        // What it has answered before the edit.
+        if let Some(tally) = law.ramp.and_then(|ramp| self.tallies.get_mut(ramp.arm)) {
+            *tally = Tally::default();
+        }
     }
 
     /// What is remembered goes on for these arms, by their names, and within their bounds, which hold at once.
@@ -209,6 +220,7 @@ impl Steered {
         ToldSplit {
             split: self.split.key.clone(),
             arms: self.portions.iter().map(|it| it.key.service.name.clone()).collect(),
+            declared: declared(&self.split),
             state: self.state.clone(),
             decision: self.decision.clone(),
             layout: self.layout.map(|arm| arm.name.clone()),
@@ -340,6 +352,10 @@ impl Splits {
         self.by_root.values_mut().filter(|it| it.split.steer.is_some()).for_each(|it| it.next = it.next.min(now));
     }
 
+    fn due(&self, now: Timestamp) -> impl Iterator<Item = ServiceKey> {
+        self.by_root.iter().filter(move |(_, steered)| steered.next <= now).map(|(root, _)| root.clone())
+    }
+
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.by_root.values().map(|steered| steered.next).filter(|next| *next < Timestamp::MAX).min()
     }
@@ -348,8 +364,8 @@ impl Splits {
     fn room(&mut self, now: Timestamp) -> u32 {
         // Of a clock that was set back nothing is known.
         self.moves.retain(|(at, _)| *at <= now && now.duration_since(*at) < BOUND_OVER);
-        let steered = self.by_root.values().filter(|it| it.split.steer.is_some()).count();
-        let most = MOST_OF_EACH.saturating_mul(u32::try_from(steered).unwrap_or(u32::MAX)).max(MOST_OF_FEW);
+        let count = u32::try_from(self.by_root.len()).unwrap_or(u32::MAX);
+        let most = MOST_OF_EACH.saturating_mul(count).max(MOST_OF_FEW);
         most.saturating_sub(self.moves.iter().map(|(_, moved)| moved).sum())
     }
 
@@ -425,6 +441,9 @@ impl Builder {
                     };
                     if let Some(told) = self.kept_splits.remove(&root) {
                         steered.take_up(&ToldSplit { state: told.state.clone().resume(now), ..told }, now);
+                        if told.declared != declared(&split) {
+                            steered.retry();
+                        }
                     }
                     self.splits.by_root.insert(root.clone(), steered);
                 }
@@ -476,15 +495,15 @@ impl Builder {
 
     /// Steps the splits whose time has come.
     pub(super) fn step_splits(&mut self, now: Timestamp) {
-        let due = self.splits.by_root.iter().filter(|(_, steered)| steered.next <= now);
+        let due: Vec<_> = self.splits.due(now).collect();
+        if self.decides == Decides::Unmeasured {
+            self.splits.by_root.values_mut().filter(|it| it.next <= now).for_each(|it| it.next = next(&it.split, now));
+            return;
+        }
         let mut touched = BTreeSet::new();
-        for root in due.map(|(root, _)| root.clone()).collect::<Vec<_>>() {
+        for root in due {
             let (room, effective) = (self.splits.room(now), self.effective(&root));
             let Some(steered) = self.splits.by_root.get_mut(&root) else { continue };
-            if self.decides == Decides::Unmeasured {
-                steered.next = next(&steered.split, now);
-                continue;
-            }
             let law = steered.split.steer.unwrap_or_default();
             let built = &self.built;
             let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), effective, room, now);

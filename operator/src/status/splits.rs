@@ -14,6 +14,7 @@ use limiter::{
         Kind, Split,
         shares::TOTAL,
         steer::{Verdict as Judged, Why},
+        trimmed,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -310,11 +311,6 @@ fn said(portion: &Portion) -> Option<String> {
     })
 }
 
-fn trimmed(number: f64) -> String {
-    let text = format!("{number:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 fn served(root: &ServiceKey, builder: &Builder, proxies: &Proxies) -> Served {
     let mut served = Served::default();
     let mut seen = BTreeSet::new();
@@ -435,7 +431,7 @@ fn degraded(standpoint: Option<&Standpoint<'_>>) -> Verdict {
         return (true, Reason::NoEndpoints, "no backend has a ready endpoint: requests are answered 503".to_owned());
     }
     if let Some((steered, off)) = standpoint.steered.and_then(|it| Some((it, it.deviation()?))) {
-        let of = |part: f64| format!("{} %", trimmed((part * 1e4).round() / 100.0));
+        let of = |part: f64| format!("{} %", trimmed(part * 100.0));
         let arm = steered.portions.get(off.arm).map_or("a backend", |it| it.key.service.name.as_str());
         let sticky = if steered.split.sticky.is_some() { "few users make most of the requests, or " } else { "" };
         let message = format!(

@@ -93,6 +93,9 @@ pub struct ToldSplit {
     pub split: SplitKey,
     /// Its arms, in order.
     pub arms: Vec<String>,
+    /// Stands for what the object said then.
+    #[serde(default)]
+    pub declared: u64,
     /// What is remembered of them.
     pub state: State,
     /// What was decided; absent before the first step.

@@ -311,3 +311,19 @@ fn a_fault_of_what_is_measured_moves_all_splits_only_so_far() {
     fails(&mut builder, 10..30);
     assert_eq!(moved(&builder), 3700 * ROOTS as u32);
 }
+
+#[test]
+fn what_was_rolled_back_stays_so_over_a_restart_unless_its_object_was_edited_meanwhile() {
+    let split = SPLIT.replace("prefer lower errors, at most 10% per step", "ramp up v2 to 50%");
+    let mut builder = builder(&split);
+    fails(&mut builder, 1..4);
+    let (keeper, mut kept) = Keeper::new(Wants { decisions: Some(Detail::Restart), memories: false });
+    builder.tell(keeper, at(20));
+    let news = futures::FutureExt::now_or_never(kept.next()).flatten().expect("it is kept");
+    for (split, rolled_back) in [(&split, true), (&split.replace("to 50%", "to 60%"), false)] {
+        let mut again = Builder::new(Table::new());
+        again.take_up(news.clone(), at(60));
+        again.apply(mesh(split), at(61));
+        assert_eq!(again.steered(&key("web")).expect("it is steered").state.rolled_back, rolled_back);
+    }
+}

@@ -89,7 +89,7 @@ fn told_split() -> ToldSplit {
     let split = SplitKey { kind: split::Kind::SmartSplit, namespace: "shop".to_owned(), name: "cart".to_owned() };
     let arms = ["cart-v1", "cart-v2"].map(str::to_owned);
     let layout = Layout::default().moved(&arms.clone().map(|arm| (arm, 5000)));
-    ToldSplit { split, arms: arms.into(), state, decision: Some(decision), layout }
+    ToldSplit { split, arms: arms.into(), declared: 7, state, decision: Some(decision), layout }
 }
 
 fn switch() -> Switch {

@@ -1,8 +1,9 @@
 //! Users stay with a version, and move only to one that grows.
 
 use testkit::{http::Connection, proxy::Proxy, temp_dir, weir::Weir};
+use tokio::time::Instant;
 
-use super::{SMART, Shop, programmed, request, smart};
+use super::{SMART, SOON, Shop, programmed, request, smart, view};
 
 const USERS: usize = 300;
 
@@ -83,4 +84,32 @@ async fn users_stay_where_they_are_when_weir_starts_again() {
     again.ready().await;
     programmed(&again, SMART, 1).await;
     assert_eq!(shop.homes().await, second, "nobody moves by a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_makes_all_the_requests_is_said_to_make_shares_unreal() {
+    let shop = Shop::start(2).await;
+    shop.weigh(&[50, 50], "  steer: prefer lower errors, every 1s\n");
+    let (weir, _proxy) = shop.run().await;
+    programmed(&weir, SMART, 1).await;
+    let mut connection = Connection::open(shop.page.outbound(0), None).await.unwrap();
+    let mut call = async |user: usize| {
+        let mut with = request("/");
+        with.headers_mut().insert("x-user", format!("user-{user}").parse().unwrap());
+        assert_eq!(connection.send(with).await.unwrap().status(), 200);
+    };
+    let (mut user, mut message) = (0, String::new());
+    let end = Instant::now() + SOON;
+    while message.is_empty() {
+        assert!(Instant::now() < end, "{:?}", weir.status().await);
+        call(7).await;
+        message = view(&weir).await.unwrap().expect(SMART, "Degraded", true, "NotRealised").unwrap_or_default();
+    }
+    assert!(message.contains("gets 100 % of the requests and should get 50 %: few users"), "{message}");
+    let end = Instant::now() + 3 * SOON;
+    while view(&weir).await.unwrap().expect(SMART, "Degraded", false, "Healthy").is_err() {
+        assert!(Instant::now() < end, "{:?}", weir.status().await);
+        user += 1;
+        call(user).await;
+    }
 }
