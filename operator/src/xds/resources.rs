@@ -42,7 +42,7 @@ use crate::{
 use self::slots::Slots;
 
 /// Part of every version: moves when this module builds something else from the same intent.
-const GENERATOR: u32 = 3;
+const GENERATOR: u32 = 4;
 
 /// A resource of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 mod intercepted;
 mod lazy;
+mod sticky;
 
 use std::sync::Arc;
 
@@ -14,10 +15,7 @@ use envoy_types::pb::{
         route::v3::{
             DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
             route,
-            route_action::{
-                ClusterSpecifier, HashPolicy,
-                hash_policy::{self, PolicySpecifier},
-            },
+            route_action::ClusterSpecifier,
             route_match::PathSpecifier,
             weighted_cluster::{ClusterWeight, RandomValueSpecifier},
         },
@@ -194,7 +192,13 @@ fn named(head: VirtualHost, node: &NodeKey, place: EnforceAt, host: &Host, idle:
         if let route::Action::Route(to) = &mut action {
             to.idle_timeout = idle;
         }
-        routes.push((route, routes::action(action)));
+        let is_shared = forward.to.len() > 1;
+        match &forward.sticky {
+            Some(Sticky::Cookie(cookie)) if is_shared => {
+                routes.extend(sticky::by_cookie(cookie, action).map(|rest| (route, rest.encode_to_vec())));
+            }
+            _ => routes.push((route, routes::action(action))),
+        }
     }
     let unknown =
         refusal(names::UNKNOWN_PATH, 404, "weir: no rule of an HTTPRoute matches this request\n").encode_to_vec();
@@ -226,28 +230,9 @@ fn action(node: &NodeKey, forward: &Forward) -> route::Action {
                 ..WeightedCluster::default()
             };
             let to = routes::to(ClusterSpecifier::WeightedClusters(weighted), *priority);
-            route::Action::Route(RouteAction { hash_policy: sticky.iter().map(hash_policy).collect(), ..to })
+            route::Action::Route(RouteAction { hash_policy: sticky.iter().map(sticky::policy).collect(), ..to })
         }
     }
-}
-
-/// What tells users apart. Who has no such cookie yet is given one, for as long as its session lasts.
-fn hash_policy(sticky: &Sticky) -> HashPolicy {
-    let specifier = match sticky {
-        Sticky::Header(name) => {
-            PolicySpecifier::Header(hash_policy::Header { header_name: name.clone(), ..hash_policy::Header::default() })
-        }
-        Sticky::Cookie(name) => PolicySpecifier::Cookie(hash_policy::Cookie {
-            name: name.clone(),
-            ttl: Some(Duration::default()),
-            path: "/".into(),
-            ..hash_policy::Cookie::default()
-        }),
-        Sticky::ClientIp => {
-            PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true })
-        }
-    };
-    HashPolicy { policy_specifier: Some(specifier), ..HashPolicy::default() }
 }
 
 /// The weights in the same proportions, with a sum of exactly [`TOTAL_WEIGHT`]: what rounding leaves goes to the first ones

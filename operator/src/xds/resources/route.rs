@@ -226,7 +226,7 @@ pub(super) fn path_regex(path: &PathMatch) -> Option<String> {
 }
 
 /// RE2 that matches exactly `text`.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_ascii_punctuation() {
@@ -256,7 +256,7 @@ fn exact_match(text: &str) -> StringMatcher {
     StringMatcher { match_pattern: Some(MatchPattern::Exact(text.into())), ignore_case: false }
 }
 
-fn regex_match(regex: &str) -> StringMatcher {
+pub(super) fn regex_match(regex: &str) -> StringMatcher {
     StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex_matcher(regex))), ignore_case: false }
 }
 

@@ -113,3 +113,41 @@ async fn a_user_who_makes_all_the_requests_is_said_to_make_shares_unreal() {
         call(user).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_is_given_to_who_has_none_and_an_address_is_one_user() {
+    let shop = Shop::start(2).await;
+    let sticky = |by: &str| smart("{name: v0, weight: 50}, {name: v1, weight: 50}", &format!("  sticky: {by}\n"));
+    shop.put("split.yaml", &sticky("{type: Cookie, name: user}"));
+    let (weir, _proxy) = shop.run().await;
+    programmed(&weir, SMART, 1).await;
+    let mut connection = Connection::open(shop.page.outbound(0), None).await.unwrap();
+    let mut cookies = Vec::new();
+    for _ in 0..20 {
+        let before = shop.served();
+        let answer = connection.send(request("/")).await.unwrap();
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+        cookies.push((cookie, shop.served()[1] > before[1]));
+    }
+    assert!(cookies.iter().any(|(_, second)| *second) && cookies.iter().any(|(_, second)| !second), "{cookies:?}");
+    for (cookie, second) in &cookies {
+        for _ in 0..3 {
+            let before = shop.served();
+            let mut with = request("/");
+            with.headers_mut().insert("cookie", cookie.parse().unwrap());
+            let answer = connection.send(with).await.unwrap();
+            assert!(answer.headers().get("set-cookie").is_none(), "it has one");
+            assert_eq!(shop.served()[1] > before[1], *second, "{cookie}");
+        }
+    }
+    shop.put("split.yaml", &sticky("{type: ClientIP}"));
+    programmed(&weir, SMART, 2).await;
+    let before = shop.served();
+    for _ in 0..50 {
+        // A port of its own each.
+        let mut connection = Connection::open(shop.page.outbound(0), None).await.unwrap();
+        connection.send(request("/")).await.unwrap();
+    }
+    let of_each: Vec<u64> = shop.served().iter().zip(before).map(|(now, before)| now - before).collect();
+    assert!(of_each == [50, 0] || of_each == [0, 50], "{of_each:?}");
+}
