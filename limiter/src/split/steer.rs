@@ -5,7 +5,8 @@
 //! - *Judging.* Of an arm `bad` of `n` requests were bad; older ones count less, by half each [`Law::half_life`]. What its ratio may be is a Beta
 //!   distribution with Jeffreys' prior, Beta(bad + 1/2, n - bad + 1/2). It is harmful when that is above the objective, or above the best peer's
 //!   ratio by more than [`Law::margin`], with [`Law::confidence`]: both by the normal approximation, which is good where at least [`Law::fewest`]
-//!   requests were seen; with fewer nobody is judged.
+//!   requests were seen; with fewer nobody is judged. Who was surely harmful in the last step alone ([`SURE_AT_ONCE`]) has changed, and what was before
+//!   is forgotten: how long an arm was well must not make it slower to see that it is no longer.
 //! - *Aiming.* At the declared weights; where latency counts, times the mean latency over the arm's own, and times its good ratio: an arm that
 //!   fails fast must not win by its latency (gRPC proposal A58 has such a penalty). A harmful arm is left what probes it.
 //! - *Moving.* Not within the dead band; at most [`Law::up`] to an arm that is preferred, and [`Law::down`] from one that is harmful, which is more.
@@ -33,6 +34,9 @@ pub struct Arm {
     /// Requests a second that these can serve, if that is known.
     pub capacity: Option<f64>,
 }
+
+/// How sure what was seen in a single step must make it that an arm is harmful.
+pub const SURE_AT_ONCE: f64 = 0.999;
 
 /// How to steer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -114,10 +118,19 @@ pub struct Seen {
 /// What is remembered of an arm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArmState {
-    requests: f64,
-    bad: f64,
+    #[serde(flatten)]
+    memory: Tally,
+    /// In the last step.
+    #[serde(default)]
+    last: Tally,
     latency_ms: Option<f64>,
     seen: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Tally {
+    requests: f64,
+    bad: f64,
 }
 
 /// What is remembered of a split.
@@ -200,7 +213,7 @@ impl State {
     #[must_use]
     pub fn seen(&self, arm: usize) -> Option<(f64, f64, Option<f64>)> {
         let state = self.arms.get(arm)?;
-        Some((state.requests, posterior(state).0, state.latency_ms))
+        Some((state.memory.requests, state.memory.posterior().0, state.latency_ms))
     }
 
     /// The same for other arms, each of which was at this place before, or was none: bounds hold at once. An arm that is new has its declared
@@ -265,7 +278,9 @@ pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: 
     let elapsed = now.duration_since(state.stepped);
     take_in(law, &mut state.arms, seen, now.duration_since(state.heard), now);
     state.heard = now;
-    let verdicts = verdicts(law, arms, &state.arms, now);
+    let judged = judged(law, arms, &state.arms, now);
+    forget(law, &judged, &mut state.arms);
+    let verdicts = verdicts(law, arms, &judged, &state.arms, now);
     let stay = |state: State, verdicts: Vec<Verdict>, why| {
         let shares = state.shares.clone();
         (state, Decision { aims: shares.clone(), shares, verdicts, why })
@@ -303,14 +318,16 @@ fn take_in(law: &Law, states: &mut [ArmState], seen: &[Option<Seen>], elapsed: S
     let halves = elapsed.as_secs_f64().max(0.0) / law.half_life.as_secs_f64().max(1e-3);
     let kept = 0.5_f64.powf(halves);
     for (state, seen) in states.iter_mut().zip(seen) {
-        state.requests *= kept;
-        state.bad *= kept;
+        state.memory.requests *= kept;
+        state.memory.bad *= kept;
+        state.last = Tally::default();
         let Some(seen) = seen.filter(|seen| seen.requests.is_finite() && seen.bad.is_finite()) else { continue };
         state.seen = Some(now);
         let requests = seen.requests.max(0.0);
-        let before = state.requests;
-        state.requests += requests;
-        state.bad += seen.bad.clamp(0.0, requests);
+        let before = state.memory.requests;
+        state.last = Tally { requests, bad: seen.bad.clamp(0.0, requests) };
+        state.memory.requests += state.last.requests;
+        state.memory.bad += state.last.bad;
         if let Some(latency) =
             seen.latency_ms.filter(|latency| latency.is_finite() && *latency >= 0.0 && requests > 0.0)
         {
@@ -321,40 +338,76 @@ fn take_in(law: &Law, states: &mut [ArmState], seen: &[Option<Seen>], elapsed: S
     }
 }
 
-/// Mean and variance of what the ratio of bad requests may be.
-fn posterior(arm: &ArmState) -> (f64, f64) {
-    let (a, b) = (arm.bad + 0.5, arm.requests - arm.bad + 0.5);
-    let sum = a + b;
-    (a / sum, a * b / (sum * sum * (sum + 1.0)))
+impl Tally {
+    /// Mean and variance of what the ratio of bad requests may be.
+    fn posterior(&self) -> (f64, f64) {
+        let (a, b) = (self.bad + 0.5, self.requests - self.bad + 0.5);
+        let sum = a + b;
+        (a / sum, a * b / (sum * sum * (sum + 1.0)))
+    }
 }
 
-fn verdicts(law: &Law, arms: &[Arm], states: &[ArmState], now: Timestamp) -> Vec<Verdict> {
-    let fresh = |state: &ArmState| state.seen.is_some_and(|seen| now.duration_since(seen) <= law.expiry);
-    let is_judged =
-        |place: &usize| arms[*place].ready && fresh(&states[*place]) && states[*place].requests >= law.fewest;
-    let judged: Vec<usize> = (0..arms.len()).filter(is_judged).collect();
-    let best = judged.iter().copied().min_by(|a, b| posterior(&states[*a]).0.total_cmp(&posterior(&states[*b]).0));
-    let sure = quantile(law.confidence);
+/// Who is ready, was seen lately, and often enough to be judged.
+fn judged(law: &Law, arms: &[Arm], states: &[ArmState], now: Timestamp) -> Vec<usize> {
+    let is_judged = |place: &usize| {
+        arms[*place].ready && is_fresh(law, &states[*place], now) && states[*place].memory.requests >= law.fewest
+    };
+    (0..arms.len()).filter(is_judged).collect()
+}
+
+fn is_fresh(law: &Law, state: &ArmState, now: Timestamp) -> bool {
+    state.seen.is_some_and(|seen| now.duration_since(seen) <= law.expiry)
+}
+
+/// Whoever was harmful in the last step alone, surely, while what is remembered of it is well, has changed: what was before is forgotten.
+fn forget(law: &Law, judged: &[usize], states: &mut [ArmState]) {
+    let of_memory: Vec<(usize, Tally)> = judged.iter().map(|place| (*place, states[*place].memory)).collect();
+    let is_enough = |last: &Tally| last.requests >= law.fewest;
+    // Who was hardly called in the last step is compared by what is remembered of it.
+    let of_last: Vec<(usize, Tally)> = of_memory
+        .iter()
+        .map(|(place, memory)| (*place, Some(states[*place].last).filter(is_enough).unwrap_or(*memory)))
+        .collect();
+    for (place, memory) in &of_memory {
+        let last = states[*place].last;
+        if is_enough(&last)
+            && harm(law, SURE_AT_ONCE, *place, last, &of_last).is_some()
+            && harm(law, law.confidence, *place, *memory, &of_memory).is_none()
+        {
+            states[*place].memory = last;
+        }
+    }
+}
+
+fn verdicts(law: &Law, arms: &[Arm], judged: &[usize], states: &[ArmState], now: Timestamp) -> Vec<Verdict> {
+    let all: Vec<(usize, Tally)> = judged.iter().map(|place| (*place, states[*place].memory)).collect();
     let verdict = |place: usize| {
         if !arms[place].ready {
             return Verdict::NotReady;
         }
-        if !fresh(&states[place]) {
+        if !is_fresh(law, &states[place], now) {
             return Verdict::Unseen;
         }
         if !judged.contains(&place) {
             return Verdict::Inconclusive;
         }
-        let (mean, variance) = posterior(&states[place]);
-        if let Some(best) = best.filter(|best| *best != place) {
-            let (of_best, variance_of_best) = posterior(&states[best]);
-            if mean - of_best - law.margin > sure * (variance + variance_of_best).sqrt() {
-                return Verdict::WorseThan(best);
-            }
-        }
-        if mean - law.objective > sure * variance.sqrt() { Verdict::OverObjective } else { Verdict::Well }
+        harm(law, law.confidence, place, states[place].memory, &all).unwrap_or(Verdict::Well)
     };
     (0..arms.len()).map(verdict).collect()
+}
+
+/// Whether an arm is harmful by its tally, compared with those of all that are judged. `sure`: with this confidence.
+fn harm(law: &Law, sure: f64, place: usize, tally: Tally, all: &[(usize, Tally)]) -> Option<Verdict> {
+    let sure = quantile(sure);
+    let (mean, variance) = tally.posterior();
+    let best = all.iter().min_by(|(_, a), (_, b)| a.posterior().0.total_cmp(&b.posterior().0));
+    if let Some((best, of_best)) = best.filter(|(best, _)| *best != place) {
+        let (mean_of_best, variance_of_best) = of_best.posterior();
+        if mean - mean_of_best - law.margin > sure * (variance + variance_of_best).sqrt() {
+            return Some(Verdict::WorseThan(*best));
+        }
+    }
+    (mean - law.objective > sure * variance.sqrt()).then_some(Verdict::OverObjective)
 }
 
 /// The place below which a standard normal value is with this probability: by Winitzki's approximation of the inverse of the error
@@ -382,7 +435,7 @@ fn aims(law: &Law, arms: &[Arm], state: &State, verdicts: &[Verdict]) -> Option<
     let latencies: Vec<f64> = well().filter_map(|(state, _)| state.latency_ms).filter(|it| *it > 0.0).collect();
     let mean_latency = latencies.iter().sum::<f64>() / latencies.len().max(1) as f64;
     let score = |state: &ArmState| match state.latency_ms.filter(|latency| *latency > 0.0 && latencies.len() > 1) {
-        Some(latency) => (1.0 - posterior(state).0) * mean_latency / latency,
+        Some(latency) => (1.0 - state.memory.posterior().0) * mean_latency / latency,
         None => 1.0,
     };
     let mut weights = Vec::new();
@@ -431,7 +484,7 @@ fn aims(law: &Law, arms: &[Arm], state: &State, verdicts: &[Verdict]) -> Option<
 
 /// Requests a second that are seen to come, of all arms: what counts still, each request half after each half-life.
 fn total_rate(law: &Law, states: &[ArmState]) -> f64 {
-    let counted: f64 = states.iter().map(|state| state.requests).sum();
+    let counted: f64 = states.iter().map(|state| state.memory.requests).sum();
     counted * std::f64::consts::LN_2 / law.half_life.as_secs_f64().max(1e-3)
 }
 

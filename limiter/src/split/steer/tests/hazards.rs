@@ -89,6 +89,32 @@ fn users_move_to_the_arm_that_grows_alone() {
     assert_eq!(world.state.shares, [5000, 5000]);
 }
 
+#[test]
+fn how_long_an_arm_was_well_does_not_matter_when_it_turns_bad() {
+    let mut steps = Vec::new();
+    for well in [2, 20, 500] {
+        let mut world = World::new(&[80, 20], 200.0);
+        world.steps(well, &[Some(WELL), Some(WELL)]);
+        assert_eq!(world.state.shares, [8000, 2000]);
+        steps.push((1..100).find(|_| world.step(&[Some(WELL), Some(BAD)]).shares[1] == 300).expect("it is drained"));
+        // And stays so, though few requests tell of it now.
+        for _ in 0..20 {
+            assert_eq!(world.step(&[Some(WELL), Some(BAD)]).shares, [9700, 300]);
+        }
+    }
+    assert_eq!(steps, [1, 1, 1]);
+}
+
+#[test]
+fn some_errors_in_a_step_are_no_change() {
+    // Three of a hundred more than before, of 200 requests in a step.
+    let worse: Behaviour = |_| (0.08, 20.0);
+    let mut world = World::new(&[80, 20], 200.0);
+    world.steps(20, &[Some(WELL), Some(WELL)]);
+    assert_eq!(world.step(&[Some(WELL), Some(worse)]).shares, [8000, 2000]);
+    assert_eq!(world.steps(20, &[Some(WELL), Some(WELL)]).shares, [8000, 2000]);
+}
+
 mod properties {
     use proptest::prelude::*;
 
