@@ -17,6 +17,9 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
+/// The header of an answer that says which application gave it: its address.
+pub const ANSWERED_BY: &str = "x-answered-by";
+
 /// What `/metrics` does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Page {
@@ -63,11 +66,32 @@ struct State {
     answers: (u16, Duration),
     /// `grpc-status` of these answers.
     grpc_status: Option<u8>,
-    /// Every so manieth of them is 500 instead.
-    fails_every: Option<u64>,
+    /// Which of them are 500 instead.
+    failing: Option<Failing>,
+}
+
+/// Answers that are 500.
+#[derive(Debug)]
+struct Failing {
+    /// Of those to paths that begin with this.
+    under: String,
+    /// Every so manieth.
+    nth: u64,
+    /// How many there were.
+    seen: u64,
 }
 
 impl State {
+    /// Whether the answer to this request is 500.
+    fn fails(&mut self, request: &[u8]) -> bool {
+        let path = request.splitn(2, |byte| *byte == b' ').nth(1).unwrap_or_default();
+        let asked = |failing: &&mut Failing| path.starts_with(failing.under.as_bytes());
+        self.failing.as_mut().filter(asked).is_some_and(|failing| {
+            failing.seen += 1;
+            failing.seen.is_multiple_of(failing.nth)
+        })
+    }
+
     fn seconds(&self) -> f64 {
         self.counted + self.cores * self.since.elapsed().as_secs_f64()
     }
@@ -92,7 +116,7 @@ impl App {
             held: 0,
             answers: (200, Duration::ZERO),
             grpc_status: None,
-            fails_every: None,
+            failing: None,
         };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
@@ -142,7 +166,13 @@ impl App {
 
     /// From now on every `nth` answer is 500; 0: none is.
     pub fn fails_every(&self, nth: u64) {
-        self.state.lock().fails_every = (nth > 0).then_some(nth);
+        self.fails_every_under("/", nth);
+    }
+
+    /// As [`Self::fails_every`], only where the path begins with this.
+    pub fn fails_every_under(&self, path: &str, nth: u64) {
+        let failing = Failing { under: path.to_owned(), nth, seen: 0 };
+        self.state.lock().failing = (nth > 0).then_some(failing);
     }
 
     /// Requests that were answered, reads of `/metrics` left out.
@@ -205,7 +235,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
         }
         let status = std::str::from_utf8(&buffer).ok().and_then(|text| text.strip_prefix("GET /answer/"));
         let status = status.and_then(|text| text.get(..3)?.parse().ok());
-        buffer.drain(..end);
+        let request: Vec<u8> = buffer.drain(..end).collect();
         let written = if is_metrics {
             let page = {
                 let mut state = state.lock();
@@ -217,7 +247,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
             let ((answers, after), grpc_status) = {
                 let mut state = state.lock();
                 state.served += 1;
-                let fails = state.fails_every.is_some_and(|nth| state.served.is_multiple_of(nth));
+                let fails = state.fails(&request);
                 let (status, after) = state.answers;
                 ((if fails { 500 } else { status }, after), state.grpc_status)
             };
@@ -237,7 +267,10 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut released: wa
 }
 
 async fn answer(stream: &mut TcpStream, status: u16, body: &[u8]) -> std::io::Result<()> {
-    let head = format!("HTTP/1.1 {status} said\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n", body.len());
+    let (by, length) = (stream.local_addr()?, body.len());
+    let head = format!(
+        "HTTP/1.1 {status} said\r\ncontent-type: text/plain\r\n{ANSWERED_BY}: {by}\r\ncontent-length: {length}\r\n\r\n"
+    );
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(body);
     stream.write_all(&bytes).await
