@@ -2,7 +2,7 @@
 //!
 //! Real parts only: the built `weir` binary ([`weir`]) or its xDS server alone ([`xds`]), Envoy ([`proxy`]), [`prometheus`] and
 //! the load generator as the demo ships them (`operator::demo`), scripted applications ([`app`], [`echo`]) with their manifests ([`mesh`]), a
-//! name server ([`dns`]), a trace [`collector`], a wall [`clock`] that jumps, a Kubernetes control plane ([`cluster`]) with its [`metrics_api`] and [`flagger`], two [`replicas`] of Weir on it, free [`ports`], [`http`] requests, and [`wait::eventually`] in
+//! name server ([`dns`]), a trace [`collector`], a wall [`clock`] that jumps, a Kubernetes control plane ([`cluster`]) with its [`metrics_api`] and [`flagger`], two [`replicas`] of Weir on it and two [`peers`] without it, free [`ports`], [`http`] requests, and [`wait::eventually`] in
 //! place of every sleep. [`tidy`] holds the checks of the repository itself, as functions of what they read, so that each can be shown a made-up tree that it must refuse.
 //!
 //! Nothing here decides what is right; the tests in `tests/it` do.
@@ -20,6 +20,7 @@ pub mod http;
 pub mod mesh;
 pub mod metrics_api;
 pub mod mount;
+pub mod peers;
 pub mod ports;
 pub mod prometheus;
 pub mod proxy;

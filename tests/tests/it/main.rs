@@ -22,6 +22,7 @@ mod prometheus; // a real Prometheus: values, mistakes, age, and what happens wh
 mod restart; // what a restart keeps: limits in force, releases; damaged, locked and full folders
 mod simulate; // rules played against the queueing model
 mod sotw; // state of the world: a real Envoy takes, refuses, comes back
+mod split_replicas; // two Weirs steer a split: one decides by what the proxies of both tell, and ends
 mod splits; // requests shared out among versions: realised shares, what steers them, connections, lazy callers
 mod stream; // the whole process seen by a delta client: order, ACK, NACK, reconnect, floods
 mod tenants; // what objects of a namespace may do beyond it: PromQL, limits at callers
