@@ -29,7 +29,7 @@ use crate::{
     metrics::{Histogram, Measure, PodSample, Source, store},
     translate::{
         decide::Decides,
-        split::{Portion, Standing, ToldSplit, declared_shares, division, steered_portions},
+        split::{Heard, Portion, Standing, ToldSplit, declared_shares, division, steered_portions},
     },
 };
 
@@ -78,6 +78,27 @@ pub enum Teller {
     Callers,
     /// What is measured of the arms themselves, by this source.
     Arms(Source),
+}
+
+impl Teller {
+    /// As it is told to others.
+    fn told(self, heard: Timestamp, now: Timestamp) -> Heard {
+        let source = match self {
+            Self::Callers => None,
+            Self::Arms(source) => Some(source.name().to_owned()),
+        };
+        Heard { ago_ms: u64::try_from(now.duration_since(heard).as_millis()).unwrap_or(0), source }
+    }
+
+    /// As somebody else has told it; `None`: by a source that is not known here.
+    fn taken(Heard { ago_ms, source }: &Heard, now: Timestamp) -> Option<(Timestamp, Self)> {
+        let teller = match source {
+            None => Self::Callers,
+            Some(name) => Self::Arms(Source::ALL.into_iter().find(|source| source.name() == name)?),
+        };
+        let ago = SignedDuration::from_millis(i64::try_from(*ago_ms).ok()?);
+        Some((now.checked_sub(ago).ok()?, teller))
+    }
 }
 
 /// By root.
@@ -216,13 +237,14 @@ impl Steered {
         services.zip(self.state.shares.iter().copied()).collect()
     }
 
-    fn told(&self) -> ToldSplit {
+    fn told(&self, now: Timestamp) -> ToldSplit {
         ToldSplit {
             split: self.split.key.clone(),
             arms: self.portions.iter().map(|it| it.key.service.name.clone()).collect(),
             declared: declared(&self.split),
             state: self.state.clone(),
             decision: self.decision.clone(),
+            heard: self.heard.map(|(heard, teller)| teller.told(heard, now)),
             layout: self.layout.map(|arm| arm.name.clone()),
         }
     }
@@ -239,6 +261,7 @@ impl Steered {
         if self.split.steer.is_some() {
             self.set(told.state.carried(&places, &arms(&self.portions)), now);
             self.decision = told.decision.clone().filter(|_| same);
+            self.heard = told.heard.as_ref().and_then(|heard| Teller::taken(heard, now));
         }
         let namespace = &self.split.key.namespace;
         self.layout = told.layout.map(|arm| ServiceKey { namespace: namespace.clone(), name: arm.clone() });
@@ -453,7 +476,7 @@ impl Builder {
             if let Some(steered) =
                 self.splits.by_root.get(&root).filter(|it| !changed.is_empty() && it.split.sticky.is_some())
             {
-                self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, Some(steered.told()), now));
+                self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, Some(steered.told(now)), now));
             }
             touched.extend(changed);
         }
@@ -509,7 +532,7 @@ impl Builder {
             let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), effective, room, now);
             self.splits.moves.extend((moved > 0).then_some((now, moved)));
             touched.extend(self.carry_out(&root));
-            let Some(told) = self.splits.by_root.get(&root).map(Steered::told) else { continue };
+            let Some(told) = self.splits.by_root.get(&root).map(|it| it.told(now)) else { continue };
             for keeper in &self.keepers {
                 keeper.keep_split_as(&root, &told, moved > 0, now);
             }
@@ -554,7 +577,7 @@ impl Builder {
     /// Gives these keepers all splits that are steered.
     pub(super) fn keep_all_splits(&self, keepers: &[crate::checkpoint::Keeper], now: Timestamp) {
         for (root, steered) in &self.splits.by_root {
-            keepers.iter().for_each(|keeper| keeper.keep_split(root, Some(steered.told()), now));
+            keepers.iter().for_each(|keeper| keeper.keep_split(root, Some(steered.told(now)), now));
         }
     }
 }

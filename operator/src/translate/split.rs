@@ -85,6 +85,17 @@ impl Division {
     }
 }
 
+/// When somebody told how the arms of a split answer, and who.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heard {
+    /// So long before this is said: clocks of replicas may differ.
+    pub ago_ms: u64,
+    /// Which source, where it is what is measured of the arms themselves. Absent: the proxies of callers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
 /// A split as another replica has decided it, or a run before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +111,9 @@ pub struct ToldSplit {
     pub state: State,
     /// What was decided; absent before the first step.
     pub decision: Option<Decision>,
+    /// When somebody told of an answer last; absent before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Heard>,
     /// Which users are whose, by the arms' names.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub layout: Layout<String>,

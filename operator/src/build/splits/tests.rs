@@ -133,6 +133,14 @@ fn who_follows_carries_out_what_the_leader_has_decided_and_goes_on_from_there() 
     let news = futures::FutureExt::now_or_never(waiting.next()).flatten().expect("all of it waits");
     follower.take_up(news, at(15));
     assert_eq!(told(&follower), told(&leader));
+    // Who tells is known there, too, and for as long as that counts, also by a clock that goes wrong.
+    let heard = |builder: &Builder, now| builder.steered(&key("web")).and_then(|it| it.heard(now));
+    assert_eq!((heard(&follower, at(45)), heard(&follower, at(46))), (Some(Teller::Callers), None));
+    let (keeper, mut waiting) = Keeper::new(Wants { decisions: Some(Detail::Numbers), memories: false });
+    leader.tell(keeper, at(20));
+    let news = futures::FutureExt::now_or_never(waiting.next()).flatten().expect("all of it waits");
+    follower.take_up(news, at(3620));
+    assert_eq!((heard(&follower, at(3645)), heard(&follower, at(3646))), (Some(Teller::Callers), None));
     follower.set_decides(Decides::All, at(20));
     follower.tick(at(25));
     assert_eq!(told(&follower), [9700, 300]);
@@ -188,6 +196,10 @@ fn where_callers_tell_nothing_what_is_measured_of_the_arms_counts() {
     assert_eq!(told(&builder), [9700, 300]);
     let heard = builder.steered(&key("web")).and_then(|it| it.heard(at(20)));
     assert_eq!(heard, Some(Teller::Arms(Source::Prometheus)));
+    let heard = (at(20), Teller::Arms(Source::Prometheus));
+    let told = heard.1.told(heard.0, at(22));
+    assert_eq!(Teller::taken(&told, at(102)), Some((at(100), heard.1)));
+    assert_eq!(Teller::taken(&Heard { source: Some("of-tomorrow".to_owned()), ..told }, at(102)), None);
 }
 
 #[test]

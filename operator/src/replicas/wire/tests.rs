@@ -14,6 +14,7 @@ use crate::{
     index::asked::Why,
     intent::DestinationKey,
     metrics::{Measure, Source},
+    translate::split::Heard,
 };
 
 fn at() -> Timestamp {
@@ -89,7 +90,8 @@ fn told_split() -> ToldSplit {
     let split = SplitKey { kind: split::Kind::SmartSplit, namespace: "shop".to_owned(), name: "cart".to_owned() };
     let arms = ["cart-v1", "cart-v2"].map(str::to_owned);
     let layout = Layout::default().moved(&arms.clone().map(|arm| (arm, 5000)));
-    ToldSplit { split, arms: arms.into(), declared: 7, state, decision: Some(decision), layout }
+    let heard = Some(Heard { ago_ms: 500, source: Some("prometheus".to_owned()) });
+    ToldSplit { split, arms: arms.into(), declared: 7, state, decision: Some(decision), heard, layout }
 }
 
 fn switch() -> Switch {
