@@ -206,6 +206,8 @@ async fn agree(leader: &Weir, follower: &Weir, holds: impl Fn(&View) -> Result<(
         let ((by_leader, of_leader), (by_follower, of_follower)) = (printed(leader).await, printed(follower).await);
         let roles = by_leader.contains("this replica leads") && by_follower.contains("this replica follows");
         if roles && of_leader.len() == 3 && of_leader == of_follower {
+            // It hears no caller itself, and must not say that nobody does.
+            assert!(!by_follower.contains("MetricsAvailable"), "{by_follower}");
             Ok(())
         } else {
             Err(format!("{by_leader}\n{by_follower}"))
