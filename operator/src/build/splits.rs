@@ -308,7 +308,8 @@ impl Steered {
 
     /// Requests to each arm that have not ended, as callers have told lately.
     pub fn inflight(&self) -> impl Iterator<Item = f64> {
-        self.tallies.iter().map(|tally| tally.inflight.values().map(|(_, count)| count).sum())
+        // A sum of nothing is -0, which is no count.
+        self.tallies.iter().map(|tally| tally.inflight.values().map(|(_, count)| count).sum::<f64>() + 0.0)
     }
 
     /// `measured` tells of the arms themselves, where callers do not. `effective`: what callers' proxies are told, if that is one thing.

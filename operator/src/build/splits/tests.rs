@@ -164,7 +164,9 @@ fn a_follower_hands_on_nothing_that_makes_no_sense() {
         now,
     );
     builder.tick(now);
-    assert_eq!(builder.steered(&key("web")).and_then(|it| it.realised(1)), None);
+    let steered = builder.steered(&key("web")).expect("it is");
+    assert_eq!(steered.realised(1), None);
+    assert_eq!(steered.inflight().map(f64::to_bits).collect::<Vec<_>>(), [0, 0], "neither is -0");
 }
 
 #[test]
