@@ -3,6 +3,8 @@
 //! Flagger looks at a `Canary` once per analysis interval, of which 10 s is the least; and at once when the interval is changed.
 //! [`Flagger::step`] does that.
 
+pub mod podinfo;
+
 use std::{
     fs::File,
     net::SocketAddr,

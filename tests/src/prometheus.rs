@@ -10,6 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     io::AsyncReadExt,
@@ -93,6 +94,30 @@ impl Prometheus {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The `data` of its answer to a query.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or that it does not understand the query.
+    pub async fn ask(&self, query: &str) -> anyhow::Result<Value> {
+        let encoded = query.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+        // A query that is refused has a status of its own, and says why.
+        let answer = http::get(self.address, &format!("/api/v1/query?query={encoded}")).await?;
+        let answer: Value = serde_json::from_slice(answer.body())?;
+        anyhow::ensure!(answer["status"] == "success", "{}", answer["error"]);
+        Ok(answer["data"].clone())
+    }
+
+    /// The one number that a query finds; `None`: nothing, or none that is a number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`].
+    pub async fn number(&self, query: &str) -> anyhow::Result<Option<f64>> {
+        let found = self.ask(query).await?["result"][0]["value"][1].as_str().and_then(|text| text.parse().ok());
+        Ok(found.filter(|number: &f64| number.is_finite()))
     }
 
     /// Ends it with SIGKILL.

@@ -114,6 +114,12 @@ impl Proxy {
         proxy
     }
 
+    /// Where its admin page is.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.envoy.admin_address()
+    }
+
     /// What its admin page says at `path`.
     ///
     /// # Panics

@@ -1,11 +1,10 @@
 //! Tenants: what objects of a namespace may do beyond its own services, as whoever runs Weir says it.
 
-use std::{fmt::Write as _, net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use limiter::promql;
-use serde_json::Value;
 use testkit::{
     app::{App, Page},
     eventually, http,
@@ -27,18 +26,6 @@ async fn page(namespace: &str, text: &str) -> (App, Target) {
     (app, target)
 }
 
-/// What Prometheus finds, or says.
-async fn ask(prometheus: &Prometheus, query: &str) -> Result<Value, String> {
-    let mut encoded = String::new();
-    for byte in query.bytes() {
-        write!(encoded, "%{byte:02x}").unwrap();
-    }
-    let path = format!("/api/v1/query?query={encoded}");
-    let answer = http::get(prometheus.address, &path).await.map_err(|error| format!("{error:#}"))?;
-    let answer: Value = serde_json::from_slice(answer.body()).map_err(|error| error.to_string())?;
-    if answer["status"] == "success" { Ok(answer["data"].clone()) } else { Err(answer["error"].to_string()) }
-}
-
 /// Prometheus' own parser reads what was put in: whatever is held finds nothing of another namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_query_finds_nothing_of_another_namespace() {
@@ -50,7 +37,7 @@ async fn a_held_query_finds_nothing_of_another_namespace() {
     let (_other, other) = page("till", &text(666)).await;
     let prometheus = Prometheus::start(&[own, other], Duration::from_millis(250)).await;
     eventually(SOON, "both are read", async || {
-        match ask(&prometheus, "max(depth) + min(depth) + 0 * count(max_over_time(depth[5m:1s]))").await {
+        match prometheus.ask("max(depth) + min(depth) + 0 * count(max_over_time(depth[5m:1s]))").await {
             Ok(found) if found.to_string().contains("676") => Ok(()),
             other => Err(format!("{other:?}")),
         }
@@ -107,7 +94,7 @@ async fn a_held_query_finds_nothing_of_another_namespace() {
         let held = promql::Template::parse(&held).unwrap().render("shop", "cart", &[]);
         // A page that is read late is stale for a moment: it finds something in the end, and never anything of the other.
         eventually(SOON, &held, async || {
-            let found = ask(&prometheus, &held).await?;
+            let found = prometheus.ask(&held).await.map_err(|error| format!("{error:#}"))?;
             let text = found.to_string();
             assert!(!text.contains("till") && !text.contains("666"), "{held} finds {text}");
             if found["result"].as_array().is_none_or(Vec::is_empty) { Err("nothing".to_owned()) } else { Ok(()) }
@@ -115,7 +102,7 @@ async fn a_held_query_finds_nothing_of_another_namespace() {
         .await;
         // Not held, it does.
         let free = promql::Template::parse(query).unwrap().render("shop", "cart", &[]);
-        held_and_found += u32::from(ask(&prometheus, &free).await.unwrap().to_string().contains("666"));
+        held_and_found += u32::from(prometheus.ask(&free).await.unwrap().to_string().contains("666"));
     }
     assert!(held_and_found > 15, "{held_and_found}");
 }

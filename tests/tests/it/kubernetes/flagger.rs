@@ -14,12 +14,12 @@ use testkit::{
     app::App,
     cluster::{Cluster, stand_ins::Apps},
     eventually,
-    flagger::Flagger,
-    http,
-    mesh::Service,
+    flagger::{
+        Flagger,
+        podinfo::{self, METRIC, Page, Podinfo},
+    },
     ports::{self, Network},
-    proxy::Proxy,
-    weir::Weir,
+    prometheus::Prometheus,
 };
 use tokio::task::JoinSet;
 
@@ -28,9 +28,7 @@ const PORT: u16 = 9898;
 
 /// A Deployment `podinfo`, and Flagger beside it.
 struct Place {
-    cluster: &'static Cluster,
-    namespace: String,
-    apps: Apps,
+    podinfo: Podinfo<'static>,
     /// Flagger asks it before each step.
     gate: App,
     flagger: Flagger<'static>,
@@ -38,62 +36,28 @@ struct Place {
 
 impl Place {
     async fn new(provider: &str) -> Self {
-        let cluster = Cluster::shared().await;
-        let namespace = cluster.namespace("flagger").await;
-        let apps = Apps::start(cluster, &namespace, (Network::routable(), PORT), |_, _| {}).await;
+        let podinfo = Podinfo::start(Cluster::shared().await, |_, _| {}).await;
         let gate = App::start((Network::routable().address(1), 0).into()).await;
         // Nothing here asks it.
         let prometheus = format!("http://{}", ports::free());
-        let flagger = Flagger::start(cluster, &namespace, provider, &prometheus).await;
-        let place = Self { cluster, namespace, apps, gate, flagger };
-        place.deploy("podinfo:1").await;
-        place
-    }
-
-    async fn apply(&self, object: &Value) {
-        let arguments = ["apply", "--validate=strict", "--filename=-", "--namespace", &self.namespace];
-        self.cluster.kubectl_with(&arguments, &object.to_string()).await.unwrap();
-    }
-
-    async fn get(&self, what: &str, name: &str) -> Value {
-        let arguments = ["get", what, name, "--namespace", &self.namespace, "--output=json"];
-        serde_json::from_str(&self.cluster.kubectl(&arguments).await.unwrap()).unwrap()
-    }
-
-    /// Without a number of replicas: Flagger sets that.
-    async fn deploy(&self, image: &str) {
-        let labels = json!({"app": "podinfo"});
-        let container = json!({"name": "app", "image": image, "ports": [{"containerPort": PORT}]});
-        self.apply(&json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "podinfo"},
-            "spec": {"selector": {"matchLabels": labels}, "template": {
-                "metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
-            }},
-        }))
-        .await;
+        let flagger = Flagger::start(podinfo.cluster, &podinfo.namespace, provider, &prometheus).await;
+        podinfo.deploy("podinfo:1").await;
+        Self { podinfo, gate, flagger }
     }
 
     /// Steps of 20 up to 60; two failed checks are too many.
-    async fn canary(&self, mut service: Value) {
-        service["port"] = json!(80);
-        service["targetPort"] = json!(PORT);
+    async fn canary(&self, service: Value) {
         let gate = json!({"name": "gate", "type": "rollout", "url": format!("http://{}/", self.gate.address)});
         let analysis =
             json!({"interval": "60m", "threshold": 2, "stepWeight": 20, "maxWeight": 60, "webhooks": [gate]});
-        self.apply(&json!({
-            "apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": "podinfo"},
-            "spec": {
-                "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "podinfo"},
-                "service": service, "analysis": analysis,
-            },
-        }))
-        .await;
+        self.podinfo.canary(service, &analysis).await;
         self.flagger.step_to("podinfo", "Initialized", SOON).await;
     }
 
     /// Every weight of the canary that stands in this object from now on, however shortly, out of 100.
     async fn weights(&self, resource: ApiResource, weight: fn(&Value, &str) -> Option<u64>) -> Weights {
-        let objects = Api::<DynamicObject>::namespaced_with(self.cluster.client().await, &self.namespace, &resource);
+        let client = self.podinfo.cluster.client().await;
+        let objects = Api::<DynamicObject>::namespaced_with(client, &self.podinfo.namespace, &resource);
         let seen = Arc::<Mutex<Vec<u64>>>::default();
         let shared = Arc::clone(&seen);
         let mut tasks = JoinSet::new();
@@ -117,7 +81,7 @@ impl Place {
 
     async fn images(&self, expected: [usize; 2]) {
         eventually(SOON, "pods of both versions are as many as they should", async || {
-            let found = ["podinfo:1", "podinfo:2"].map(|image| self.apps.running(image));
+            let found = ["podinfo:1", "podinfo:2"].map(|image| self.podinfo.apps.running(image));
             if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
         })
         .await;
@@ -167,14 +131,14 @@ async fn weights_of_a_traffic_split_advance_until_the_new_version_is_promoted() 
     cluster.install_crds().await;
     let place = Place::new("smi:v1alpha2").await;
     place.canary(json!({})).await;
-    let split = place.get("trafficsplit", "podinfo").await;
+    let split = place.podinfo.get("trafficsplit", "podinfo").await;
     let backends = json!([{"service": "podinfo-canary", "weight": 0}, {"service": "podinfo-primary", "weight": 100}]);
     assert_eq!(split["spec"], json!({"service": "podinfo", "backends": backends}));
     // The Service that is split is the primary's itself, for those who know nothing of the split.
     for (service, pods) in
         [("podinfo", "podinfo-primary"), ("podinfo-primary", "podinfo-primary"), ("podinfo-canary", "podinfo")]
     {
-        let service = place.get("service", service).await;
+        let service = place.podinfo.get("service", service).await;
         assert_eq!(service["spec"]["selector"], json!({"app": pods}), "{service}");
         let ports = json!([{"name": "http", "protocol": "TCP", "port": 80, "targetPort": PORT}]);
         assert_eq!(service["spec"]["ports"], ports, "{service}");
@@ -182,7 +146,7 @@ async fn weights_of_a_traffic_split_advance_until_the_new_version_is_promoted() 
     place.images([1, 0]).await;
 
     let weights = place.weights(traffic_splits(), of_split).await;
-    place.deploy("podinfo:2").await;
+    place.podinfo.deploy("podinfo:2").await;
     place.flagger.step_to("podinfo", "Succeeded", SOON).await;
     weights.until(&[0, 20, 40, 60, 0]).await;
     place.images([0, 1]).await;
@@ -195,7 +159,7 @@ async fn weights_of_a_route_of_a_service_advance_and_fall_back_when_checks_fail(
     cluster.install_manifests("gateway-api").await;
     let place = Place::new("gatewayapi:v1").await;
     place.canary(json!({"gatewayRefs": [{"group": "", "kind": "Service", "name": "podinfo"}]})).await;
-    let route = place.get("httproute", "podinfo").await;
+    let route = place.podinfo.get("httproute", "podinfo").await;
     let backend =
         |name: &str, weight: u32| json!({"group": "", "kind": "Service", "name": name, "port": 80, "weight": weight});
     let rule = json!({
@@ -206,7 +170,7 @@ async fn weights_of_a_route_of_a_service_advance_and_fall_back_when_checks_fail(
     assert_eq!(route["spec"], json!({"parentRefs": parents, "rules": [rule]}));
 
     let weights = place.weights(routes(), of_route).await;
-    place.deploy("podinfo:2").await;
+    place.podinfo.deploy("podinfo:2").await;
     place.flagger.step_to("podinfo", "Progressing", SOON).await;
     place.images([1, 1]).await;
     eventually(SOON, "it gets something", async || {
@@ -225,45 +189,23 @@ async fn weights_of_a_route_of_a_service_advance_and_fall_back_when_checks_fail(
     assert!(log.contains("failed checks threshold reached 2"), "{log}");
 }
 
-/// A page whose calls of `podinfo` go through an Envoy of Weir's.
-struct Page {
-    service: Service,
-    _proxy: Proxy,
-    _weir: Weir,
+async fn page(place: &Place) -> Page {
+    let page = Page::start(place.podinfo.cluster, &place.podinfo.namespace).await;
+    eventually(SOON, "podinfo answers", async || match page.call().await {
+        200 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    page
 }
 
-impl Page {
-    async fn start(place: &Place) -> Self {
-        let service = Service::start_in(Network::routable(), &place.namespace, "page", 1).await;
-        place.cluster.put(&service).await;
-        let listen = format!("outbound.weir.dev/listen={}", service.outbound(0));
-        let annotate =
-            ["annotate", "pod", &service.pods[0].name, &listen, "--namespace", &place.namespace].map(str::to_owned);
-        place.cluster.kubectl(&annotate).await.unwrap();
-        let weir = Weir::watch(place.cluster.kubeconfig(), &["--namespace", &place.namespace]).await;
-        let proxy = Proxy::start(&weir, &service, 0).await;
-        let page = Self { service, _proxy: proxy, _weir: weir };
-        eventually(SOON, "podinfo answers", async || match page.call().await {
-            200 => Ok(()),
-            other => Err(other),
-        })
-        .await;
-        page
+/// How many of 100 calls the pods of an image answer. None may fail.
+async fn share(page: &Page, apps: &Apps, image: &str) -> u64 {
+    let before = apps.served(image);
+    for _ in 0..100 {
+        assert_eq!(page.call().await, 200);
     }
-
-    async fn call(&self) -> u16 {
-        let request = ::http::Request::get(format!("http://{}/", self.service.outbound(0))).header("host", "podinfo");
-        http::send(request.body(Vec::new().into()).unwrap()).await.map_or(0, |answer| answer.status().as_u16())
-    }
-
-    /// How many of 100 calls the pods of an image answer. None may fail.
-    async fn share(&self, apps: &Apps, image: &str) -> u64 {
-        let before = apps.served(image);
-        for _ in 0..100 {
-            assert_eq!(self.call().await, 200);
-        }
-        apps.served(image) - before
-    }
+    apps.served(image) - before
 }
 
 /// A promotion, and then a version that fails its checks: nobody's request fails, and each version gets what Flagger says.
@@ -278,11 +220,11 @@ async fn canaries_under_weir(
     cluster.install_manifests("gateway-api").await;
     let place = Place::new(provider).await;
     place.canary(service).await;
-    let page = Page::start(&place).await;
+    let page = page(&place).await;
     let weights = place.weights(resource, weight).await;
     for (image, phase) in [("podinfo:2", "Succeeded"), ("podinfo:3", "Failed")] {
         place.gate.answers(200, Duration::ZERO);
-        place.deploy(image).await;
+        place.podinfo.deploy(image).await;
         let mut shares = Vec::new();
         loop {
             let status = place.flagger.status("podinfo").await;
@@ -293,7 +235,7 @@ async fn canaries_under_weir(
             // Its primary is of this image, too, once it is promoted.
             if status["phase"] == "Progressing" {
                 let share = eventually(SOON, &format!("{image} gets {given} of 100"), async || {
-                    let share = page.share(&place.apps, image).await;
+                    let share = share(&page, &place.podinfo.apps, image).await;
                     if share.abs_diff(given) <= if given == 0 { 0 } else { 15 } { Ok(share) } else { Err(share) }
                 })
                 .await;
@@ -308,7 +250,7 @@ async fn canaries_under_weir(
         assert!(shares.iter().any(|(given, _)| *given > 0), "{shares:?}");
         let expected = if phase == "Failed" { 0 } else { 100 };
         eventually(SOON, &format!("{image} gets {expected} of 100 in the end"), async || {
-            let share = page.share(&place.apps, image).await;
+            let share = share(&page, &place.podinfo.apps, image).await;
             if share == expected {
                 return Ok(());
             }
@@ -329,4 +271,94 @@ async fn callers_get_what_flagger_writes_into_a_traffic_split() {
 async fn callers_get_what_flagger_writes_into_a_route() {
     let service = json!({"gatewayRefs": [{"group": "", "kind": "Service", "name": "podinfo"}]});
     canaries_under_weir("gatewayapi:v1", service, routes(), of_route).await;
+}
+
+/// Calls without an end, one after the other; the statuses of the answers, in order.
+fn calls(page: &Arc<Page>) -> (Arc<Mutex<Vec<u16>>>, JoinSet<()>) {
+    let (answers, page) = (Arc::<Mutex<Vec<u16>>>::default(), Arc::clone(page));
+    let (shared, mut tasks) = (Arc::clone(&answers), JoinSet::new());
+    tasks.spawn(async move {
+        loop {
+            let status = page.call().await;
+            shared.lock().push(status);
+        }
+    });
+    (answers, tasks)
+}
+
+/// What Flagger is told of the canary when it asks.
+async fn told(prometheus: &Prometheus, query: &str) -> Result<f64, String> {
+    let found = prometheus.number(query).await.map_err(|error| format!("{error:#}"))?;
+    found.ok_or_else(|| "no value".to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_turns_bad_is_rolled_back_by_what_the_callers_envoy_counts() {
+    const WINDOW: &str = "3s";
+    let cluster = Cluster::shared().await;
+    cluster.install_crds().await;
+    let place = Place::new("smi:v1alpha2").await;
+    place.canary(json!({})).await;
+    let page = Arc::new(page(&place).await);
+    let prometheus = page.prometheus(Duration::from_millis(250)).await;
+    let query = podinfo::answered_well(&place.podinfo.namespace, "podinfo-canary", WINDOW);
+    let metric = place.podinfo.measure(&prometheus, WINDOW).await;
+    let analysis = json!({"interval": "59m", "threshold": 5, "stepWeight": 10, "maxWeight": 100, "metrics": [metric]});
+    place.podinfo.canary(json!({}), &analysis).await;
+    let weights = place.weights(traffic_splits(), of_split).await;
+    let given = || weights.seen.lock().last().copied().unwrap();
+    let (answers, _calling) = calls(&page);
+
+    // It is good, and gets more each time that this is seen.
+    place.podinfo.deploy("podinfo:2").await;
+    eventually(SOON, "it advances", async || {
+        let told = told(&prometheus, &query).await;
+        match given() {
+            0 => {}
+            _ if told != Ok(100.0) => return Err(format!("Flagger is told {told:?}")),
+            30.. => return Ok(()),
+            _ => {}
+        }
+        place.flagger.step("podinfo").await;
+        Err(format!("{} of 100", given()))
+    })
+    .await;
+    assert!(answers.lock().iter().all(|status| *status == 200), "{:?}", answers.lock());
+    assert!(place.podinfo.apps.served("podinfo:2") > 0);
+
+    // It turns bad.
+    let running = place.podinfo.apps.placed().into_iter().filter(|one| one.runs && one.image == "podinfo:2");
+    running.for_each(|one| one.app.fails_every(2));
+    eventually(SOON, "Prometheus knows", async || match told(&prometheus, &query).await {
+        Ok(well) if well < 90.0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let failed = place.flagger.step_to("podinfo", "Failed", SOON).await;
+    assert_eq!(failed["canaryWeight"], 0, "{failed}");
+    let log = place.flagger.log();
+    let halted = format!("advancement {METRIC} ");
+    assert!(log.contains(&halted) && log.contains("failed checks threshold reached 5"), "{log}");
+    let seen = weights.seen.lock().clone();
+    assert!(matches!(seen[..], [0, 10, 20, .., 0]), "{seen:?}");
+
+    // Nobody is answered by it any more.
+    eventually(SOON, "its last request was answered", async || {
+        let before = place.podinfo.apps.served("podinfo:2");
+        let calls = answers.lock().len();
+        eventually(SOON, "100 calls", async || {
+            let now = answers.lock().len();
+            if now > calls + 100 { Ok(()) } else { Err(now) }
+        })
+        .await;
+        let since = place.podinfo.apps.served("podinfo:2") - before;
+        let failed = answers.lock()[calls..].iter().filter(|status| **status != 200).count();
+        if since == 0 && failed == 0 { Ok(()) } else { Err(format!("{since} answers, {failed} failed")) }
+    })
+    .await;
+    assert_eq!(share(&page, &place.podinfo.apps, "podinfo:2").await, 0);
+    // What failed was of that version; nothing was lost on the way.
+    let others: Vec<_> = answers.lock().iter().copied().filter(|status| ![200, 500].contains(status)).collect();
+    assert!(others.is_empty(), "{others:?}");
+    place.images([1, 0]).await;
 }
