@@ -89,7 +89,7 @@ impl<'a> Podinfo<'a> {
 
     /// Makes a metric of [`answered_well`], and gives the entry of an analysis that wants at least 99 % of the last `window`.
     pub async fn measure(&self, prometheus: &Prometheus, window: &str) -> Value {
-        let query = answered_well("{{ namespace }}", "{{ target }}-canary", "{{ interval }}");
+        let query = answered_well("{{ namespace }}", "{{ service }}-canary", "{{ interval }}");
         self.apply(&json!({
             "apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate", "metadata": {"name": METRIC},
             "spec": {"provider": {"type": "prometheus", "address": prometheus.url()}, "query": query},

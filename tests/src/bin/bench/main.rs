@@ -8,6 +8,7 @@ mod clock;
 mod cluster;
 mod enforce;
 mod fanout;
+mod flagger;
 mod gov;
 mod http;
 mod lazy;
@@ -54,6 +55,8 @@ enum Name {
     Enforce,
     /// From a moved weight to moved traffic on a real Envoy, and connections closed by moved weights.
     Split,
+    /// From a version turning bad to the end of its traffic, by a real Flagger on a real API server and by a SmartSplit.
+    Flagger,
     /// Requests that a real Envoy admits against limit x time + burst, from 1 per day to 20,000 per second.
     Rates,
     /// From a step of a metric to the first 429, through a whole `weir run` that reads a metrics page.
@@ -130,6 +133,7 @@ fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
         Name::Trust => trust::run(),
         Name::Enforce => enforce::run(),
         Name::Split => split::run(),
+        Name::Flagger => flagger::run(),
         Name::Rates => rates::run(),
         Name::Step => step::run(),
         Name::Scale => scale::run(),
