@@ -207,7 +207,8 @@ fn end(answers: &[(Duration, u16)], turned: Duration, ended: Duration) -> anyhow
         after.as_secs_f64(),
         share(ended + Duration::from_nanos(1), Duration::MAX)
     );
-    anyhow::ensure!((17.0..23.0).contains(&until), "the new version had {until} %");
+    // Of some hundred answers at least: far from any other share that it may be given.
+    anyhow::ensure!((12.0..28.0).contains(&until), "the new version had {until} %");
     let errors = answers.iter().filter(|(at, status)| *status == BAD && *at <= ended).count();
     Ok(End { after, errors })
 }
