@@ -306,7 +306,7 @@ impl Builder {
         let mut services = BTreeSet::new();
         for sample in samples {
             if matches!(sample.measure, Measure::Called { .. }) {
-                self.observe_arm(&sample);
+                self.observe_arm(&sample, now);
                 continue;
             }
             // One that was under way when its service went does not bring it back; the store knows of pods.

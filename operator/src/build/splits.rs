@@ -394,12 +394,20 @@ impl Splits {
     }
 
     /// Takes in how a caller was answered by an arm of whichever of its roots are steered.
-    fn observe(&mut self, roots: impl Iterator<Item = ServiceKey>, sample: &PodSample) {
+    fn observe(&mut self, roots: impl Iterator<Item = ServiceKey>, sample: &PodSample, now: Timestamp) {
         if !store::makes_sense(&sample.measure) {
             return;
         }
+        let (age, fresh_for) = (
+            now.duration_since(sample.at),
+            SignedDuration::from_millis(sample.fresh_for_ms.try_into().unwrap_or(i64::MAX)),
+        );
         for root in roots {
             let Some(steered) = self.by_root.get_mut(&root) else { continue };
+            // What lay at a replica until it found one that decides says nothing of now.
+            if age > steered.split.steer.unwrap_or_default().every.max(fresh_for) {
+                continue;
+            }
             let arms = steered.portions.iter().zip(&mut steered.tallies);
             arms.filter(|(it, _)| it.key.service == *sample.service).for_each(|(_, tally)| tally.take(sample));
         }
@@ -512,9 +520,9 @@ impl Builder {
     }
 
     /// Takes in how a caller was answered by an arm.
-    pub(super) fn observe_arm(&mut self, sample: &PodSample) {
+    pub(super) fn observe_arm(&mut self, sample: &PodSample, now: Timestamp) {
         let roots: Vec<_> = self.index.roots_of(&sample.service).cloned().collect();
-        self.splits.observe(roots.into_iter(), sample);
+        self.splits.observe(roots.into_iter(), sample, now);
     }
 
     /// Steps the splits whose time has come.

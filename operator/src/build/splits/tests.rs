@@ -170,6 +170,17 @@ fn a_follower_hands_on_nothing_that_makes_no_sense() {
 }
 
 #[test]
+fn what_lay_somewhere_for_long_says_nothing_of_now() {
+    let mut builder = builder(SPLIT);
+    builder.observe(vec![called("v1", 300.0, 0.0, at(5)), called("v2", 200.0, 200.0, at(5))], at(60));
+    builder.tick(at(60));
+    assert_eq!(shares(&builder), [6000, 4000]);
+    builder.observe(vec![called("v1", 300.0, 0.0, at(61)), called("v2", 200.0, 200.0, at(61))], at(65));
+    builder.tick(at(65));
+    assert_eq!(shares(&builder), [9000, 1000]);
+}
+
+#[test]
 fn where_callers_tell_nothing_what_is_measured_of_the_arms_counts() {
     let mut builder = builder(SPLIT);
     let queries: Vec<_> =
