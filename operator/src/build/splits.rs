@@ -347,7 +347,7 @@ impl Steered {
         let (state, mut decision) = steer::step(&bounded, &arms(&self.portions), &self.state, &seen, now);
         let pairs = state.shares.iter().zip(&self.state.shares);
         let moved: u32 = pairs.map(|(new, old)| new.saturating_sub(*old)).sum();
-        if decision.why == Why::Steered && moved >= room && decision.shares != decision.aims {
+        if decision.why == Why::Steered && moved >= room && room < law.down && decision.shares != decision.aims {
             decision.why = Why::Bounded;
         }
         self.note(&decision);
@@ -494,9 +494,15 @@ impl Builder {
 
     /// What was decided of a split is carried out, or not; the services whose proxies do something else then.
     fn carry_out(&mut self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let holds = self.holds(root);
         let Some(steered) = self.splits.by_root.get_mut(root) else { return BTreeSet::new() };
-        let holds = steered.split.mode == Mode::Enforce && !self.pauses.covers(root);
         self.index.steer(root, Some(steered.laid_out(holds)))
+    }
+
+    /// Whether what is decided of a split is carried out, and not only told.
+    fn holds(&self, root: &ServiceKey) -> bool {
+        let enforces = self.steered(root).is_some_and(|steered| steered.split.mode == Mode::Enforce);
+        enforces && !self.pauses.covers(root)
     }
 
     /// What the proxies of callers in the root's own namespace are told of its arms, if that is the same for all requests.
@@ -534,12 +540,13 @@ impl Builder {
         }
         let mut touched = BTreeSet::new();
         for root in due {
-            let (room, effective) = (self.splits.room(now), self.effective(&root));
+            let (holds, effective) = (self.holds(&root), self.effective(&root));
+            let room = if holds { self.splits.room(now) } else { TOTAL };
             let Some(steered) = self.splits.by_root.get_mut(&root) else { continue };
             let law = steered.split.steer.unwrap_or_default();
             let built = &self.built;
             let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), effective, room, now);
-            self.splits.moves.extend((moved > 0).then_some((now, moved)));
+            self.splits.moves.extend((holds && moved > 0).then_some((now, moved)));
             touched.extend(self.carry_out(&root));
             let Some(told) = self.splits.by_root.get(&root).map(|it| it.told(now)) else { continue };
             for keeper in &self.keepers {

@@ -332,6 +332,12 @@ fn a_fault_of_what_is_measured_moves_all_splits_only_so_far() {
     let most = MOST_OF_EACH * ROOTS as u32;
     assert_eq!(moved(&builder), most, "each would move 3,700 shares");
     assert_eq!(whys, vec![Why::Bounded; ROOTS]);
+    // What is only told takes nothing from the others.
+    let shadow = of_root(&"w99".to_owned()).replace("spec:\n  targetRefs", "spec:\n  mode: Shadow\n  targetRefs");
+    builder.apply(changes(&shadow), at(45));
+    fails(&mut builder, 10..11);
+    let of_shadow = builder.steered(&key("w99")).expect("it is steered");
+    assert_eq!((of_shadow.state.shares[1], moved(&builder)), (1000, most + MOST_OF_EACH), "one more is steered");
     // A minute after the first moves the rest follows.
     fails(&mut builder, 10..30);
     assert_eq!(moved(&builder), 3700 * ROOTS as u32);
