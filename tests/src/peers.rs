@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::Path};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
@@ -14,7 +15,8 @@ use crate::{
     weir::Weir,
 };
 
-const NAME: &str = "weir.example";
+/// What their certificates name.
+pub const NAME: &str = "weir.example";
 
 /// Where a replica serves.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +33,12 @@ pub struct Seat {
 pub struct Peers {
     /// Of each.
     pub seats: [Seat; 2],
-    certificates: TempDir,
-    servers: Authority,
-    clients: Authority,
+    /// `tls.crt`, `tls.key`, `ca.crt` and `clients.crt` of both.
+    pub certificates: TempDir,
+    /// Signs their certificates.
+    pub servers: Authority,
+    /// Signs those of proxies.
+    pub clients: Authority,
 }
 
 impl Peers {
@@ -65,7 +70,17 @@ impl Peers {
     /// When the binary cannot be started at all.
     #[must_use]
     pub fn spawn(&self, which: usize, config: &Path) -> Weir {
-        let folder = self.certificates.path().to_str().expect("a folder of ours has a plain name");
+        self.spawn_with(which, config, self.certificates.path())
+    }
+
+    /// As [`Self::spawn`], with other certificates.
+    ///
+    /// # Panics
+    ///
+    /// When the binary cannot be started at all.
+    #[must_use]
+    pub fn spawn_with(&self, which: usize, config: &Path, certificates: &Path) -> Weir {
+        let folder = certificates.to_str().expect("a folder of ours has a plain name");
         let clients = format!("--xds-client-ca={folder}/clients.crt");
         let Seat { xds, admin, link } = self.seats[which];
         let (own, all) = (link.to_string(), self.seats.map(|seat| seat.link.to_string()).join(","));
@@ -84,12 +99,18 @@ impl Peers {
         weir
     }
 
-    /// The proxy of a pod, which knows of this replica alone. The mount must live as long.
+    /// The proxy of a pod, which knows of this replica alone unless `change` has its bootstrap say otherwise. The mount must live as long.
     ///
     /// # Panics
     ///
     /// When it does not get live.
-    pub async fn proxy(&self, which: usize, service: &Service, pod: usize) -> (Proxy, Mount) {
+    pub async fn proxy(
+        &self,
+        which: usize,
+        service: &Service,
+        pod: usize,
+        change: impl FnOnce(&mut Value),
+    ) -> (Proxy, Mount) {
         let Service { namespace, name, pods, .. } = service;
         let pod = &pods[pod].name;
         let own = self.clients.client(&format!("{namespace}/{pod}"), None);
@@ -97,7 +118,7 @@ impl Peers {
         mount.put("tls.crt", &own.certificate);
         mount.put("tls.key", &own.key);
         let trust = mount.trust_by_certificate(NAME);
-        let proxy = Proxy::start_trusting(self.seats[which].xds, (namespace, name, pod), Some(trust), |_| {}).await;
+        let proxy = Proxy::start_trusting(self.seats[which].xds, (namespace, name, pod), Some(trust), change).await;
         (proxy, mount)
     }
 }

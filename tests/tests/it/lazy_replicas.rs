@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http_body_util::Full;
 use testkit::{
     app::App,
-    authority::Authority,
     eventually,
     http::{self, Connection},
     mesh::{Service, lazy, put, without_proxy},
     mount::Mount,
-    ports::{self, Network},
+    peers::Peers,
+    ports::Network,
     proxy::{Proxy, then_at},
     status::View,
     temp_dir,
@@ -21,7 +21,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const SOON: Duration = Duration::from_secs(40);
-const NAME: &str = "weir.example";
 const KEY: &str = "lazyconfigs.weir.dev/shop/shop";
 
 /// A caller and two services that it may call, and all that two Weirs need to trust each other.
@@ -29,10 +28,7 @@ struct World {
     page: Service,
     apps: [App; 2],
     config: tempfile::TempDir,
-    certificates: tempfile::TempDir,
-    servers: Authority,
-    clients: Authority,
-    links: [SocketAddr; 2],
+    peers: Peers,
 }
 
 impl World {
@@ -42,25 +38,13 @@ impl World {
             page: Service::start("shop", "page", 1).await,
             apps: [App::start((network.address(1), 0).into()).await, App::start((network.address(2), 0).into()).await],
             config: temp_dir(),
-            certificates: temp_dir(),
-            servers: Authority::new("servers"),
-            clients: Authority::new("clients"),
-            links: [ports::free(), ports::free()],
+            peers: Peers::new(),
         };
         put(world.config.path(), "page.yaml", &world.page.calling());
         for (name, app) in ["busy", "idle"].iter().zip(&world.apps) {
             put(world.config.path(), &format!("{name}.yaml"), &without_proxy("shop", name, "http", app.address));
         }
         world.lazy("24h");
-        let own = world.servers.server(NAME, -1, 30);
-        for (name, text) in [
-            ("tls.crt", own.certificate.as_str()),
-            ("tls.key", own.key.as_str()),
-            ("ca.crt", world.servers.pem()),
-            ("clients.crt", world.clients.pem()),
-        ] {
-            put(world.certificates.path(), name, text);
-        }
         world
     }
 
@@ -70,23 +54,13 @@ impl World {
 
     /// The first of the two decides as long as it is alive.
     async fn weir(&self, which: usize) -> Weir {
-        let folder = self.certificates.path().to_str().unwrap();
-        let clients = format!("--xds-client-ca={folder}/clients.crt");
-        let (own, all) = (self.links[which].to_string(), self.links.map(|link| link.to_string()).join(","));
-        let arguments = ["--certificate-dir", folder, &clients, "--replica-address", &own, "--peers", &all];
-        Weir::start(self.config.path(), &arguments).await
+        self.peers.start(which, self.config.path()).await
     }
 
-    /// The caller's proxy, which is at `weir`, and goes to `other` when that is gone.
-    async fn proxy(&self, weir: &Weir, other: &Weir) -> (Proxy, Mount) {
-        let name = &self.page.pods[0].name;
-        let own = self.clients.client(&format!("shop/{name}"), None);
-        let mount = Mount::new(self.servers.pem(), "");
-        mount.put("tls.crt", &own.certificate);
-        mount.put("tls.key", &own.key);
-        let (trust, other) = (mount.trust_by_certificate(NAME), other.xds);
-        let node = ("shop", "page", name.as_str());
-        (Proxy::start_trusting(weir.xds, node, Some(trust), |bootstrap| then_at(bootstrap, other)).await, mount)
+    /// The caller's proxy, which is at the second, and goes to the first when that is gone.
+    async fn proxy(&self) -> (Proxy, Mount) {
+        let [first, _] = self.peers.seats;
+        self.peers.proxy(1, &self.page, 0, |bootstrap| then_at(bootstrap, first.xds)).await
     }
 
     async fn call(&self, host: &str) -> u16 {
@@ -171,7 +145,7 @@ async fn a_proxy_keeps_what_it_has_when_its_weir_ends_and_the_other_forgets_for_
     let follower = world.weir(1).await;
     is(&leader, "weir_replica_leads", 1.0).await;
     is(&follower, "weir_replica_linked", 1.0).await;
-    let (proxy, _mount) = world.proxy(&follower, &leader).await;
+    let (proxy, _mount) = world.proxy().await;
     assert_eq!(world.has(&proxy).await, BTreeSet::new());
     assert_eq!(world.call("busy").await, 200);
     assert_eq!(world.call("idle.shop").await, 200);

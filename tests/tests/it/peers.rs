@@ -1,69 +1,38 @@
 //! Two Weirs without Kubernetes: of a list that both have, the first that is alive decides.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::time::Duration;
 
 use testkit::{
     authority::Authority,
     eventually,
     http::Connection,
     mesh::{Service, limiter, put},
-    mount::Mount,
-    ports,
-    proxy::Proxy,
+    peers::{NAME, Peers},
     temp_dir,
     weir::{self, Weir},
 };
 
 const SOON: Duration = Duration::from_secs(40);
-const NAME: &str = "weir.example";
 const KEY: &str = "smartlimiters.weir.dev/ns-a/checkout";
 const HOT: &str = "- name: hot\n  when: cpu > 60% for 300ms until cpu < 30% for 300ms\n  limit: 6 requests per hour per pod\n  burst: 3";
 
 struct World {
     service: Service,
     config: tempfile::TempDir,
-    certificates: tempfile::TempDir,
-    servers: Authority,
-    clients: Authority,
-    links: [SocketAddr; 2],
+    peers: Peers,
 }
 
 impl World {
     async fn new() -> Self {
-        let world = Self {
-            service: Service::start("ns-a", "checkout", 2).await,
-            config: temp_dir(),
-            certificates: temp_dir(),
-            servers: Authority::new("servers"),
-            clients: Authority::new("clients"),
-            links: [ports::free(), ports::free()],
-        };
+        let world =
+            Self { service: Service::start("ns-a", "checkout", 2).await, config: temp_dir(), peers: Peers::new() };
         world.service.write(world.config.path());
         put(world.config.path(), "policy.yaml", &limiter("ns-a", "checkout", HOT));
-        let own = world.servers.server(NAME, -1, 30);
-        put(world.certificates.path(), "tls.crt", &own.certificate);
-        put(world.certificates.path(), "tls.key", &own.key);
-        put(world.certificates.path(), "ca.crt", world.servers.pem());
-        put(world.certificates.path(), "clients.crt", world.clients.pem());
         world
     }
 
-    async fn weir(&self, which: usize, certificates: &Path) -> Weir {
-        let folder = certificates.to_str().unwrap();
-        let clients = format!("--xds-client-ca={folder}/clients.crt");
-        let (own, all) = (self.links[which].to_string(), self.links.map(|link| link.to_string()).join(","));
-        let arguments = ["--certificate-dir", folder, &clients, "--replica-address", &own, "--peers", &all];
-        Weir::start(self.config.path(), &arguments).await
-    }
-
-    async fn proxy(&self, weir: &Weir, pod: usize) -> (Proxy, Mount) {
-        let name = &self.service.pods[pod].name;
-        let own = self.clients.client(&format!("ns-a/{name}"), None);
-        let mount = Mount::new(self.servers.pem(), "");
-        mount.put("tls.crt", &own.certificate);
-        mount.put("tls.key", &own.key);
-        let trust = mount.trust_by_certificate(NAME);
-        (Proxy::start_trusting(weir.xds, ("ns-a", "checkout", name), Some(trust), |_| {}).await, mount)
+    async fn weir(&self, which: usize) -> Weir {
+        self.peers.start(which, self.config.path()).await
     }
 
     async fn admits(&self, pod: usize, wanted: usize) {
@@ -87,11 +56,11 @@ async fn is(weir: &Weir, metric: &str, wanted: f64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_that_is_alive_decides_and_takes_the_memory_of_who_did_meanwhile() {
     let world = World::new().await;
-    let first = world.weir(0, world.certificates.path()).await;
-    let second = world.weir(1, world.certificates.path()).await;
+    let first = world.weir(0).await;
+    let second = world.weir(1).await;
     is(&first, "weir_replica_leads", 1.0).await;
     is(&second, "weir_replica_linked", 1.0).await;
-    let (_proxy, _mount) = world.proxy(&second, 1).await;
+    let (_proxy, _mount) = world.peers.proxy(1, &world.service, 1, |_| {}).await;
     let programmed = |status: &testkit::status::View| {
         let proxies = &status.policy(KEY)?["status"]["proxies"];
         if proxies["programmed"] == 1 { Ok(()) } else { Err(proxies.to_string()) }
@@ -114,7 +83,7 @@ async fn the_first_that_is_alive_decides_and_takes_the_memory_of_who_did_meanwhi
     for pod in &world.service.pods {
         pod.app.page(testkit::app::Page::Close);
     }
-    let first = world.weir(0, world.certificates.path()).await;
+    let first = world.weir(0).await;
     is(&first, "weir_replica_leads", 1.0).await;
     is(&second, "weir_replica_linked", 1.0).await;
     first.until(SOON, "it limits as before", |status| status.phase(KEY, "hot", "Limiting").map(drop)).await;
@@ -124,18 +93,20 @@ async fn the_first_that_is_alive_decides_and_takes_the_memory_of_who_did_meanwhi
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_no_replica_is_not_let_in() {
     let world = World::new().await;
-    let first = world.weir(0, world.certificates.path()).await;
+    let first = world.weir(0).await;
     // Certificates of the same authority for another name, and of another authority for the same name.
+    let Peers { servers, clients, .. } = &world.peers;
     let stranger = Authority::new("stranger");
     for (own, authority) in
-        [(world.servers.server("other.example", -1, 30), &world.servers), (stranger.server(NAME, -1, 30), &stranger)]
+        [(servers.server("other.example", -1, 30), servers), (stranger.server(NAME, -1, 30), &stranger)]
     {
         let certificates = temp_dir();
         put(certificates.path(), "tls.crt", &own.certificate);
         put(certificates.path(), "tls.key", &own.key);
         put(certificates.path(), "ca.crt", authority.pem());
-        put(certificates.path(), "clients.crt", world.clients.pem());
-        let second = world.weir(1, certificates.path()).await;
+        put(certificates.path(), "clients.crt", clients.pem());
+        let mut second = world.peers.spawn_with(1, world.config.path(), certificates.path());
+        second.ready().await;
         is(&second, "weir_replica_leads", 1.0).await;
         assert!(second.metric("weir_replica_taken_total").await < 0.5, "it was told nothing");
     }
@@ -146,7 +117,7 @@ async fn who_is_no_replica_is_not_let_in() {
 async fn what_does_not_go_together_is_said() {
     let world = World::new().await;
     let config = world.config.path().to_str().unwrap();
-    let folder = world.certificates.path().to_str().unwrap();
+    let folder = world.peers.certificates.path().to_str().unwrap();
     for (arguments, said) in [
         (&["--peers", "127.0.0.1:1"][..], "--peers needs --replica-address"),
         (&["--replica-address", "0.0.0.0:1", "--peers", "0.0.0.0:1"], "is no address by which others reach this one"),

@@ -81,7 +81,7 @@ impl Shop {
 
     /// The Envoy of a caller, at the Weir of the same place and at no other.
     async fn proxy(&self, which: usize) -> (Proxy, Mount) {
-        self.peers.proxy(which, &self.page, which).await
+        self.peers.proxy(which, &self.page, which, |_| {}).await
     }
 
     async fn caller(&self, which: usize) -> Caller {
