@@ -5,7 +5,7 @@
 //! - *Judging.* Of an arm `bad` of `n` requests were bad; older ones count less, by half each [`Law::half_life`]. What its ratio may be is a Beta
 //!   distribution with Jeffreys' prior, Beta(bad + 1/2, n - bad + 1/2). It is harmful when that is above the objective, or above the best peer's
 //!   ratio by more than [`Law::margin`], with [`Law::confidence`]: both by the normal approximation, which is good where at least [`Law::fewest`]
-//!   requests were seen; with fewer nobody is judged. Who was surely harmful in the last step alone ([`SURE_AT_ONCE`]) has changed, and what was before
+//!   requests were seen; with fewer nobody is judged. Once harmful, it is well again when it is as likely as not below both. Who was surely harmful in the last step alone ([`SURE_AT_ONCE`]) has changed, and what was before
 //!   is forgotten: how long an arm was well must not make it slower to see that it is no longer.
 //! - *Aiming.* At the declared weights; where latency counts, times the mean latency over the arm's own, and times its good ratio: an arm that
 //!   fails fast must not win by its latency (gRPC proposal A58 has such a penalty). A harmful arm is left what probes it.
@@ -34,6 +34,9 @@ pub struct Arm {
     /// Requests a second that these can serve, if that is known.
     pub capacity: Option<f64>,
 }
+
+/// Who was found to be harmful stays so until this is no more.
+const AS_LIKELY_AS_NOT: f64 = 0.5;
 
 /// How sure what was seen in a single step must make it that an arm is harmful.
 pub const SURE_AT_ONCE: f64 = 0.999;
@@ -125,6 +128,9 @@ pub struct ArmState {
     last: Tally,
     latency_ms: Option<f64>,
     seen: Option<Timestamp>,
+    /// It was, when it was judged last.
+    #[serde(default)]
+    harmful: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -281,6 +287,9 @@ pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: 
     let judged = judged(law, arms, &state.arms, now);
     forget(law, &judged, &mut state.arms);
     let verdicts = verdicts(law, arms, &judged, &state.arms, now);
+    for place in judged {
+        state.arms[place].harmful = verdicts[place].is_harmful();
+    }
     let stay = |state: State, verdicts: Vec<Verdict>, why| {
         let shares = state.shares.clone();
         (state, Decision { aims: shares.clone(), shares, verdicts, why })
@@ -391,7 +400,9 @@ fn verdicts(law: &Law, arms: &[Arm], judged: &[usize], states: &[ArmState], now:
         if !judged.contains(&place) {
             return Verdict::Inconclusive;
         }
-        harm(law, law.confidence, place, states[place].memory, &all).unwrap_or(Verdict::Well)
+        // At the edge it would be harmful and well by turns.
+        let sure = if states[place].harmful { AS_LIKELY_AS_NOT } else { law.confidence };
+        harm(law, sure, place, states[place].memory, &all).unwrap_or(Verdict::Well)
     };
     (0..arms.len()).map(verdict).collect()
 }

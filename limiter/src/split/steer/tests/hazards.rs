@@ -106,6 +106,21 @@ fn how_long_an_arm_was_well_does_not_matter_when_it_turns_bad() {
 }
 
 #[test]
+fn an_arm_at_the_edge_is_not_harmful_and_well_by_turns() {
+    // A little more than may be: sure only after many requests, and not sure any more with the few of a floor.
+    let edge: Behaviour = |_| (0.06, 20.0);
+    let mut world = World::new(&[50, 50], 200.0);
+    let mut turns = 0;
+    let mut before = false;
+    for _ in 0..400 {
+        let is_harmful = world.step(&[Some(WELL), Some(edge)]).verdicts[1].is_harmful();
+        turns += usize::from(is_harmful != before);
+        before = is_harmful;
+    }
+    assert!(turns <= 1, "it turned {turns} times");
+}
+
+#[test]
 fn some_errors_in_a_step_are_no_change() {
     // Three of a hundred more than before, of 200 requests in a step.
     let worse: Behaviour = |_| (0.08, 20.0);
