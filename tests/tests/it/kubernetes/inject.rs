@@ -39,7 +39,7 @@ async fn pods_that_ask_for_it_get_a_sidecar_that_limits_and_loses_nothing() {
     let namespaces = ["--set", "proxyNamespaces={default,shop,strict}"];
     cluster.helm(&[&chart[..], &namespaces].concat()).await.unwrap();
     rolled_out(&cluster, &node, "weir-system", "weir").await;
-    asked(&cluster).await;
+    asked(&cluster, &bare("asked")).await;
 
     let place = Place { cluster: &cluster, node: &node };
     place.the_example_limits_and_its_probes_do_not_meet_the_limit().await;
@@ -64,10 +64,10 @@ async fn rolled_out(cluster: &Cluster, node: &Node, namespace: &str, name: &str)
     }
 }
 
-/// Waits until the API server asks, and believes the answer.
-async fn asked(cluster: &Cluster) {
+/// Waits until the API server asks of this pod, and believes the answer: it learns of a webhook and of a namespace's labels a little later.
+async fn asked(cluster: &Cluster, pod: &str) {
     eventually(SOON, "the API server asks the webhook", async || {
-        let said = cluster.kubectl_with(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &bare("asked")).await;
+        let said = cluster.kubectl_with(&["create", "--dry-run=server", "-o", "json", "-f", "-"], pod).await;
         let pod: Value = serde_json::from_str(&said.map_err(|error| format!("{error:#}"))?).unwrap();
         if has_sidecar(&pod) { Ok(()) } else { Err(pod.to_string()) }
     })
@@ -225,7 +225,9 @@ impl Place<'_> {
         };
         let spec = json!({"containers": [container("app", 8080), container("other", 9000), container("apart", 9100)]});
         let annotations = json!({"inject.weir.dev/exclude-ports": "9100"});
-        self.cluster.apply(&pod("shop", "two", json!({"app": "two"}), annotations, spec)).await.unwrap();
+        let two = pod("shop", "two", json!({"app": "two"}), annotations, spec);
+        asked(self.cluster, &two).await;
+        self.cluster.apply(&two).await.unwrap();
         let two = self.ready("shop", "two").await;
         assert!(has_sidecar(&two), "{two}");
         let address: IpAddr = two["status"]["podIP"].as_str().unwrap().parse().unwrap();
