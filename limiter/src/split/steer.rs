@@ -5,8 +5,9 @@
 //! - *Judging.* Of an arm `bad` of `n` requests were bad; older ones count less, by half each [`Law::half_life`]. What its ratio may be is a Beta
 //!   distribution with Jeffreys' prior, Beta(bad + 1/2, n - bad + 1/2). It is harmful when that is above the objective, or above the best peer's
 //!   ratio by more than [`Law::margin`], with [`Law::confidence`]: both by the normal approximation, which is good where at least [`Law::fewest`]
-//!   requests were seen; with fewer nobody is judged. Once harmful, it is well again when it is as likely as not below both. Who was surely harmful in the last step alone ([`SURE_AT_ONCE`]) has changed, and what was before
-//!   is forgotten: how long an arm was well must not make it slower to see that it is no longer.
+//!   requests were seen; with fewer nobody is judged. Once harmful, it is well again when it is as likely as not below both. Who was surely
+//!   harmful in the last step alone ([`SURE_AT_ONCE`]) has changed, and what was before is forgotten: how long an arm was well must not make
+//!   it slower to see that it is no longer.
 //! - *Aiming.* At the declared weights; where latency counts, times the mean latency over the arm's own, and times its good ratio: an arm that
 //!   fails fast must not win by its latency (gRPC proposal A58 has such a penalty). A harmful arm is left what probes it.
 //! - *Moving.* Not within the dead band; at most [`Law::up`] to an arm that is preferred, and [`Law::down`] from one that is harmful, which is more.

@@ -6,9 +6,9 @@
 //!
 //! Which requests have failed: those that Envoy counts as answered with 5xx, among them its own answers for a connection that was refused or
 //! broke off, a timeout and no endpoint; gRPC calls that the application ended with what 5xx is among its codes, which an access logger
-//! counts, in a counter that outlives the cluster; and those whose caller gave up before an answer began, since without a route timeout an arm that
-//! hangs would never fail. Nobody counts the latter: they are what was sent, is not under way and was never answered. An answer counts
-//! from its head on, so a long one that is under way hides one that was given up, and one that breaks off has not failed.
+//! counts, in a counter that outlives the cluster; and those whose caller gave up before an answer began, since without a route timeout an
+//! arm that hangs would never fail. Nobody counts the latter: they are what was sent, is not under way and was never answered. An answer
+//! counts from its head on, so a long one that is under way hides one that was given up, and one that breaks off has not failed.
 
 use std::collections::BTreeMap;
 
