@@ -223,6 +223,12 @@ impl State {
         Some((state.memory.requests, state.memory.posterior().0, state.latency_ms))
     }
 
+    /// Whether an arm was harmful when it was judged last.
+    #[must_use]
+    pub fn is_harmful(&self, arm: usize) -> bool {
+        self.arms.get(arm).is_some_and(|arm| arm.harmful)
+    }
+
     /// The same for other arms, each of which was at this place before, or was none: bounds hold at once. An arm that is new has its declared
     /// part of what the others had.
     #[must_use]
@@ -509,8 +515,9 @@ fn moved(law: &Law, dead_band: f64, shares: &[u32], aims: &[u32], verdicts: &[Ve
         let (share, aim) = (shares[place], aims[place]);
         share > 0 && f64::from(share.abs_diff(aim)) <= dead_band * f64::from(share)
     };
-    // What one gives another takes, so that is not held up by the other's band.
-    let rests = (0..shares.len()).filter(|place| !must(verdicts[*place])).all(is_small);
+    // What one gives another takes, so that is not held up by the other's band; nor is what probes a harmful one that has nothing.
+    let rests =
+        (0..shares.len()).filter(|place| !must(verdicts[*place]) || aims[*place] > shares[*place]).all(is_small);
     for (place, (share, aim)) in shares.iter().zip(aims).enumerate() {
         match verdicts[place] {
             Verdict::NotReady => gives[place] = share.saturating_sub(*aim),

@@ -16,7 +16,7 @@ use limiter::{
         layout::Layout,
         realised::{Deviation, Realised},
         shares::{Bounds, TOTAL},
-        steer::{self, Arm, Decision, Law, Seen, State, Why},
+        steer::{self, Arm, Decision, Law, Seen, State, Verdict, Why},
     },
 };
 use tracing::info;
@@ -24,12 +24,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Builder, Built};
 use crate::{
-    index::{Index, splits},
+    index::{Index, gateway::RootModel, splits},
     intent::{DestinationKey, ServiceKey},
     metrics::{Histogram, Measure, PodSample, Source, store},
     translate::{
         decide::Decides,
-        split::{Heard, Portion, Standing, ToldSplit, declared_shares, division, steered_portions},
+        split::{Heard, Portion, Standing, ToldSplit, declared_shares, division, steered_portions, told_shares},
     },
 };
 
@@ -105,7 +105,7 @@ impl Teller {
 #[derive(Debug, Default)]
 pub(super) struct Splits {
     by_root: BTreeMap<ServiceKey, Steered>,
-    /// How many shares were moved lately, and when.
+    /// How many shares were moved lately for what arms do, and when.
     moves: VecDeque<(Timestamp, u32)>,
 }
 
@@ -187,12 +187,16 @@ impl Steered {
 
     /// Takes up what is declared now. Where nothing was steered away from what was declared before, it holds at once.
     fn redeclare(&mut self, split: &Arc<Split>, portions: Vec<Portion>, now: Timestamp) {
-        let before = declared_shares(&self.portions);
-        let after = declared_shares(&portions);
-        let is_as_declared = before != after && before.as_deref() == Some(self.state.shares.as_slice());
+        let is_as_declared = declared_shares(&self.portions).as_deref() == Some(self.state.shares.as_slice());
         self.rearrange(&portions, now);
-        if let Some(shares) = after.filter(|_| is_as_declared) {
-            (self.state.shares, self.since) = (shares, now);
+        if let Some(shares) = declared_shares(&portions) {
+            // One that was found out and had nothing for a while, being away, comes back as who it is.
+            let pairs = shares.iter().zip(&self.state.shares).enumerate();
+            let spares = |(place, (new, old)): (usize, (&u32, &u32))| new > old && self.state.is_harmful(place);
+            let holds = split.steer.is_none() || (is_as_declared && !{ pairs }.any(spares));
+            if holds && shares != self.state.shares {
+                (self.state.shares, self.since) = (shares, now);
+            }
         }
         let is_edited = declared(&self.split) != declared(split);
         self.next = if split.steer.is_some() { self.next.min(next(split, now)) } else { Timestamp::MAX };
@@ -271,9 +275,10 @@ impl Steered {
     fn laid_out(&mut self, holds: bool) -> splits::Steered {
         let shares = holds.then(|| self.shares());
         if self.split.sticky.is_some() {
-            let shares = if holds { Some(self.state.shares.clone()) } else { declared_shares(&self.portions) };
+            // As callers' proxies are told, so that users move from what holds now.
+            let told = told_shares(&self.portions, shares.as_ref(), false);
             let services = self.portions.iter().map(|it| it.key.service.clone());
-            self.layout = self.layout.moved(&services.zip(shares.unwrap_or_default()).collect::<Vec<_>>());
+            self.layout = self.layout.moved(&services.zip(told.unwrap_or_default()).collect::<Vec<_>>());
         } else {
             self.layout = Layout::default();
         }
@@ -345,8 +350,10 @@ impl Steered {
         self.effective = effective;
         let bounded = Law { up: law.up.min(room), down: law.down.min(room), ..law };
         let (state, mut decision) = steer::step(&bounded, &arms(&self.portions), &self.state, &seen, now);
-        let pairs = state.shares.iter().zip(&self.state.shares);
-        let moved: u32 = pairs.map(|(new, old)| new.saturating_sub(*old)).sum();
+        // What leaves an arm that is not ready is no matter of metrics.
+        let pairs = state.shares.iter().zip(&self.state.shares).zip(&decision.verdicts);
+        let by_choice = pairs.filter(|(_, verdict)| **verdict != Verdict::NotReady);
+        let moved: u32 = by_choice.map(|((new, old), _)| old.saturating_sub(*new)).sum();
         if decision.why == Why::Steered && moved >= room && room < law.down && decision.shares != decision.aims {
             decision.why = Why::Bounded;
         }
@@ -508,6 +515,14 @@ impl Builder {
     /// What the proxies of callers in the root's own namespace are told of its arms, if that is the same for all requests.
     fn effective(&self, root: &ServiceKey) -> Option<Vec<u32>> {
         let steered = self.splits.by_root.get(root)?;
+        let names_it = |roots: &[RootModel]| roots.iter().any(|it| it.service == *root);
+        let mut routes = self.index.routes_of_services();
+        let is_of_all = !routes.any(|(key, route)| key.namespace != root.namespace && names_it(&route.roots));
+        // What an arm of several has is not told apart by who was called.
+        let is_of_one = steered.portions.iter().all(|it| self.index.roots_of(&it.key.service).nth(1).is_none());
+        if !is_of_all || !is_of_one {
+            return None;
+        }
         let port = self.index.ports_of(root).first()?.key.port;
         let division = division(&self.index, &DestinationKey { service: root.clone(), port }, &root.namespace)?;
         let [rule] = division.rules.as_slice() else { return None };
@@ -545,12 +560,14 @@ impl Builder {
             let Some(steered) = self.splits.by_root.get_mut(&root) else { continue };
             let law = steered.split.steer.unwrap_or_default();
             let built = &self.built;
+            let before = steered.since;
             let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), effective, room, now);
+            let is_new = steered.since != before;
             self.splits.moves.extend((holds && moved > 0).then_some((now, moved)));
             touched.extend(self.carry_out(&root));
             let Some(told) = self.splits.by_root.get(&root).map(|it| it.told(now)) else { continue };
             for keeper in &self.keepers {
-                keeper.keep_split_as(&root, &told, moved > 0, now);
+                keeper.keep_split_as(&root, &told, is_new, now);
             }
             if let Some(news) = &mut self.news {
                 news.services.insert(root.clone());

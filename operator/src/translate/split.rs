@@ -198,8 +198,14 @@ pub fn declared_shares(portions: &[Portion]) -> Option<Vec<u32>> {
     apportion_within(&weights, &bounds).or_else(|| apportion(&weights))
 }
 
-/// What each has now. `steered`: of those that something steers, what they have among them. `None`: nobody has anything.
-fn shares(portions: &[Portion], steered: Option<&BTreeMap<ServiceKey, u32>>, only_declared: bool) -> Option<Vec<u32>> {
+/// What each has now, as proxies are told. `steered`: of those that something steers, what they have among them. `None`: nobody has
+/// anything.
+#[must_use]
+pub fn told_shares(
+    portions: &[Portion],
+    steered: Option<&BTreeMap<ServiceKey, u32>>,
+    only_declared: bool,
+) -> Option<Vec<u32>> {
     let declared = declared_shares(portions)?;
     let weights: Vec<u64> = match steered {
         None => declared.iter().map(|share| u64::from(*share)).collect(),
@@ -274,7 +280,7 @@ fn shared(
 ) -> Option<Vec<(DestinationKey, u32)>> {
     let mut portions = portions(index, split, root.port);
     bounded(&mut portions, bounds);
-    let shares = shares(&portions, steered, bounds.is_some())?;
+    let shares = told_shares(&portions, steered, bounds.is_some())?;
     Some(portions.into_iter().map(|it| it.key).zip(shares).collect())
 }
 
@@ -335,7 +341,7 @@ fn of_route(
     };
     let mut portions: Vec<Portion> = backends.iter().map(portion).collect();
     bounded(&mut portions, steering.map(|split| &**split));
-    match shares(&portions, steered, true) {
+    match told_shares(&portions, steered, true) {
         Some(shares) => portions.into_iter().map(|it| it.key).zip(shares).collect(),
         None => backends.to_vec(),
     }

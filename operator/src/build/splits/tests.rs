@@ -358,3 +358,92 @@ fn what_was_rolled_back_stays_so_over_a_restart_unless_its_object_was_edited_mea
         assert_eq!(again.steered(&key("web")).expect("it is steered").state.rolled_back, rolled_back);
     }
 }
+
+fn backends(arms: &str, more: &str) -> String {
+    SPLIT
+        .replace("{name: v1, weight: 60}, {name: v2, weight: 40}", arms)
+        .replace("steer: prefer lower errors, at most 10% per step, every 5s", more)
+}
+
+#[test]
+fn other_names_with_the_same_shares_are_an_edit_and_without_a_sentence_what_is_declared_holds() {
+    let (first, second) =
+        ("{name: v1, weight: 90}, {name: v2, weight: 10}", "{name: v2, weight: 90}, {name: web, weight: 10}");
+    for more in ["steer: prefer lower errors, every 5s", "sticky: {type: ClientIP}"] {
+        let mut builder = builder(&backends(first, more));
+        builder.apply(changes(&backends(second, more)), at(1));
+        assert_eq!(shares(&builder), [9000, 1000], "{more}");
+        assert_eq!(told(&builder).iter().sum::<u32>(), TOTAL);
+    }
+    // The sentence goes, and with it what was steered.
+    let sticky = |steer: &str| {
+        backends("{name: v1, weight: 60}, {name: v2, weight: 40}", &format!("sticky: {{type: ClientIP}}{steer}"))
+    };
+    let mut builder = builder(&sticky("\n  steer: prefer lower errors, every 5s"));
+    fails(&mut builder, 1..4);
+    assert_eq!(told(&builder), [9700, 300]);
+    builder.apply(changes(&sticky("")), at(16));
+    assert_eq!(told(&builder), [6000, 4000]);
+}
+
+#[test]
+fn who_was_found_out_does_not_come_back_by_being_away() {
+    let mut builder = builder(SPLIT);
+    fails(&mut builder, 1..4);
+    let of_service = |kind, name: &str| ObjectKey { kind, namespace: "a".to_owned(), name: name.to_owned() };
+    builder.apply(vec![Change::Delete(of_service(ObjectKind::Service, "v2"))], at(16));
+    assert_eq!(told(&builder), [10_000, 0]);
+    builder.apply(changes(&service("v2")), at(17));
+    assert_eq!(told(&builder), [10_000, 0]);
+    builder.tick(at(20));
+    assert_eq!(told(&builder), [9700, 300]);
+}
+
+#[test]
+fn users_move_from_what_holds_now_when_endpoints_go_one_after_the_other() {
+    let arms = "{name: v1, weight: 1}, {name: v2, weight: 1}, {name: web, weight: 1}, {name: page, weight: 1}";
+    let mut builder = builder(&backends(arms, "sticky: {type: ClientIP}"));
+    let owners = |builder: &Builder| -> Vec<String> {
+        let intent = &builder.built(&key("page")).expect("built").intent;
+        let hosts = intent.pods["page-0"].outbound.iter().flat_map(|outbound| &outbound.hosts);
+        let web = hosts.filter(|host| host.name == "a/web/80").flat_map(|host| &host.routes).next().expect("a route");
+        web.to.iter().flat_map(|(key, share)| vec![key.service.name.clone(); *share as usize]).collect()
+    };
+    let empty = |name: &str| {
+        service(name).replace(
+            "endpoints: [{addresses: [127.0.1.1]",
+            "endpoints: [{conditions: {ready: false}, addresses: [127.0.1.1]",
+        )
+    };
+    let mut before = owners(&builder);
+    let steps = [
+        (empty("v2"), "v2", false),
+        (empty("v1"), "v1", false),
+        (service("v1"), "v1", true),
+        (service("v2"), "v2", true),
+    ];
+    for (second, (objects, arm, comes)) in (1..).zip(steps) {
+        builder.apply(changes(&objects), at(second));
+        let after = owners(&builder);
+        let moves: Vec<_> = before.iter().zip(&after).filter(|(from, to)| from != to).collect();
+        assert!(moves.len() > 2000 && moves.iter().all(|(from, to)| if comes { *to == arm } else { *from == arm }));
+        before = after;
+    }
+}
+
+#[test]
+fn an_arm_without_endpoints_takes_nothing_from_the_bound_of_all() {
+    let other = SPLIT.replace("name: web", "name: w") + "---\n" + &service("w");
+    let mut builder = builder(&SPLIT.replace("at most 10% per step", "at most 100% per step"));
+    builder.apply(changes(&other), at(0));
+    let empty = service("v1").replace(
+        "endpoints: [{addresses: [127.0.1.1]",
+        "endpoints: [{conditions: {ready: false}, addresses: [127.0.1.1]",
+    );
+    builder.apply(changes(&empty), at(1));
+    builder.tick(at(5));
+    assert!(builder.splits.moves.is_empty(), "{:?}", builder.splits.moves);
+    // Two share these arms: whose requests they had is not known.
+    fails(&mut builder, 2..9);
+    assert_eq!(builder.steered(&key("web")).and_then(Steered::deviation), None);
+}

@@ -44,7 +44,7 @@ pub(super) fn by_cookie(name: &str, action: route::Action) -> [Route; 2] {
     let has_it = HeaderMatcher {
         name: "cookie".into(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(regex_match(&format!(
-            "(.*[; ])?{}=[^;].*",
+            "(.*; *)?{}=\"?[^;\"].*",
             escape(name)
         )))),
         ..HeaderMatcher::default()
