@@ -191,9 +191,9 @@ impl Steered {
         self.rearrange(&portions, now);
         if let Some(shares) = declared_shares(&portions) {
             // One that was found out and had nothing for a while, being away, comes back as who it is.
-            let pairs = shares.iter().zip(&self.state.shares).enumerate();
-            let spares = |(place, (new, old)): (usize, (&u32, &u32))| new > old && self.state.is_harmful(place);
-            let holds = split.steer.is_none() || (is_as_declared && !{ pairs }.any(spares));
+            let mut pairs = shares.iter().zip(&self.state.shares).enumerate();
+            let spares = pairs.any(|(place, (new, old))| new > old && self.state.is_harmful(place));
+            let holds = split.steer.is_none() || (is_as_declared && !spares);
             if holds && shares != self.state.shares {
                 (self.state.shares, self.since) = (shares, now);
             }
@@ -383,8 +383,8 @@ impl Splits {
         self.by_root.values_mut().filter(|it| it.split.steer.is_some()).for_each(|it| it.next = it.next.min(now));
     }
 
-    fn due(&self, now: Timestamp) -> impl Iterator<Item = ServiceKey> {
-        self.by_root.iter().filter(move |(_, steered)| steered.next <= now).map(|(root, _)| root.clone())
+    fn due(&self, now: Timestamp) -> Vec<ServiceKey> {
+        self.by_root.iter().filter(|(_, steered)| steered.next <= now).map(|(root, _)| root.clone()).collect()
     }
 
     pub(super) fn next(&self) -> Option<Timestamp> {
@@ -548,13 +548,12 @@ impl Builder {
 
     /// Steps the splits whose time has come.
     pub(super) fn step_splits(&mut self, now: Timestamp) {
-        let due: Vec<_> = self.splits.due(now).collect();
         if self.decides == Decides::Unmeasured {
             self.splits.by_root.values_mut().filter(|it| it.next <= now).for_each(|it| it.next = next(&it.split, now));
             return;
         }
         let mut touched = BTreeSet::new();
-        for root in due {
+        for root in self.splits.due(now) {
             let (holds, effective) = (self.holds(&root), self.effective(&root));
             let room = if holds { self.splits.room(now) } else { TOTAL };
             let Some(steered) = self.splits.by_root.get_mut(&root) else { continue };
