@@ -36,8 +36,10 @@ impl Bridge {
         let number = NEXT.fetch_add(1, Ordering::Relaxed) % 64;
         // Each has a sixteenth of 10.128.0.0/10 of its own; its first address is the way out.
         let bridge = Self { name: format!("weir{number}"), second: 128 + number, next: AtomicU16::new(2) };
+        // A bridge without a MAC address of its own takes the lowest among its wires', random ones that come and go; pods that know the
+        // one before send into nothing until they ask again, half a minute later.
         shell(
-            "ip link add \"$1\" type bridge && ip address add \"$2/16\" dev \"$1\" && ip link set \"$1\" up",
+            "ip link add \"$1\" address 02:00:00:00:00:01 type bridge && ip address add \"$2/16\" dev \"$1\" && ip link set \"$1\" up",
             &[&bridge.name, &bridge.gateway().to_string()],
         )
         .await?;
