@@ -146,6 +146,12 @@ impl Source {
             Self::Prometheus => "prometheus",
         }
     }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|source| source.name() == name)
+    }
 }
 
 /// What rules need measured now.

@@ -247,6 +247,12 @@ impl Index {
         self.splits.routes.iter()
     }
 
+    /// Whether callers of some other namespace have a route of their own for the Service.
+    #[must_use]
+    pub fn is_declared_from_elsewhere(&self, root: &ServiceKey) -> bool {
+        self.splits.by_root.get(root).into_iter().flatten().any(|by| by.namespace != root.namespace)
+    }
+
     /// The route of this key, if a Service is its parent.
     #[must_use]
     pub fn route_of_services(&self, key: &ObjectKey) -> Option<&RouteModel> {

@@ -1,12 +1,13 @@
-use limiter::split::steer::Verdict;
+use limiter::split::steer::{Verdict, Why};
 
-use super::*;
+use super::{bound::MOST_OF_EACH, *};
 use crate::{
     checkpoint::{Detail, Keeper, Wants},
     index::{Change, ObjectKey, ObjectKind},
     intent::Pauses,
-    metrics::Source,
+    metrics::{Histogram, Measure, Source},
     tests::changes,
+    translate::split::Heard,
     xds::table::Table,
 };
 
@@ -442,7 +443,7 @@ fn an_arm_without_endpoints_takes_nothing_from_the_bound_of_all() {
     );
     builder.apply(changes(&empty), at(1));
     builder.tick(at(5));
-    assert!(builder.splits.moves.is_empty(), "{:?}", builder.splits.moves);
+    assert_eq!(builder.splits.bound, Bound::default());
     // Two share these arms: whose requests they had is not known.
     fails(&mut builder, 2..9);
     assert_eq!(builder.steered(&key("web")).and_then(Steered::deviation), None);

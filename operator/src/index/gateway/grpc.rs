@@ -5,6 +5,7 @@ use limiter::{
     policy::{PathMatch, RequestMatch, ValueMatch, weir},
     problem::{Problem, Reason},
 };
+use regex_syntax::escape;
 use serde::Deserialize;
 
 use super::{BackendRef, ParentRef, Parents, Rest, RouteModel, RouteRule, every_request, not_read, problem};
@@ -141,7 +142,7 @@ impl Match {
                 }
                 (MatchType::Exact, Some(service), Some(method)) => PathMatch::Exact(format!("/{service}/{method}")),
                 (MatchType::Exact, Some(service), None) => PathMatch::Prefix(format!("/{service}")),
-                (MatchType::Exact, None, Some(method)) => PathMatch::Regex(format!("/[^/]+/{}", escaped(&method))),
+                (MatchType::Exact, None, Some(method)) => PathMatch::Regex(format!("/[^/]+/{}", escape(&method))),
                 (MatchType::RegularExpression, service, method) => {
                     let any = || "[^/]+".to_owned();
                     let (service, method) = (service.unwrap_or_else(any), method.unwrap_or_else(any));
@@ -164,9 +165,4 @@ impl Match {
         }
         Some(found)
     }
-}
-
-/// RE2 that matches exactly a method's name.
-fn escaped(method: &str) -> String {
-    method.chars().flat_map(|c| c.is_ascii_punctuation().then_some('\\').into_iter().chain([c])).collect()
 }

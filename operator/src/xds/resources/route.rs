@@ -24,6 +24,7 @@ use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint},
 };
+use regex_syntax::escape;
 
 use ::limiter::{
     policy::{PathMatch, RequestMatch, ValueMatch},
@@ -223,18 +224,6 @@ pub(super) fn path_regex(path: &PathMatch) -> Option<String> {
             prefix => Some(format!("{}(/[^?]*)?{QUERY}", escape(prefix))),
         },
     }
-}
-
-/// RE2 that matches exactly `text`.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_ascii_punctuation() {
-            escaped.push('\\');
-        }
-        escaped.push(c);
-    }
-    escaped
 }
 
 fn header(name: &str, matcher: StringMatcher) -> HeaderMatcher {

@@ -14,7 +14,8 @@ use envoy_types::pb::envoy::config::{
 };
 use limiter::split::Sticky;
 
-use crate::xds::resources::route::{escape, regex_match};
+use crate::xds::resources::route::regex_match;
+use regex_syntax::escape;
 
 /// Envoy gives each request one that has none.
 const REQUEST_ID: &str = "x-request-id";
