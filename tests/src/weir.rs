@@ -294,6 +294,19 @@ impl Weir {
         values.sum()
     }
 
+    /// Waits until [`metric`](Self::metric) is so much.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come to that in time.
+    pub async fn until_metric(&self, deadline: Duration, name: &str, wanted: f64) {
+        eventually(deadline, &format!("{name} is {wanted}"), async || {
+            let now = self.metric(name).await;
+            if (now - wanted).abs() < 0.1 { Ok(()) } else { Err(format!("{now}\n{}", self.log())) }
+        })
+        .await;
+    }
+
     /// Waits until the status says so; `look` gives what was seen instead.
     ///
     /// # Panics

@@ -108,14 +108,6 @@ impl Busy {
     }
 }
 
-async fn is(weir: &Weir, metric: &str, wanted: f64) {
-    eventually(SOON, &format!("{metric} is {wanted}"), async || {
-        let now = weir.metric(metric).await;
-        if (now - wanted).abs() < 0.1 { Ok(()) } else { Err(format!("{now}\n{}", weir.log())) }
-    })
-    .await;
-}
-
 /// The status of the `LazyConfig`: one proxy, which has all it should, and has loaded so many services.
 fn loaded(status: &View, services: u64) -> Result<(), String> {
     let mut lazies = status.0["lazies"].as_array().into_iter().flatten();
@@ -143,8 +135,8 @@ async fn a_proxy_keeps_what_it_has_when_its_weir_ends_and_the_other_forgets_for_
     let world = World::new().await;
     let leader = world.weir(0).await;
     let follower = world.weir(1).await;
-    is(&leader, "weir_replica_leads", 1.0).await;
-    is(&follower, "weir_replica_linked", 1.0).await;
+    leader.until_metric(SOON, "weir_replica_leads", 1.0).await;
+    follower.until_metric(SOON, "weir_replica_linked", 1.0).await;
     let (proxy, _mount) = world.proxy().await;
     assert_eq!(world.has(&proxy).await, BTreeSet::new());
     assert_eq!(world.call("busy").await, 200);
@@ -165,7 +157,7 @@ async fn a_proxy_keeps_what_it_has_when_its_weir_ends_and_the_other_forgets_for_
     let busy = Busy::start(world.page.outbound(0), "busy").await;
     let (updates, held) = (proxy.stats("update_success").await, proxy.held().await);
     follower.kill().await.unwrap();
-    is(&leader, "weir_xds_streams", 1.0).await;
+    leader.until_metric(SOON, "weir_xds_streams", 1.0).await;
     leader.until(SOON, "it is as it was", |status| loaded(status, 2)).await;
     for host in ["busy.shop", "idle"] {
         assert_eq!(world.call(host).await, 200, "{host}");

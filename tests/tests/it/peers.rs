@@ -45,21 +45,13 @@ impl World {
     }
 }
 
-async fn is(weir: &Weir, metric: &str, wanted: f64) {
-    eventually(SOON, &format!("{metric} is {wanted}"), async || {
-        let now = weir.metric(metric).await;
-        if (now - wanted).abs() < 0.1 { Ok(()) } else { Err(format!("{now}\n{}", weir.log())) }
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_that_is_alive_decides_and_takes_the_memory_of_who_did_meanwhile() {
     let world = World::new().await;
     let first = world.weir(0).await;
     let second = world.weir(1).await;
-    is(&first, "weir_replica_leads", 1.0).await;
-    is(&second, "weir_replica_linked", 1.0).await;
+    first.until_metric(SOON, "weir_replica_leads", 1.0).await;
+    second.until_metric(SOON, "weir_replica_linked", 1.0).await;
     let (_proxy, _mount) = world.peers.proxy(1, &world.service, 1, |_| {}).await;
     let programmed = |status: &testkit::status::View| {
         let proxies = &status.policy(KEY)?["status"]["proxies"];
@@ -72,7 +64,7 @@ async fn the_first_that_is_alive_decides_and_takes_the_memory_of_who_did_meanwhi
 
     // The first ends: the second decides alone, and nothing changes until it has something new to say.
     first.kill().await.unwrap();
-    is(&second, "weir_replica_leads", 1.0).await;
+    second.until_metric(SOON, "weir_replica_leads", 1.0).await;
     world.admits(1, 0).await;
     world.service.burn(0.0);
     second.until(SOON, "it lets go", |status| status.phase(KEY, "hot", "Idle").map(drop)).await;
@@ -84,8 +76,8 @@ async fn the_first_that_is_alive_decides_and_takes_the_memory_of_who_did_meanwhi
         pod.app.page(testkit::app::Page::Close);
     }
     let first = world.weir(0).await;
-    is(&first, "weir_replica_leads", 1.0).await;
-    is(&second, "weir_replica_linked", 1.0).await;
+    first.until_metric(SOON, "weir_replica_leads", 1.0).await;
+    second.until_metric(SOON, "weir_replica_linked", 1.0).await;
     first.until(SOON, "it limits as before", |status| status.phase(KEY, "hot", "Limiting").map(drop)).await;
     world.admits(1, 0).await;
 }
@@ -107,7 +99,7 @@ async fn who_is_no_replica_is_not_let_in() {
         put(certificates.path(), "clients.crt", clients.pem());
         let mut second = world.peers.spawn_with(1, world.config.path(), certificates.path());
         second.ready().await;
-        is(&second, "weir_replica_leads", 1.0).await;
+        second.until_metric(SOON, "weir_replica_leads", 1.0).await;
         assert!(second.metric("weir_replica_taken_total").await < 0.5, "it was told nothing");
     }
     assert!(first.metric("weir_replica_followers").await < 0.5);

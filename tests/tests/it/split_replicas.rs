@@ -180,14 +180,6 @@ async fn ask(connection: &mut Connection, path: &str, versions: &BTreeMap<String
     by.map(|by| (*by, status)).ok_or_else(|| format!("{status}, of none of the versions"))
 }
 
-async fn is(weir: &Weir, metric: &str, wanted: f64) {
-    eventually(SOON, &format!("{metric} is {wanted}"), async || {
-        let now = weir.metric(metric).await;
-        if (now - wanted).abs() < 0.1 { Ok(()) } else { Err(format!("{now}\n{}", weir.log())) }
-    })
-    .await;
-}
-
 /// What `weir status` prints of what each version has: the whole text, and the percentages.
 async fn printed(weir: &Weir) -> (String, Vec<String>) {
     let arguments = ["status".to_owned(), format!("--admin-address={}", weir.admin)];
@@ -239,8 +231,8 @@ async fn one_decides_by_what_the_proxies_of_both_tell_and_the_other_goes_on_from
     let shop = Shop::start().await;
     let first = shop.weir(0).await;
     let second = shop.weir(1).await;
-    is(&first, "weir_replica_leads", 1.0).await;
-    is(&second, "weir_replica_linked", 1.0).await;
+    first.until_metric(SOON, "weir_replica_leads", 1.0).await;
+    second.until_metric(SOON, "weir_replica_linked", 1.0).await;
     let _proxies = [shop.proxy(0).await, shop.proxy(1).await];
     first.until(SOON, "both proxies have it", |status| all_have_it(status, 2)).await;
     let callers = [shop.caller(0).await, shop.caller(1).await];

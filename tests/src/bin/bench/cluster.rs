@@ -14,6 +14,7 @@ use testkit::{cluster::Cluster, mesh, ports, ports::Network, proxy::Proxy, weir:
 use crate::{
     clock,
     http::{Connection, request},
+    in_a_task,
     report::{Durations, Row, ms},
 };
 
@@ -30,10 +31,7 @@ const APPLIES: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        // A task, so that a panic of the test kit ends this benchmark and not all of them.
-        tokio::spawn(measure()).await?
-    })
+    in_a_task(measure())
 }
 
 async fn measure() -> anyhow::Result<Vec<Row>> {

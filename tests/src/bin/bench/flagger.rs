@@ -27,7 +27,7 @@ use tokio::{
     time::{interval, sleep},
 };
 
-use crate::{clock, http::Connection, report::Row};
+use crate::{clock, http::Connection, in_a_task, report::Row};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: podinfo\r\n\r\n";
 const CONNECTIONS: u32 = 8;
@@ -51,10 +51,7 @@ const AFTER: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        // A task, so that a panic of the test kit ends this benchmark and not all of them.
-        tokio::spawn(measure()).await?
-    })
+    in_a_task(measure())
 }
 
 async fn measure() -> anyhow::Result<Vec<Row>> {

@@ -30,7 +30,10 @@ use self::{
     arm::{Arm, HIGH, Running},
     scenario::{SCENARIOS, Scenario, Timeline},
 };
-use crate::http::{Connection, request};
+use crate::{
+    http::{Connection, request},
+    in_a_task,
+};
 
 /// Clients give up after this.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -75,11 +78,8 @@ pub(crate) fn run(args: &GovArgs) -> anyhow::Result<String> {
     if let Some(folder) = &args.csv {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let args = args.clone();
-        // A task, so that a panic of the test kit ends this benchmark and not all of them.
-        tokio::spawn(async move { measure(&args).await }).await?
-    })
+    let args = args.clone();
+    in_a_task(async move { measure(&args).await })
 }
 
 async fn measure(args: &GovArgs) -> anyhow::Result<String> {

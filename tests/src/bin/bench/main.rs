@@ -124,6 +124,11 @@ fn measure(names: &[Name], gov: &gov::GovArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// In a task of a runtime of its own, so that a panic of the test kit ends this benchmark and not all of them.
+fn in_a_task<T: Send + 'static>(work: impl Future<Output = anyhow::Result<T>> + Send + 'static) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async { tokio::spawn(work).await? })
+}
+
 /// Lines of Markdown.
 fn run(name: Name, word: &str, gov: &gov::GovArgs) -> anyhow::Result<String> {
     let rows = match name {

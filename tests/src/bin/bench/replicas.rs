@@ -26,6 +26,7 @@ use self::load::{Count, Load};
 use crate::{
     clock,
     http::{Connection, request},
+    in_a_task,
     report::{Durations, Row, ms},
 };
 
@@ -37,15 +38,11 @@ const SOON: Duration = Duration::from_secs(40);
 const OFFERED: u32 = 100;
 
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        // A task, so that a panic of the test kit ends this benchmark and not all of them.
-        tokio::spawn(async {
-            let cluster = Cluster::shared().await;
-            let mut rows = link(cluster).await?;
-            rows.extend(taken_over(cluster).await?);
-            anyhow::Ok(rows)
-        })
-        .await?
+    in_a_task(async {
+        let cluster = Cluster::shared().await;
+        let mut rows = link(cluster).await?;
+        rows.extend(taken_over(cluster).await?);
+        Ok(rows)
     })
 }
 

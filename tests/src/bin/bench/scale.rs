@@ -12,7 +12,7 @@ use testkit::{
     weir::Weir,
 };
 
-use crate::{clock, mesh, report::Row};
+use crate::{clock, in_a_task, mesh, report::Row};
 
 const SERVICES: usize = 500;
 /// None reads cpu or memory, for which Weir would also read the pages of 500 pods.
@@ -31,10 +31,7 @@ const WINDOW: Duration = Duration::from_secs(20);
 const CPU_GOAL: f64 = 0.05;
 
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        // A task, so that a panic of the test kit ends this benchmark and not all of them.
-        tokio::spawn(measure()).await?
-    })
+    in_a_task(measure())
 }
 
 async fn measure() -> anyhow::Result<Vec<Row>> {

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::{
     clock,
     http::{Connection, request},
-    mesh,
+    in_a_task, mesh,
     report::{Durations, Row, ms},
     rig,
 };
@@ -82,14 +82,7 @@ const SIGNALS: [Signal; 3] = [
 ];
 
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let mut rows = Vec::new();
-        for signal in &SIGNALS {
-            // A task, so that a panic of the test kit ends this benchmark and not all of them.
-            rows.push(tokio::spawn(measure(signal)).await??);
-        }
-        Ok(rows)
-    })
+    SIGNALS.iter().map(|signal| in_a_task(measure(signal))).collect()
 }
 
 async fn measure(signal: &Signal) -> anyhow::Result<Row> {

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tonic::metadata::MetadataMap;
 
 use crate::{
-    clock,
+    clock, in_a_task,
     report::{Durations, Row, ms, us},
     streams::{self, Arrivals},
 };
@@ -32,10 +32,7 @@ const NAME: &str = "weir.example";
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) fn run() -> anyhow::Result<Vec<Row>> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        // A task, so that a panic of the test kit ends this benchmark and not all of them.
-        tokio::spawn(measure()).await?
-    })
+    in_a_task(measure())
 }
 
 /// How clients come in.

@@ -24,7 +24,6 @@ use testkit::{
 use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(90);
-const PORT: u16 = 9898;
 
 /// A Deployment `podinfo`, and Flagger beside it.
 struct Place {
@@ -140,7 +139,7 @@ async fn weights_of_a_traffic_split_advance_until_the_new_version_is_promoted() 
     {
         let service = place.podinfo.get("service", service).await;
         assert_eq!(service["spec"]["selector"], json!({"app": pods}), "{service}");
-        let ports = json!([{"name": "http", "protocol": "TCP", "port": 80, "targetPort": PORT}]);
+        let ports = json!([{"name": "http", "protocol": "TCP", "port": 80, "targetPort": podinfo::PORT}]);
         assert_eq!(service["spec"]["ports"], ports, "{service}");
     }
     place.images([1, 0]).await;

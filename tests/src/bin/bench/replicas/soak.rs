@@ -15,7 +15,7 @@ use testkit::{
 use tokio::time::sleep;
 
 use super::load::{Count, Load};
-use crate::clock;
+use crate::{clock, in_a_task};
 
 /// Each of the two proxies has half of it.
 const RULES: &str = "- name: hot\n  when: cpu > 60% for 300ms until cpu < 30% for 300ms\n  limit: 160 requests per second across all pods";
@@ -98,12 +98,8 @@ struct Soak<'a> {
 pub(crate) fn run(args: &SoakArgs) -> anyhow::Result<()> {
     let seed = args.seed.unwrap_or_else(|| jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64);
     let rounds = args.rounds;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async move {
-        eprintln!(
-            "soak: {rounds} rounds, seed {seed}; the same again: make soak ROUNDS={rounds} ARGS=\"--seed {seed}\""
-        );
-        tokio::spawn(soak(rounds, Random(seed))).await?
-    })
+    eprintln!("soak: {rounds} rounds, seed {seed}; the same again: make soak ROUNDS={rounds} ARGS=\"--seed {seed}\"");
+    in_a_task(soak(rounds, Random(seed)))
 }
 
 async fn soak(rounds: u32, mut random: Random) -> anyhow::Result<()> {
