@@ -28,7 +28,7 @@ use crate::{
         pauses::{self, LookRequest, PauseRequest},
     },
     admission::{self, Sound},
-    build::Builder,
+    build::{self, Builder},
     checkpoint::{self, Folder, Kept, scopes},
     identity::{self, Door},
     index::Change,
@@ -164,7 +164,9 @@ pub async fn run(config: Config, leaving: CancellationToken) -> anyhow::Result<(
     tasks.spawn(hand_over(leaving.clone(), proxies.clone(), shutdown.clone()));
     let identity = identity::spawn(config.identity, cluster, meters, &mut tasks, &shutdown);
     let (held, door, desk) = identity.context("--xds-client-ca")?;
-    let mut builder = Builder::new(table.clone()).with_tenants(config.tenants);
+    let shares = build::splits::Meters::default();
+    shares.register(&mut registry);
+    let mut builder = Builder::new(table.clone()).with_tenants(config.tenants).with_split_meters(shares);
     if let Some(folder) = &config.state_folder {
         let (held, kept) = Folder::open(folder, Timestamp::now()).context("--state-dir")?;
         info!(folder = %folder.display(), services = kept.decisions.len(), "decisions are kept");

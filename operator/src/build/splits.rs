@@ -3,6 +3,7 @@
 //! One replica steps; the others are told what it has decided, and go on from there should it end.
 
 mod bound;
+mod meters;
 mod steered;
 mod tally;
 
@@ -21,6 +22,8 @@ use limiter::{
         steer::{Law, Seen},
     },
 };
+pub use meters::Meters;
+use meters::Shown;
 pub use steered::{Steered, Teller, ready_endpoints};
 
 use super::{Builder, Built};
@@ -39,11 +42,17 @@ use crate::{
 pub(super) struct Splits {
     by_root: BTreeMap<ServiceKey, Steered>,
     bound: Bound,
+    shown: Shown,
 }
 
 impl Splits {
     pub(super) fn get(&self, root: &ServiceKey) -> Option<&Steered> {
         self.by_root.get(root)
+    }
+
+    fn remove(&mut self, root: &ServiceKey) {
+        self.by_root.remove(root);
+        self.shown.forget(root);
     }
 
     /// The clock was set back to this time.
@@ -108,6 +117,13 @@ fn measured(built: &Built, law: &Law, now: Timestamp) -> Option<(Seen, Source)> 
 }
 
 impl Builder {
+    /// Shows the shares of splits from now on. To be called before anything is applied.
+    #[must_use]
+    pub fn with_split_meters(mut self, meters: Meters) -> Self {
+        self.splits.shown = Shown::new(meters);
+        self
+    }
+
     /// A split as it is steered, by its root.
     #[must_use]
     pub fn steered(&self, root: &ServiceKey) -> Option<&Steered> {
@@ -122,7 +138,7 @@ impl Builder {
         let there: BTreeSet<&ServiceKey> = wanted.iter().map(|(root, _)| root).collect();
         let gone = self.splits.by_root.keys().filter(|root| !there.contains(root));
         for root in gone.cloned().collect::<Vec<_>>() {
-            self.splits.by_root.remove(&root);
+            self.splits.remove(&root);
             touched.extend(self.index.steer(&root, None));
             self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, None, now));
         }
@@ -133,7 +149,7 @@ impl Builder {
                 Some(held) => held.redeclare(&split, portions, now),
                 None => {
                     let Some(mut steered) = Steered::new(&split, portions, now) else {
-                        self.splits.by_root.remove(&root);
+                        self.splits.remove(&root);
                         touched.extend(self.index.steer(&root, None));
                         continue;
                     };
@@ -162,6 +178,10 @@ impl Builder {
     fn carry_out(&mut self, root: &ServiceKey) -> BTreeSet<ServiceKey> {
         let holds = self.holds(root);
         let Some(steered) = self.splits.by_root.get_mut(root) else { return BTreeSet::new() };
+        let told = steered.told_shares(holds);
+        let share = |place: usize| told.as_ref().map_or(0, |told| told[place]);
+        let arms = steered.portions.iter().enumerate().map(|(place, it)| (&it.key.service, share(place)));
+        self.splits.shown.show(root, &steered.split.key, arms);
         self.index.steer(root, Some(steered.laid_out(holds)))
     }
 

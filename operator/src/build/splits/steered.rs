@@ -206,14 +206,19 @@ impl Steered {
         self.layout = told.layout.map(|arm| ServiceKey { namespace: namespace.clone(), name: arm.clone() });
     }
 
-    /// What is to be carried out. `holds`: what was decided, else what is declared. Users stay as far as that lets them.
+    /// What callers' proxies are told: what was decided if that `holds`, else what is declared. `None`: nobody has anything.
+    pub(super) fn told_shares(&self, holds: bool) -> Option<Vec<u32>> {
+        told_shares(&self.portions, holds.then(|| self.shares()).as_ref(), false)
+    }
+
+    /// What is to be carried out. Users stay as far as that lets them.
     pub(super) fn laid_out(&mut self, holds: bool) -> splits::Steered {
         let shares = holds.then(|| self.shares());
         if self.split.sticky.is_some() {
             // As callers' proxies are told, so that users move from what holds now.
-            let told = told_shares(&self.portions, shares.as_ref(), false);
             let services = self.portions.iter().map(|it| it.key.service.clone());
-            self.layout = self.layout.moved(&services.zip(told.unwrap_or_default()).collect::<Vec<_>>());
+            let told = services.zip(self.told_shares(holds).unwrap_or_default());
+            self.layout = self.layout.moved(&told.collect::<Vec<_>>());
         } else {
             self.layout = Layout::default();
         }

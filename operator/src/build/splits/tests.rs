@@ -1,4 +1,5 @@
 use limiter::split::steer::{Verdict, Why};
+use prometheus_client::{encoding::text::encode, registry::Registry};
 
 use super::{bound::MOST_OF_EACH, *};
 use crate::{
@@ -104,6 +105,38 @@ fn what_callers_tell_moves_what_their_proxies_are_told() {
     builder.apply(vec![Change::Delete(gone)], at(18));
     assert_eq!((told(&builder), builder.steered(&key("web")).is_none()), (vec![1], true));
     assert!(builder.index().steered(&key("web")).is_none());
+}
+
+#[test]
+fn the_metrics_page_shows_what_callers_proxies_are_told_and_nothing_that_is_gone() {
+    let meters = Meters::default();
+    let mut registry = Registry::default();
+    meters.register(&mut registry);
+    let shown = || {
+        let mut page = String::new();
+        encode(&mut page, &registry).unwrap();
+        let lines = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("weir_split_share{namespace=\"a\",split=\"web\",backend="));
+        let mut lines: Vec<_> = lines.map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    let mut builder = Builder::new(Table::new()).with_split_meters(meters);
+    builder.apply(mesh(SPLIT), at(0));
+    assert_eq!(shown(), ["\"v1\"} 0.6", "\"v2\"} 0.4"]);
+    fails(&mut builder, 1..4);
+    assert_eq!(shown(), ["\"v1\"} 0.97", "\"v2\"} 0.03"]);
+    let shadow = format!("{SPLIT}  mode: Shadow\n");
+    builder.apply(changes(&shadow), at(16));
+    assert_eq!(shown(), ["\"v1\"} 0.6", "\"v2\"} 0.4"], "it is only decided");
+    let other = shadow.replace("{name: v2, weight: 40}", "{name: v3, weight: 60}");
+    builder.apply(changes(&(other + "---\n" + &service("v3"))), at(17));
+    assert_eq!(shown(), ["\"v1\"} 0.5", "\"v3\"} 0.5"]);
+    let kind = ObjectKind::Split(limiter::split::Kind::SmartSplit);
+    let gone = ObjectKey { kind, namespace: "a".to_owned(), name: "web".to_owned() };
+    builder.apply(vec![Change::Delete(gone)], at(18));
+    assert_eq!(shown(), [""; 0]);
 }
 
 #[test]
