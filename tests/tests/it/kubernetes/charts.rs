@@ -212,7 +212,7 @@ async fn the_dashboard_shows_what_weir_exports() {
                  - {name: depth, type: Count, reduce: Max, prometheus: {query: 'max(depth)'}}";
     put(folder.path(), "policy.yaml", &limiter("ns-a", "checkout", rules));
     let split = "apiVersion: weir.dev/v1alpha1\nkind: SmartSplit\nmetadata: {name: web, namespace: ns-a}\n\
-                 spec: {targetRefs: [{kind: Service, name: web}], backendRefs: [{name: checkout}], steer: prefer lower errors}";
+                 spec: {targetRefs: [{kind: Service, name: checkout}], backendRefs: [{name: checkout}], steer: prefer lower errors}";
     put(folder.path(), "split.yaml", split);
     let weir = Weir::start(folder.path(), &["--prometheus", "http://127.0.0.1:1"]).await;
     let mut client = DeltaClient::connect(weir.xds, &service.node(0)).await.unwrap();

@@ -177,7 +177,7 @@ async fn a_wall_clock_that_jumps_moves_no_limit_and_stops_no_decision() {
             status.rule(&key, "hot").unwrap()["observed"][0]["at"].as_str().unwrap().parse().unwrap();
         assert!((ahead(measured) - now_ahead).abs() <= 2, "measured by another clock: {measured}");
         let counts = asked(cluster.audit(mark));
-        assert!(counts.values().sum::<usize>() <= 8, "{counts:?}");
+        assert!(counts.values().sum::<usize>() <= 20, "{counts:?}");
 
         // What is measured moves the limit, away and back, and all of it is told.
         for (cores, to, told) in [(0.2, "Idle", "False"), (0.95, "Limiting", "True")] {

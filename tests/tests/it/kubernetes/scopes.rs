@@ -69,9 +69,11 @@ impl Place {
         http::send(request.body(Full::<Bytes>::default()).unwrap()).await.unwrap().status().as_u16()
     }
 
-    /// What the object says that is called, once it says so.
+    /// What the object says that is called, once it says so. Calls on: one call may be the last of a cluster that goes just then, of which
+    /// nobody tells.
     async fn written(&self) -> Value {
         eventually(WRITTEN, "what the page calls is written", async || {
+            assert_eq!(self.call().await, 200);
             let text = self.kubectl(&["get", "wws", "--output=json"]).await;
             let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
             let status = &list["items"][0]["status"];
