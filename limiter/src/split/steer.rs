@@ -21,7 +21,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::shares::{Bounds, TOTAL, apportion_within};
+use super::shares::{Bounds, TOTAL, apportion, apportion_within};
 
 /// What a policy says of an arm.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -209,10 +209,13 @@ pub struct Decision {
 }
 
 impl State {
-    /// At the declared weights. `None`: nothing has any weight, or no shares are within all bounds.
+    /// At the declared weights; within the bounds, unless those leave no way without who is not ready. `None`: nothing has any weight, or
+    /// no shares are within all bounds.
     #[must_use]
     pub fn declared(arms: &[Arm], now: Timestamp) -> Option<Self> {
-        let shares = declared(arms)?;
+        let weights: Vec<u64> = arms.iter().map(|arm| arm.weight).collect();
+        let is_short = arms.iter().any(|arm| !arm.ready);
+        let shares = declared(arms).or_else(|| if is_short { apportion(&weights) } else { None })?;
         Some(Self { shares, rolled_back: false, arms: vec![ArmState::default(); arms.len()], heard: now, stepped: now })
     }
 
@@ -257,6 +260,14 @@ impl State {
         }
     }
 
+    /// The clock was set back to this time: what was seen was seen by then.
+    pub fn set_back(&mut self, now: Timestamp) {
+        for arm in &mut self.arms {
+            arm.seen = arm.seen.map(|seen| seen.min(now));
+        }
+        (self.heard, self.stepped) = (self.heard.min(now), self.stepped.min(now));
+    }
+
     /// Goes on at `now` from where another run was: what it saw last counts as seen now, so that the shares hold as long as they would.
     #[must_use]
     pub fn resume(mut self, now: Timestamp) -> Self {
@@ -293,6 +304,8 @@ pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: 
     state.heard = now;
     let judged = judged(law, arms, &state.arms, now);
     forget(law, &judged, &mut state.arms);
+    let judged: Vec<usize> =
+        judged.into_iter().filter(|place| state.arms[*place].memory.requests >= law.fewest).collect();
     let verdicts = verdicts(law, arms, &judged, &state.arms, now);
     for place in judged {
         state.arms[place].harmful = verdicts[place].is_harmful();
@@ -316,7 +329,7 @@ pub fn step(law: &Law, arms: &[Arm], state: &State, seen: &[Option<Seen>], now: 
     let (aims, why) = match blind_for {
         blind if blind > law.expiry.saturating_add(law.hold) => (at_rest(law, arms, &state), Why::Gliding),
         blind if blind > law.expiry => return stay(state, verdicts, Why::Held),
-        _ if all_alike(&verdicts) => return stay(state, verdicts, Why::AllAlike),
+        _ if all_alike(law, &verdicts) => return stay(state, verdicts, Why::AllAlike),
         _ => {
             let turns_bad = law.ramp.is_some_and(|ramp| verdicts.get(ramp.arm).is_some_and(|it| it.is_harmful()));
             state.rolled_back |= turns_bad;
@@ -375,7 +388,8 @@ fn is_fresh(law: &Law, state: &ArmState, now: Timestamp) -> bool {
     state.seen.is_some_and(|seen| now.duration_since(seen) <= law.expiry)
 }
 
-/// Whoever was harmful in the last step alone, surely, while what is remembered of it is well, has changed: what was before is forgotten.
+/// Whoever was harmful in the last step alone, surely, and was not before, has changed: what was before is forgotten of all but those that
+/// are known to be harmful, so that nobody is compared with what another was before.
 fn forget(law: &Law, judged: &[usize], states: &mut [ArmState]) {
     let of_memory: Vec<(usize, Tally)> = judged.iter().map(|place| (*place, states[*place].memory)).collect();
     let is_enough = |last: &Tally| last.requests >= law.fewest;
@@ -384,13 +398,19 @@ fn forget(law: &Law, judged: &[usize], states: &mut [ArmState]) {
         .iter()
         .map(|(place, memory)| (*place, Some(states[*place].last).filter(is_enough).unwrap_or(*memory)))
         .collect();
-    for (place, memory) in &of_memory {
+    let has_changed = |(place, memory): &&(usize, Tally)| {
         let last = states[*place].last;
-        if is_enough(&last)
+        is_enough(&last)
             && harm(law, SURE_AT_ONCE, *place, last, &of_last).is_some()
-            && harm(law, law.confidence, *place, *memory, &of_memory).is_none()
-        {
-            states[*place].memory = last;
+            && (!states[*place].harmful || harm(law, law.confidence, *place, *memory, &of_memory).is_none())
+    };
+    let changed: Vec<usize> = of_memory.iter().filter(has_changed).map(|(place, _)| *place).collect();
+    if changed.is_empty() {
+        return;
+    }
+    for place in judged {
+        if !states[*place].harmful || changed.contains(place) {
+            states[*place].memory = states[*place].last;
         }
     }
 }
@@ -438,13 +458,12 @@ fn quantile(probability: f64) -> f64 {
     x.signum() * ((first * first - log / a).sqrt() - first).sqrt() * std::f64::consts::SQRT_2
 }
 
-/// At least two are judged, all of those are over the objective, and none is worse than another.
-fn all_alike(verdicts: &[Verdict]) -> bool {
-    let judged =
-        verdicts.iter().filter(|it| !matches!(it, Verdict::Unseen | Verdict::Inconclusive | Verdict::NotReady));
-    let mut count = 0;
-    let all = judged.inspect(|_| count += 1).all(|it| *it == Verdict::OverObjective);
-    all && count > 1
+/// Some are over the objective, none is worse than another, and nobody is known to do better. Who is to grow is tried all the same: it
+/// takes no more than it may.
+fn all_alike(law: &Law, verdicts: &[Verdict]) -> bool {
+    let grows = law.ramp.and_then(|ramp| verdicts.get(ramp.arm)).is_some_and(|it| !it.is_harmful());
+    let is_better = |it: &Verdict| matches!(it, Verdict::Well | Verdict::WorseThan(_));
+    verdicts.len() > 1 && !grows && verdicts.contains(&Verdict::OverObjective) && !verdicts.iter().any(is_better)
 }
 
 fn aims(law: &Law, arms: &[Arm], state: &State, verdicts: &[Verdict]) -> Option<Vec<u32>> {
@@ -459,6 +478,7 @@ fn aims(law: &Law, arms: &[Arm], state: &State, verdicts: &[Verdict]) -> Option<
     let mut weights = Vec::new();
     let (mut bounds, mut able) = (Vec::new(), Vec::new());
     let rate = total_rate(law, states);
+    let is_idle = states.iter().all(|state| state.last.requests == 0.0);
     for (place, ((arm, of_arm), verdict)) in arms.iter().zip(states).zip(verdicts).enumerate() {
         let score = if law.by_latency && *verdict == Verdict::Well { score(of_arm) } else { 1.0 };
         // Six digits are more than there are shares.
@@ -469,11 +489,16 @@ fn aims(law: &Law, arms: &[Arm], state: &State, verdicts: &[Verdict]) -> Option<
             Verdict::NotReady => (0, Bounds { least: 0, most: 0 }),
             _ if ramp.is_some() && state.rolled_back => (0, Bounds { least: arm.bounds.least, most: arm.bounds.least }),
             _ if let Some(Ramp { to, .. }) = ramp => {
-                let grown = if *verdict == Verdict::Well { to } else { state.shares[place].max(law.probe) };
+                let grown = if *verdict == Verdict::Well { to } else { state.shares[place].max(law.probe.min(to)) };
                 let share = grown.clamp(arm.bounds.least, arm.bounds.most);
                 (1, Bounds { least: share, most: share })
             }
             harmful if harmful.is_harmful() => (0, Bounds { least: floor, most: floor }),
+            // What is known of it is too old to judge by, and while nobody is called nothing is learnt.
+            Verdict::Inconclusive if of_arm.harmful && is_idle => {
+                let share = state.shares[place].clamp(arm.bounds.least, arm.bounds.most);
+                (0, Bounds { least: share, most: share })
+            }
             _ => (steered.max(0.0) as u64, arm.bounds),
         };
         let unlimited = bounded;
@@ -487,14 +512,28 @@ fn aims(law: &Law, arms: &[Arm], state: &State, verdicts: &[Verdict]) -> Option<
     }
     // Where all together cannot serve what comes, nobody is spared.
     apportion_within(&weights, &able).or_else(|| apportion_within(&weights, &bounds)).or_else(|| {
-        // The others may not have it all, so the harmful ones keep the rest.
-        for ((arm, verdict), bounds) in arms.iter().zip(verdicts).zip(&mut bounds) {
-            if verdict.is_harmful() {
-                bounds.most = arm.bounds.most;
+        // The others may not have it all, so the harmful ones keep the rest: those last that are worse than another, or were rolled back.
+        let is_back = |place: usize| state.rolled_back && law.ramp.is_some_and(|ramp| ramp.arm == place);
+        let guilt = |place: usize| match verdicts[place] {
+            verdict if !verdict.is_harmful() => 0,
+            _ if is_back(place) => 3,
+            Verdict::OverObjective => 1,
+            _ => 2,
+        };
+        for guilty in 1..=3 {
+            for place in (0..arms.len()).filter(|place| guilt(*place) == guilty) {
+                (weights[place], bounds[place].most) = (arms[place].weight.max(1), arms[place].bounds.most);
+            }
+            if let Some(shares) = apportion_within(&weights, &bounds) {
+                return Some(shares);
             }
         }
-        if weights.iter().all(|weight| *weight == 0) {
-            weights = arms.iter().map(|arm| arm.weight.max(1)).collect();
+        if arms.iter().all(|arm| arm.ready) {
+            return None;
+        }
+        // Who is not ready leaves more than the bounds of the others allow.
+        for place in (0..arms.len()).filter(|place| arms[*place].ready && guilt(*place) == 0 && !is_back(*place)) {
+            bounds[place].most = TOTAL;
         }
         apportion_within(&weights, &bounds)
     })
@@ -547,7 +586,10 @@ fn moved(law: &Law, dead_band: f64, shares: &[u32], aims: &[u32], verdicts: &[Ve
     let of_choice = takes.iter().map(|take| (*take).min(law.up)).sum::<u32>().min(free);
     let total = (forced + of_choice).min(room);
     let given = scaled(&gives, total, |place| must(verdicts[place]));
-    let taken = scaled(&takes, total, |_| false);
+    let by_choice: Vec<u32> = takes.iter().map(|take| (*take).min(law.up)).collect();
+    let mut taken = scaled(&by_choice, of_choice, |_| false);
+    let left: Vec<u32> = takes.iter().zip(&taken).map(|(take, taken)| take - taken).collect();
+    taken.iter_mut().zip(scaled(&left, total - of_choice, |_| false)).for_each(|(taken, more)| *taken += more);
     (0..shares.len()).map(|place| shares[place] - given[place] + taken[place]).collect()
 }
 

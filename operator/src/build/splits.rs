@@ -57,7 +57,12 @@ impl Splits {
 
     /// The clock was set back to this time.
     pub(super) fn set_back(&mut self, now: Timestamp) {
-        self.by_root.values_mut().filter(|it| it.split.steer.is_some()).for_each(|it| it.next = it.next.min(now));
+        self.by_root.values_mut().filter(|it| it.split.steer.is_some()).for_each(|it| it.set_back(now));
+    }
+
+    /// How many shares may still be moved now.
+    fn room(&mut self, now: Timestamp) -> u32 {
+        self.bound.room(self.by_root.values().filter(|it| it.split.steer.is_some()).count(), now)
     }
 
     fn due(&self, now: Timestamp) -> Vec<ServiceKey> {
@@ -163,10 +168,8 @@ impl Builder {
                 }
             }
             let changed = self.carry_out(&root);
-            // Where users stay it counts by which way the shares came to be.
-            if let Some(steered) =
-                self.splits.by_root.get(&root).filter(|it| !changed.is_empty() && it.split.sticky.is_some())
-            {
+            // What holds at once outlives this process, too; and where users stay it counts by which way the shares came to be.
+            if let Some(steered) = self.splits.by_root.get(&root).filter(|_| !changed.is_empty()) {
                 self.keepers.iter().for_each(|keeper| keeper.keep_split(&root, Some(steered.told(now)), now));
             }
             touched.extend(changed);
@@ -236,13 +239,13 @@ impl Builder {
         let mut touched = BTreeSet::new();
         for root in self.splits.due(now) {
             let (holds, effective) = (self.holds(&root), self.effective(&root));
-            let room = if holds { self.splits.bound.room(self.splits.by_root.len(), now) } else { TOTAL };
+            let room = if holds { self.splits.room(now) } else { TOTAL };
             let Some(steered) = self.splits.by_root.get_mut(&root) else { continue };
             let law = steered.split.steer.unwrap_or_default();
             let built = &self.built;
-            let before = steered.since;
+            let before = (steered.since, steered.state.rolled_back);
             let moved = steered.step(|arm| measured(built.get(arm)?, &law, now), effective, room, now);
-            let is_new = steered.since != before;
+            let is_new = (steered.since, steered.state.rolled_back) != before;
             if holds {
                 self.splits.bound.take(moved, now);
             }

@@ -225,6 +225,13 @@ impl Steered {
         splits::Steered { shares, layout: self.layout.clone() }
     }
 
+    /// The clock was set back to this time.
+    pub(super) fn set_back(&mut self, now: Timestamp) {
+        self.next = self.next.min(now);
+        self.state.set_back(now);
+        self.heard = self.heard.map(|(heard, teller)| (heard.min(now), teller));
+    }
+
     /// The place of an arm.
     #[must_use]
     pub fn place(&self, arm: &ServiceKey) -> Option<usize> {
@@ -288,6 +295,10 @@ impl Steered {
             }
         }
         self.effective = effective;
+        if self.effective.is_none() || self.heard(now).is_none() {
+            // What was seen says nothing of now.
+            self.realised = Realised::default();
+        }
         let bounded = Law { up: law.up.min(room), down: law.down.min(room), ..law };
         let (state, mut decision) = steer::step(&bounded, &arms(&self.portions), &self.state, &seen, now);
         // What leaves an arm that is not ready is no matter of metrics.

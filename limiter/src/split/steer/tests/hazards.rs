@@ -130,6 +130,101 @@ fn some_errors_in_a_step_are_no_change() {
     assert_eq!(world.steps(20, &[Some(WELL), Some(WELL)]).shares, [8000, 2000]);
 }
 
+/// Whatever is behind all of them fails at once; the small one has not been called often enough to show it in one step.
+#[test]
+fn an_outage_of_all_moves_nothing_whoever_is_called_how_often() {
+    for (weights, rate, part) in
+        [([99, 1], 20.0, 1.0), ([90, 10], 20.0, 0.3), ([95, 5], 50.0, 0.5), ([99, 1], 200.0, 1.0), ([50, 50], 5.0, 0.5)]
+    {
+        let down: Behaviour = match part {
+            1.0 => |_| (1.0, 20.0),
+            0.3 => |_| (0.3, 20.0),
+            _ => |_| (0.5, 20.0),
+        };
+        let mut world = World::new(&weights, rate);
+        let before = world.steps(60, &[Some(WELL), Some(WELL)]).shares;
+        for _ in 0..60 {
+            let decision = world.step(&[Some(down), Some(down)]);
+            assert_eq!(decision.shares, before, "{weights:?} {rate} {part}: {decision:?}");
+        }
+        assert_eq!(world.steps(80, &[Some(WELL), Some(WELL)]).shares, before);
+    }
+}
+
+/// The better one gets worse, too, and is the better one still.
+#[test]
+fn of_two_that_are_harmful_the_worse_one_gets_no_more() {
+    let some: Behaviour = |_| (0.1, 20.0);
+    let mut world = World::new(&[50, 50], 200.0);
+    assert_eq!(world.steps(10, &[Some(WELL), Some(BAD)]).shares, [9700, 300]);
+    for _ in 0..20 {
+        let decision = world.step(&[Some(some), Some(BAD)]);
+        assert_eq!(decision.shares, [9700, 300], "{decision:?}");
+    }
+    // Nor does who was rolled back.
+    let mut world = World::new(&[80, 20], 200.0);
+    world.law.ramp = Some(Ramp { arm: 1, to: 5000 });
+    assert_eq!(world.steps(20, &[Some(WELL), Some(WELL)]).shares, [5000, 5000]);
+    let decision = world.steps(20, &[Some(some), Some(BAD)]);
+    assert!(world.state.rolled_back && decision.shares == [10_000, 0], "{decision:?}");
+}
+
+#[test]
+fn while_nobody_calls_a_harmful_one_stays_where_it_is() {
+    let mut world = World::new(&[50, 50], 200.0);
+    assert_eq!(world.steps(10, &[Some(WELL), Some(BAD)]).shares, [9700, 300]);
+    world.rate = 0.0;
+    assert_eq!(world.steps(200, &[Some(WELL), Some(BAD)]).shares, [9700, 300]);
+}
+
+#[test]
+fn where_bounds_leave_no_way_without_who_is_not_ready_the_others_are_steered_still() {
+    let mut world = World::new(&[80, 10, 10], 200.0);
+    world.arms[1].bounds.most = 3000;
+    world.arms[2].bounds.most = 3000;
+    world.steps(10, &[Some(WELL); 3]);
+    world.arms[0].ready = false;
+    let decision = world.steps(10, &[None, Some(BAD), Some(WELL)]);
+    assert_eq!((decision.shares, decision.why), (vec![0, 300, 9700], Why::Steered));
+    assert!(State::declared(&world.arms, world.now).is_some());
+}
+
+#[test]
+fn who_is_to_grow_to_less_than_a_probe_does_not_get_more() {
+    let mut world = World::new(&[100, 0], 20.0);
+    world.law.ramp = Some(Ramp { arm: 1, to: 100 });
+    for _ in 0..60 {
+        let decision = world.step(&[Some(WELL), Some(WELL)]);
+        assert!(decision.shares[1] <= 100, "{decision:?}");
+    }
+}
+
+#[test]
+fn no_step_gives_anybody_more_than_a_step_by_choice() {
+    let mut world = World::new(&[45, 45, 5, 5], 200.0);
+    world.steps(10, &[Some(WELL); 4]);
+    for (arm, weight) in world.arms.iter_mut().zip([5, 5, 82, 8]) {
+        arm.weight = weight;
+    }
+    for _ in 0..40 {
+        let before = world.state.shares.clone();
+        let decision = world.step(&[Some(WELL); 4]);
+        let most = decision.shares.iter().zip(before).map(|(now, before)| now.saturating_sub(before)).max();
+        assert!(most <= Some(world.law.up), "{decision:?}");
+    }
+}
+
+/// Metrics that vanish after the clock was set back are missed as soon as at any other time.
+#[test]
+fn a_clock_that_is_set_back_hides_no_silence() {
+    let mut world = World::new(&[50, 50], 200.0);
+    world.steps(10, &[Some(WELL), Some(BAD)]);
+    world.now -= SignedDuration::from_hours(1);
+    world.state.set_back(world.now);
+    let whys: Vec<Why> = (0..10).map(|_| world.step(&[None, None]).why).collect();
+    assert!(whys.contains(&Why::Held), "{whys:?}");
+}
+
 mod properties {
     use proptest::prelude::*;
 
