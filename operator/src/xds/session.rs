@@ -1,7 +1,7 @@
 //! Protocol state of one stream: the subscriptions and the order of pushes. No I/O, no clock.
 //!
-//! Order: the runtime layer, changed clusters, endpoints, extension configurations, listeners, routes; then removals, the
-//! other way round. Envoy warms a changed EDS cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is
+//! Order: the runtime layer, changed clusters, endpoints, extension configurations, listeners, routes; then endpoints that are none any more, when
+//! routes lead elsewhere; then removals, the other way round. Envoy warms a changed EDS cluster until it is told its endpoints again and does not ask for them, so every cluster that is sent is
 //! followed by its endpoints, changed or not. Envoy ignores the removal of endpoints, so they are emptied instead.
 //!
 //! Virtual hosts that are sent by themselves come last, each once the proxy has taken the endpoints of its clusters: requests are held for it, and
@@ -236,6 +236,7 @@ impl Session {
             return None;
         }
         let mut held_back = false;
+        let mut emptied = Vec::new();
         for resource_type in ResourceType::ALL {
             if resource_type == ResourceType::VirtualHost {
                 match self.next_hosts(view) {
@@ -246,6 +247,9 @@ impl Session {
                 continue;
             }
             let mut names = self.subscriptions[resource_type.index()].changes(&view[resource_type.index()]);
+            if resource_type == ResourceType::Endpoints {
+                (emptied, names) = names.into_iter().partition(|name| self.is_emptied(name, view));
+            }
             if names.is_empty() {
                 continue;
             }
@@ -258,6 +262,9 @@ impl Session {
                 names.truncate(1);
             }
             return Some(self.push_changes(resource_type, names, &view[resource_type.index()]));
+        }
+        if !emptied.is_empty() && !held_back && !busy(ResourceType::Endpoints) {
+            return Some(self.push_changes(ResourceType::Endpoints, emptied, &view[ResourceType::Endpoints.index()]));
         }
         for resource_type in ResourceType::ALL.into_iter().rev().filter(|t| *t != ResourceType::VirtualHost) {
             let names = self.subscriptions[resource_type.index()].removals(&view[resource_type.index()]);
@@ -314,6 +321,14 @@ impl Session {
         Hosts::Push(self.push(ResourceType::VirtualHost, encoded, removed, held))
     }
 
+    /// Whether a cluster that the proxy has endpoints of has none any more.
+    fn is_emptied(&self, name: &str, view: &View) -> bool {
+        let endpoints = ResourceType::Endpoints.index();
+        let entry = view[endpoints].get(name);
+        entry.is_some_and(|entry| *entry.version == *resources::endpoint::EMPTY_VERSION)
+            && self.subscriptions[endpoints].is_settled(name)
+    }
+
     /// Whether the proxy has answered for all clusters that a virtual host leads to, and for their endpoints.
     fn is_backed(&self, host: Option<&Entry>, view: &View) -> bool {
         let [clusters, endpoints] = [ResourceType::Cluster, ResourceType::Endpoints].map(ResourceType::index);
@@ -327,7 +342,8 @@ impl Session {
         };
         // Envoy answers for clusters when all that it warms are warm, so one that hangs must not hold up the others.
         let ready = |name: &Arc<str>| match view[endpoints].contains_key(name) {
-            true => sent(name) && answered(endpoints, name),
+            // What is emptied waits for the routes.
+            true => sent(name) && (answered(endpoints, name) || self.is_emptied(name, view)),
             false => answered(clusters, name),
         };
         host.and_then(|host| host.needs.as_ref()).is_none_or(|needs| needs.iter().all(ready))

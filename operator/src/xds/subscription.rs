@@ -189,6 +189,13 @@ impl Subscription {
         self.names.get(name).is_some_and(|state| state.answer || state.told == Told::Nothing)
     }
 
+    /// Whether the proxy has some version of `name` and waits for nothing.
+    #[must_use]
+    pub fn is_settled(&self, name: &str) -> bool {
+        let state = self.names.get(name).filter(|state| !state.answer && !self.forced.contains(name));
+        state.is_some_and(|state| matches!(state.told, Told::Version(_)))
+    }
+
     /// Whether `name` was asked for by name.
     #[must_use]
     pub fn is_subscribed(&self, name: &str) -> bool {

@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-/// Version of an assignment that was emptied because Envoy ignores its removal.
-const EMPTY_VERSION: &str = "empty";
+/// Version of an assignment without endpoints: all are alike, and that of a removed one, too, as Envoy ignores its removal.
+pub const EMPTY_VERSION: &str = "empty";
 
 /// All of `addresses`, with equal weight.
 pub(super) fn build(name: &str, addresses: &[SocketAddr]) -> ClusterLoadAssignment {

@@ -125,6 +125,7 @@ impl Builder {
 fn assignment(node: &NodeKey, name: &Arc<str>, destination: &Destination, old: &mut Old) -> Resource {
     let Destination { endpoints, shares, .. } = destination;
     let version = match shares.as_slice() {
+        [] if endpoints.is_empty() => endpoint::EMPTY_VERSION.into(),
         [] => version(&(GENERATOR, "endpoints", endpoints)),
         shares => version(&(GENERATOR, "shares", shares)),
     };

@@ -90,6 +90,19 @@ fn endpoints_that_go_while_their_cluster_stays_are_emptied() {
 }
 
 #[test]
+fn routes_lead_elsewhere_before_endpoints_are_emptied() {
+    use ResourceType::{Cluster, Endpoints, Route};
+    let mut session = subscribed();
+    said(&mut session, &port("1"));
+    let empty = |cluster| view([&[("a", cluster)], &[("a", "empty")], &[("a", "1")], &[("a", "2")]]);
+    assert_eq!(said(&mut session, &empty("1")), [(Route, 1, 0), (Endpoints, 1, 0)]);
+    // A cluster that is warmed is told at once that it has none.
+    said(&mut session, &port("1"));
+    assert_eq!(said(&mut session, &empty("2")), [(Cluster, 1, 0), (Endpoints, 1, 0), (Route, 1, 0)]);
+    assert!(said(&mut session, &empty("2")).is_empty());
+}
+
+#[test]
 fn a_reconnect_with_a_changed_cluster_still_brings_its_endpoints() {
     let mut session = Session::default();
     let resume = |resource_type: ResourceType, names: &[&str]| DeltaDiscoveryRequest {
