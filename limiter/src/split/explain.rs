@@ -32,7 +32,7 @@ pub fn explain(split: &Split) -> String {
                 if most < TOTAL {
                     line.push_str(&format!(", never more than {}", percent(most)));
                 }
-                if let Some(capacity) = arm.capacity {
+                if let Some(capacity) = arm.capacity.filter(|_| split.steer.is_some()) {
                     line.push_str(&format!(", nor more than {capacity} requests a second for each ready endpoint"));
                 }
                 lines.push(line + ".");

@@ -17,7 +17,7 @@ use crate::{
 pub struct Progress {
     /// What is paused.
     pub paused: Pauses,
-    /// Proxies that are to obey: those that enforce a policy, of its targets or of callers and gateways.
+    /// Proxies that are to obey: those that enforce a policy, of its targets or of callers and gateways, and callers of splits that are steered.
     pub proxies: usize,
     /// Those that have not acknowledged it, by node id, and why.
     pub waiting: BTreeMap<String, Waiting>,
@@ -59,7 +59,7 @@ pub fn progress(builder: &Builder, proxies: &Proxies, service: Option<&ServiceKe
             progress.waiting.extend(node.map(|node| (node.to_string(), Waiting::NotConnected)));
             continue;
         };
-        let waiting = |node: &NodeKey| Some((node.to_string(), waiting(builder, proxies, node, asked.elsewhere)?));
+        let waiting = |node: &NodeKey| Some((node.to_string(), waiting(builder, proxies, node, &asked)?));
         progress.waiting.extend(nodes.iter().find_map(waiting));
     }
     progress
@@ -75,6 +75,8 @@ struct Asked {
     services: BTreeSet<ServiceKey>,
     /// It enforces limits of other services, which its routes hold.
     elsewhere: bool,
+    /// Its routes share out requests as it is decided.
+    shares: bool,
 }
 
 fn asked(builder: &Builder, service: Option<&ServiceKey>) -> BTreeMap<PodKey, Asked> {
@@ -96,6 +98,17 @@ fn asked(builder: &Builder, service: Option<&ServiceKey>) -> BTreeMap<PodKey, As
             asked.elsewhere = true;
         }
     }
+    let steers = |root: &ServiceKey| service.is_none_or(|service| service == root);
+    for (root, _) in index.steered_roots().filter(|(root, split)| split.steer.is_some() && steers(root)) {
+        for owner in index.sharing_out(root) {
+            let callers = builder.built(&owner).into_iter().flat_map(|built| &built.intent.pods);
+            for (pod, _) in callers.filter(|(_, pod)| !pod.outbound.is_empty()) {
+                let asked = pods.entry((owner.namespace.clone(), pod.clone())).or_default();
+                asked.services.insert(owner.clone());
+                asked.shares = true;
+            }
+        }
+    }
     pods
 }
 
@@ -115,7 +128,7 @@ fn connected(builder: &Builder, proxies: &Proxies) -> BTreeMap<PodKey, Vec<NodeK
     pods
 }
 
-fn waiting(builder: &Builder, proxies: &Proxies, node: &NodeKey, elsewhere: bool) -> Option<Waiting> {
+fn waiting(builder: &Builder, proxies: &Proxies, node: &NodeKey, asked: &Asked) -> Option<Waiting> {
     let table = builder.table();
     let paused = builder.pauses().covers(&node.service_key());
     let attached = table.is_attached(node);
@@ -128,8 +141,8 @@ fn waiting(builder: &Builder, proxies: &Proxies, node: &NodeKey, elsewhere: bool
     let needed = |of: ResourceType| match of {
         // What never took a pause need not take its end.
         ResourceType::Runtime => runtime.is_some(),
-        // A paused proxy enforces nothing, whatever its routes say.
-        ResourceType::Route => elsewhere && !paused,
+        // A paused proxy enforces nothing, whatever its routes say; what is shared out they say alone.
+        ResourceType::Route => (asked.shares && !attached) || (asked.elsewhere && !paused),
         _ => attached,
     };
     let versions = table.versions(node).into_iter();

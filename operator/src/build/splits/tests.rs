@@ -339,10 +339,33 @@ fn who_goes_around_a_split_is_seen() {
     }
     let found = deviation(&builder).expect("it deviates");
     assert!(found.arm == 1 && found.seen > 0.55 && (found.expected - 0.4).abs() < 1e-9, "{found:?}");
+    // It stands for a moment without callers, and not for ever; nor once another Service has these backends, too.
+    let other = SPLIT
+        .replace("metadata: {name: web", "metadata: {name: other")
+        .replace("{kind: Service, name: web}", "{kind: Service, name: page}");
+    builder.apply(changes(&other), at(46));
+    builder.tick(at(50));
+    assert_eq!(deviation(&builder), None);
+    let gone = ObjectKey {
+        kind: ObjectKind::Split(limiter::split::Kind::SmartSplit),
+        namespace: "a".to_owned(),
+        name: "other".to_owned(),
+    };
+    builder.apply(vec![Change::Delete(gone)], at(51));
+    for step in 11..17 {
+        let now = at(step * 5);
+        builder.observe(vec![called("v1", 300.0, 0.0, now), called("v2", 700.0, 0.0, now)], now);
+        builder.tick(now);
+    }
+    assert!(deviation(&builder).is_some());
+    builder.tick(at(90));
+    assert!(deviation(&builder).is_some());
+    builder.tick(at(125));
+    assert_eq!(deviation(&builder), None);
     // An edit begins anew.
     builder.apply(
         changes(&SPLIT.replace("{name: v1, weight: 60}", "{name: web, weight: 1}, {name: v1, weight: 60}")),
-        at(50),
+        at(126),
     );
     assert_eq!(deviation(&builder), None);
 }
@@ -391,6 +414,22 @@ fn what_was_rolled_back_stays_so_over_a_restart_unless_its_object_was_edited_mea
         again.apply(mesh(split), at(61));
         assert_eq!(again.steered(&key("web")).expect("it is steered").state.rolled_back, rolled_back);
     }
+}
+
+#[test]
+fn what_holds_at_once_by_an_edit_outlives_a_crash() {
+    let mut builder = builder(SPLIT);
+    let (keeper, mut kept) = Keeper::new(Wants { decisions: Some(Detail::Restart), memories: false });
+    builder.tell(keeper, at(1));
+    let mut news = || futures::FutureExt::now_or_never(kept.next()).flatten().expect("it is kept");
+    news();
+    let edited = SPLIT.replace("weight: 60", "weight: 99").replace("weight: 40", "weight: 1");
+    builder.apply(changes(&edited), at(2));
+    assert_eq!(told(&builder), [9900, 100]);
+    let mut again = Builder::new(Table::new());
+    again.take_up(news(), at(60));
+    again.apply(mesh(&edited), at(61));
+    assert_eq!(told(&again), [9900, 100]);
 }
 
 fn backends(arms: &str, more: &str) -> String {

@@ -116,6 +116,34 @@ fn a_pause_waits_for_the_callers_that_enforce_the_limit() {
 }
 
 #[test]
+fn a_pause_waits_for_the_callers_of_a_split_that_is_steered() {
+    let text = "apiVersion: weir.dev/v1alpha1
+kind: SmartSplit
+metadata: {name: web, namespace: a}
+spec: {targetRefs: [{kind: Service, name: web}], backendRefs: [{name: v1, weight: 1}, {name: v2, weight: 1}], steer: prefer lower errors}
+";
+    let services = [("web", "web-0", ""), ("v1", "v1-0", ""), ("v2", "v2-0", "")]
+        .map(|(name, pod, more)| service(name, pod, more));
+    let page = service("page", "page-0", "outbound.weir.dev/listen: '127.0.0.1:15001'");
+    let mut builder = Builder::new(Table::new());
+    apply(&mut builder, &format!("{text}{}{page}", services.concat()));
+    let proxies = Proxies::new();
+    let node = NodeKey::of(&key("page"), "page-0");
+    let page = || "a/page/page-0".to_owned();
+    assert_eq!(said(&builder, &proxies, Some("v1")), (0, vec![]));
+    for service in [None, Some("web")] {
+        assert_eq!(said(&builder, &proxies, service), (1, vec![(page(), Waiting::NotConnected)]));
+    }
+    let connection = connect(&proxies, &node);
+    pause(&mut builder, &["web"]);
+    for service in [None, Some("web")] {
+        assert_eq!(said(&builder, &proxies, service), (1, vec![(page(), Waiting::Pending)]));
+    }
+    take(&builder, &connection, &node, &[ResourceType::Route, ResourceType::Runtime]);
+    assert_eq!(said(&builder, &proxies, Some("web")), (1, vec![]));
+}
+
+#[test]
 fn a_proxy_that_fetches_only_its_limits_obeys_by_them() {
     let (mut builder, proxies) = (mesh("Server"), Proxies::new());
     let node = NodeKey::of(&key("cart"), "cart-0");
